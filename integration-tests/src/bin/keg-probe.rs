@@ -1,0 +1,3 @@
+//! Reports from inside a container what it sees.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Fixtures, the probe, and the tests that need a kernel.

@@ -1,0 +1,3 @@
+//! keg: the command line that people type.
+
+fn main() {}

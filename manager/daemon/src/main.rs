@@ -1,0 +1,3 @@
+//! kegd: configuration, wiring, and one thin file per gRPC service.
+
+fn main() {}

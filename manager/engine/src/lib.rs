@@ -1,0 +1,1 @@
+//! Containers: record, OCI specification, lifecycle, logs, events, recovery.

@@ -1,0 +1,1 @@
+//! References, manifests, registries; pull, unpack, import.

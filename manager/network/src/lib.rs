@@ -1,0 +1,1 @@
+//! Networks of containers: modes, names and the files in /etc that go with them.

@@ -1,0 +1,1 @@
+//! Content, metadata, snapshots, leases and their collection.

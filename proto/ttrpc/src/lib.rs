@@ -1,0 +1,1 @@
+//! ttrpc: the framing, client and server that both ends of the shim's seam share.

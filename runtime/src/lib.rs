@@ -1,0 +1,1 @@
+//! Low-level OCI runtime: bundle in, container out.

@@ -1,0 +1,3 @@
+//! Low-level OCI runtime: bundle in, container out.
+
+fn main() {}

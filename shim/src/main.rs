@@ -1,0 +1,3 @@
+//! Supervises one container: stdio, logs, exit status, exec, resize.
+
+fn main() {}
