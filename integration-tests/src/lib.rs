@@ -1,1 +1,42 @@
-//! Fixtures, the probe, and the tests that need a kernel.
+//! Fixtures for the tests that need a kernel.
+//!
+//! Every fixture owns what it makes and takes it away in `Drop`, also when the test panics:
+//!
+//! ```text
+//! Scratch          a private directory
+//! Tree             a process and everything it forks, ended together (by keg-supervise)
+//! Bundle           rootfs (probe + busybox) and config.json
+//! Runtime          keg-runtime or a peer on a private --root; makes Containers
+//! Shim, Daemon     our shim and our daemon, each on private directories
+//! Keg              the command line, against one Daemon
+//! Terminal         a pseudo-terminal: type, expect, resize
+//! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
+//! Containerd, Dockerd   Debian's daemons on private directories, with our programs in them
+//! ```
+//!
+//! Invariants: no fixture sleeps (they wait for conditions, with deadlines), none looks at anything
+//! outside its own directories, and a `Drop` that finds something left behind fails the test.
+
+pub mod bundle;
+pub mod host;
+pub mod outcome;
+pub mod programs;
+pub mod report;
+pub mod runtime;
+pub mod scratch;
+pub mod terminal;
+pub mod tree;
+pub mod wait;
+
+#[allow(unsafe_code, reason = "system calls that neither nix nor rustix wraps")]
+pub mod sys;
+
+pub use bundle::Bundle;
+pub use host::Host;
+pub use outcome::Outcome;
+pub use report::Report;
+pub use runtime::{Container, Runtime, Status};
+pub use scratch::Scratch;
+pub use terminal::Terminal;
+pub use tree::Tree;
+pub use wait::{wait_for, wait_until};

@@ -1,1 +1,7 @@
-//! One test binary.
+//! The tests that need a kernel: one binary, a module per area, a file per subject.
+//!
+//! | module | what it asks |
+//! | --- | --- |
+//! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
+
+mod runtime;

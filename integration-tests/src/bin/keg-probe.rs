@@ -1,3 +1,0 @@
-//! Reports from inside a container what it sees.
-
-fn main() {}

@@ -1,0 +1,170 @@
+//! What this machine has, and the tests that it therefore cannot run.
+//!
+//! [`requires!`](crate::requires) opens a test: it names what the test needs, and skips the test with
+//! a printed reason where that is missing. A property of the machine (its kernel, its cgroup layout)
+//! may be missing anywhere; something that `make` sets up (root, Debian's packages, our programs) must
+//! be there when `CI=true`, and its absence fails the test then.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+
+use crate::Runtime;
+use crate::programs;
+
+/// Proof that what a test needs is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Host(());
+
+/// Something that a test needs and that is not there.
+#[derive(Debug)]
+pub struct Missing {
+    what: String,
+    set_up_by_make: bool,
+}
+
+/// One need of a test.
+pub type Need = fn() -> Result<(), Missing>;
+
+impl Host {
+    /// Asks for all `needs`.
+    ///
+    /// # Errors
+    /// The first of them that is missing.
+    pub fn with(needs: &[Need]) -> Result<Self, Missing> {
+        needs.iter().try_for_each(|need| need()).map(|()| Self(()))
+    }
+
+    /// Returns the runtime under test on a root of its own; see [`Runtime::new`].
+    #[must_use]
+    pub fn runtime(self) -> Runtime {
+        Runtime::new()
+    }
+}
+
+/// Prints why a test is skipped.
+///
+/// # Panics
+/// If `CI=true` and `make` should have seen to it.
+#[track_caller]
+pub fn skip(missing: &Missing) {
+    let ci = env::var_os("CI").is_some_and(|value| value == "true");
+    assert!(
+        !(ci && missing.set_up_by_make),
+        "skipped although CI=true: {} is missing",
+        missing.what
+    );
+    eprintln!("skipped: {} is missing", missing.what);
+}
+
+/// Names what the test needs; skips it, with a reason, where that is missing.
+///
+/// Evaluates to a [`Host`](crate::Host). The needs are the functions of
+/// [`host::needs`](crate::host::needs): `requires!(root, cgroup_v1)`.
+#[macro_export]
+macro_rules! requires {
+    ($($need:ident),+ $(,)?) => {
+        match $crate::host::Host::with(&[$($crate::host::needs::$need),+]) {
+            Ok(host) => host,
+            Err(missing) => return $crate::host::skip(&missing),
+        }
+    };
+}
+
+/// What tests can ask for.
+pub mod needs {
+    use super::{Missing, Path, env, fs, machine, program, set_up};
+
+    /// Asks for all rights of root.
+    ///
+    /// # Errors
+    /// Another user runs the tests.
+    pub fn root() -> Result<(), Missing> {
+        set_up(nix::unistd::geteuid().is_root(), "root (run `make test` as root)")
+    }
+
+    /// Asks for cgroup v1 controllers, with or without v2 beside them.
+    ///
+    /// # Errors
+    /// Only v2 is mounted.
+    pub fn cgroup_v1() -> Result<(), Missing> {
+        machine(Path::new("/sys/fs/cgroup/memory/tasks").exists(), "cgroup v1")
+    }
+
+    /// Asks for pure cgroup v2.
+    ///
+    /// # Errors
+    /// v1 controllers are mounted.
+    pub fn cgroup_v2() -> Result<(), Missing> {
+        machine(Path::new("/sys/fs/cgroup/cgroup.controllers").exists(), "pure cgroup v2")
+    }
+
+    /// Asks for user namespaces.
+    ///
+    /// # Errors
+    /// The kernel has none, or allows none.
+    pub fn user_namespaces() -> Result<(), Missing> {
+        let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces");
+        machine(allowed.is_ok_and(|count| count.trim() != "0"), "user namespaces")
+    }
+
+    /// Asks for time namespaces (Linux 5.6).
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub fn time_namespaces() -> Result<(), Missing> {
+        machine(Path::new("/proc/self/ns/time").exists(), "time namespaces")
+    }
+
+    /// Asks that the runtime under test is ours: the test is about something that peers lack.
+    ///
+    /// # Errors
+    /// `KEG_TEST_RUNTIME` names another.
+    pub fn our_runtime() -> Result<(), Missing> {
+        machine(env::var_os("KEG_TEST_RUNTIME").is_none(), "our runtime")
+    }
+
+    /// Asks for Debian's runc.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn runc() -> Result<(), Missing> {
+        program("runc")
+    }
+
+    /// Asks for Debian's containerd.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn containerd() -> Result<(), Missing> {
+        program("containerd").and_then(|()| program("ctr"))
+    }
+
+    /// Asks for Debian's dockerd and a docker client.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn dockerd() -> Result<(), Missing> {
+        program("dockerd").and_then(|()| program("docker")).and_then(|()| program("containerd"))
+    }
+
+    /// Asks for Debian's docker-registry, and for skopeo to fill it.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn registry() -> Result<(), Missing> {
+        program("docker-registry").and_then(|()| program("skopeo"))
+    }
+}
+
+fn machine(there: bool, what: &str) -> Result<(), Missing> {
+    if there { Ok(()) } else { Err(Missing { what: what.to_owned(), set_up_by_make: false }) }
+}
+
+fn set_up(there: bool, what: &str) -> Result<(), Missing> {
+    if there { Ok(()) } else { Err(Missing { what: what.to_owned(), set_up_by_make: true }) }
+}
+
+fn program(name: &str) -> Result<(), Missing> {
+    set_up(programs::installed(name).is_some(), &format!("the program {name}"))
+}

@@ -1,0 +1,54 @@
+//! Where the programs are: ours beside the test binary, others on the path.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Returns the path of one of our programs.
+///
+/// `KEG_BIN_DIR` names their directory; without it, it is the build directory of the running test.
+///
+/// # Panics
+/// If the program is not there, with what to do.
+#[must_use]
+pub fn ours(name: &str) -> PathBuf {
+    let directory = directory();
+    let path = directory.join(name);
+    assert!(
+        path.is_file(),
+        "{name} is not in {directory:?}: build it first (`make build`), or set KEG_BIN_DIR"
+    );
+    path
+}
+
+/// Returns the directory of our programs.
+#[must_use]
+pub fn directory() -> PathBuf {
+    if let Some(directory) = env::var_os("KEG_BIN_DIR") {
+        return directory.into();
+    }
+    let test = env::current_exe().expect("path of the test binary");
+    let parent = test.parent().expect("directory of the test binary");
+    // Test binaries are in target/PROFILE/deps, programs in target/PROFILE.
+    if parent.ends_with("deps") { parent.parent().unwrap_or(parent) } else { parent }.to_owned()
+}
+
+/// Returns the path of another program, or `None` if it is not installed.
+///
+/// `/usr/sbin` and `/sbin` are looked into even where the path lacks them.
+#[must_use]
+pub fn installed(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Returns the root of the source tree.
+///
+/// # Panics
+/// Never: the manifest of this crate has a parent.
+#[must_use]
+pub fn source_tree() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("parent of integration-tests")
+}
