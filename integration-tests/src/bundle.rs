@@ -11,10 +11,13 @@ use crate::{Scratch, programs};
 /// Where the probe is in the root filesystem.
 pub const PROBE: &str = "/probe";
 
-const APPLETS: [&str; 24] = [
+pub(crate) const APPLETS: [&str; 24] = [
     "sh", "cat", "echo", "ls", "true", "false", "sleep", "id", "ps", "mkdir", "rm", "touch", "ln",
     "mount", "umount", "env", "stty", "tty", "kill", "seq", "grep", "chmod", "head", "wc",
 ];
+
+pub(crate) const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nkeg:x:1000:1000:keg:/:/bin/sh\n";
+pub(crate) const GROUP: &str = "root:x:0:\ntty:x:5:\nstaff:x:50:keg\nkeg:x:1000:\n";
 
 /// An OCI bundle on disk.
 ///
@@ -204,10 +207,8 @@ pub fn fill_rootfs(root: &Path) {
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
     }
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nkeg:x:1000:1000:keg:/:/bin/sh\n";
-    fs::write(root.join("etc/passwd"), passwd).expect("write /etc/passwd");
-    let group = "root:x:0:\ntty:x:5:\nstaff:x:50:keg\nkeg:x:1000:\n";
-    fs::write(root.join("etc/group"), group).expect("write /etc/group");
+    fs::write(root.join("etc/passwd"), PASSWD).expect("write /etc/passwd");
+    fs::write(root.join("etc/group"), GROUP).expect("write /etc/group");
 }
 
 fn default_spec() -> Value {

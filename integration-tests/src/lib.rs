@@ -7,8 +7,7 @@
 //! Tree             a process and everything it forks, ended together (by keg-supervise)
 //! Bundle           rootfs (probe + busybox) and config.json
 //! Runtime          keg-runtime or a peer on a private --root; makes Containers
-//! Shim, Daemon     our shim and our daemon, each on private directories
-//! Keg              the command line, against one Daemon
+//! Daemon           kegd on private directories, and `keg` against it
 //! Terminal         a pseudo-terminal: type, expect, resize
 //! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
 //! Containerd, Dockerd   Debian's daemons on private directories, with our programs in them
@@ -18,9 +17,13 @@
 //! outside its own directories, and a `Drop` that finds something left behind fails the test.
 
 pub mod bundle;
+pub mod daemon;
 pub mod host;
+pub mod image;
 pub mod outcome;
+pub mod peers;
 pub mod programs;
+pub mod registry;
 pub mod report;
 pub mod runtime;
 pub mod scratch;
@@ -32,8 +35,12 @@ pub mod wait;
 pub mod sys;
 
 pub use bundle::Bundle;
+pub use daemon::Daemon;
 pub use host::Host;
+pub use image::{Image, Layer};
 pub use outcome::Outcome;
+pub use peers::{Containerd, Dockerd};
+pub use registry::{BadRegistry, Registry};
 pub use report::Report;
 pub use runtime::{Container, Runtime, Status};
 pub use scratch::Scratch;

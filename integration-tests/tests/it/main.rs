@@ -3,5 +3,7 @@
 //! | module | what it asks |
 //! | --- | --- |
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
+//! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
 
 mod runtime;
+mod seams;

@@ -1,0 +1,247 @@
+//! kegd on private directories, and `keg` against it.
+
+use std::ffi::OsStr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::wait::{self, PATIENCE};
+use crate::{Outcome, Scratch, Terminal, Tree, programs};
+
+/// A daemon of one test.
+///
+/// It can be killed and started anew, with containers running: their shims go to the supervisor of
+/// the daemon that started them, as they would go to PID 1. `Drop` removes all containers, ends the
+/// daemon, and fails the test if a mount or a process that cannot be ended is left.
+#[derive(Debug)]
+pub struct Daemon {
+    // The last is the one that runs. Dropped before the directories.
+    trees: Vec<Tree>,
+    config: Option<PathBuf>,
+    scratch: Scratch,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// If it does not come up, with its log.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        let mut daemon = Self { trees: Vec::new(), config: None, scratch: Scratch::new() };
+        daemon.start();
+        daemon
+    }
+
+    /// Starts a daemon with a configuration file (TOML).
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_config(toml: &str) -> Self {
+        let scratch = Scratch::new();
+        let config = Some(scratch.file("kegd.toml", toml));
+        let mut daemon = Self { trees: Vec::new(), config, scratch };
+        daemon.start();
+        daemon
+    }
+
+    /// Starts it, after [`Daemon::kill9`] or [`Daemon::stop`].
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[track_caller]
+    pub fn start(&mut self) {
+        let mut command = Command::new(programs::ours("kegd"));
+        command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
+        command.args(["--listen", &self.host(), "--log-level", "debug"]);
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        command.env("PATH", path_with_our_programs());
+        let tree = Tree::spawn(&command);
+        let pid = tree.main_pid();
+        self.trees.push(tree);
+        let up = wait::poll(PATIENCE, || match UnixStream::connect(self.socket()) {
+            Ok(_) => Some(true),
+            Err(_) => self.tree().exit_code(pid).map(|_| false),
+        });
+        assert_eq!(up, Some(true), "kegd does not come up: {}", self.log());
+    }
+
+    /// Kills it, and waits until it is gone.
+    ///
+    /// # Panics
+    /// If it is gone already.
+    #[track_caller]
+    pub fn kill9(&self) {
+        let pid = self.tree().main_pid();
+        self.tree().signal_main(Signal::SIGKILL);
+        self.tree().wait_exit(pid, PATIENCE);
+    }
+
+    /// Kills it and starts it anew.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[track_caller]
+    pub fn crash(&mut self) {
+        self.kill9();
+        self.start();
+    }
+
+    /// Ends it by SIGTERM; returns its exit code.
+    ///
+    /// # Panics
+    /// If it does not end.
+    #[track_caller]
+    pub fn stop(&self) -> i32 {
+        self.tree().terminate(PATIENCE)
+    }
+
+    /// Returns the process id of the daemon.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.tree().main_pid()
+    }
+
+    /// Returns its `--root`.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.scratch.join("root")
+    }
+
+    /// Returns its `--state`.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.scratch.join("run")
+    }
+
+    /// Returns its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.join("kegd.sock")
+    }
+
+    /// Returns its address, as `KEG_HOST` has it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Returns what it has logged since it was started last.
+    #[must_use]
+    pub fn log(&self) -> String {
+        format!("{}{}", self.tree().stdout(), self.tree().stderr())
+    }
+
+    /// Returns a directory of this test, for files to mount, to import and so on.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Returns a command line of `keg` against this daemon.
+    #[must_use]
+    pub fn keg_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(programs::ours("keg"));
+        command.args(args).env("KEG_HOST", self.host()).env("HOME", self.scratch.path());
+        command
+    }
+
+    /// Runs `keg` to its end.
+    #[must_use]
+    #[track_caller]
+    pub fn keg<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
+        self.keg_within(PATIENCE, args)
+    }
+
+    /// Runs `keg` to its end, which may take longer or must come sooner than usual.
+    #[must_use]
+    #[track_caller]
+    pub fn keg_within<S: AsRef<OsStr>>(
+        &self,
+        deadline: Duration,
+        args: impl IntoIterator<Item = S>,
+    ) -> Outcome {
+        Outcome::of(&mut self.keg_command(args), deadline)
+    }
+
+    /// Runs `keg` to its end with `input` on its standard input.
+    #[must_use]
+    #[track_caller]
+    pub fn keg_with_input<S: AsRef<OsStr>>(
+        &self,
+        input: impl AsRef<[u8]>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Outcome {
+        let input = self.scratch.file("input", input);
+        let input = std::fs::File::open(input).expect("open the input");
+        Outcome::with_stdin(&mut self.keg_command(args), input, PATIENCE)
+    }
+
+    /// Runs `keg` on a terminal.
+    #[must_use]
+    #[track_caller]
+    pub fn keg_on_terminal<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Terminal {
+        Terminal::spawn(&self.keg_command(args))
+    }
+
+    /// Pulls an image.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn pull(&self, reference: &str) {
+        let _ = self.keg(["pull", "--quiet", reference]).success();
+    }
+
+    fn tree(&self) -> &Tree {
+        self.trees.last().expect("a daemon was started")
+    }
+
+    fn remove_all_containers(&self) {
+        let list = Outcome::of(&mut self.keg_command(["ps", "-aq"]), PATIENCE);
+        let ids: Vec<&str> = list.stdout.split_whitespace().collect();
+        if !ids.is_empty() {
+            let mut command = self.keg_command(["rm", "-f"].iter().chain(&ids));
+            let _ = Outcome::of(&mut command, PATIENCE);
+        }
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("kegd's log:\n{}", self.log());
+        }
+        if UnixStream::connect(self.socket()).is_ok() {
+            self.remove_all_containers();
+        }
+        let Some(tree) = self.trees.last() else { return };
+        let pid = tree.main_pid();
+        if tree.exit_code(pid).is_none() {
+            let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
+            let _ = wait::poll(PATIENCE, || tree.exit_code(pid));
+        }
+    }
+}
+
+/// Returns a search path that has our programs first.
+#[must_use]
+pub fn path_with_our_programs() -> String {
+    let rest = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{rest}:/usr/sbin:/sbin", programs::directory().display())
+}

@@ -1,0 +1,265 @@
+//! Debian's containerd and dockerd, on private directories, with our programs in them.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::daemon::path_with_our_programs;
+use crate::image::Image;
+use crate::wait::{self, PATIENCE};
+use crate::{Outcome, Scratch, Tree, programs};
+
+/// Debian's containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    server: Option<Tree>,
+    scratch: Scratch,
+}
+
+impl Containerd {
+    /// The image that [`Containerd::import_busybox`] brings in.
+    pub const BUSYBOX: &'static str = "keg.test/busybox:latest";
+
+    /// Starts it, and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        let scratch = Scratch::new();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+             \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.aufs\", \
+             \"io.containerd.snapshotter.v1.devmapper\"]\n\
+             [grpc]\naddress = {:?}\n",
+            scratch.join("root"),
+            scratch.join("run"),
+            scratch.join("c.sock"),
+        );
+        let config = scratch.file("config.toml", config);
+        let program = programs::installed("containerd").expect("containerd is missing");
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config).env("PATH", path_with_our_programs());
+        let server = Tree::spawn(&command);
+        let containerd = Self { server: Some(server), scratch };
+        wait_for_socket(containerd.server(), &containerd.socket());
+        containerd
+    }
+
+    /// Returns its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.scratch.join("c.sock")
+    }
+
+    /// Returns a directory of this test.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Returns what it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server().stderr()
+    }
+
+    /// Returns a command line of `ctr` against it.
+    ///
+    /// # Panics
+    /// If it is not installed.
+    #[must_use]
+    pub fn ctr_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(programs::installed("ctr").expect("ctr is missing"));
+        command.arg("--address").arg(self.socket()).args(args);
+        command
+    }
+
+    /// Runs `ctr` to its end.
+    #[must_use]
+    #[track_caller]
+    pub fn ctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
+        Outcome::of(&mut self.ctr_command(args), PATIENCE)
+    }
+
+    /// Imports [`Image::busybox`].
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn import_busybox(&self) {
+        let archive = self.scratch.file("busybox.tar", Image::busybox().layout_archive("latest"));
+        let archive = archive.to_str().expect("UTF-8");
+        let arguments = ["image", "import", "--base-name", "keg.test/busybox", archive];
+        let _ = self.ctr(arguments).success();
+    }
+
+    fn server(&self) -> &Tree {
+        self.server.as_ref().expect("present until drop")
+    }
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("containerd's log:\n{}", self.log());
+        }
+        let tasks = Outcome::of(&mut self.ctr_command(["task", "ls", "-q"]), PATIENCE);
+        for id in tasks.stdout.split_whitespace() {
+            let _ = Outcome::of(&mut self.ctr_command(["task", "rm", "--force", id]), PATIENCE);
+        }
+        if let Some(server) = self.server.take() {
+            server.terminate(PATIENCE);
+        }
+    }
+}
+
+/// Debian's dockerd, in a network and a mount namespace of its own, with keg-runtime as `keg`.
+///
+/// Without those namespaces it would change the host's firewall. It has no bridge: containers run with
+/// `--network none`.
+#[derive(Debug)]
+pub struct Dockerd {
+    server: Option<Tree>,
+    cgroup: String,
+    scratch: Scratch,
+}
+
+impl Dockerd {
+    /// The image that [`Dockerd::import_busybox`] brings in.
+    pub const BUSYBOX: &'static str = "keg-test";
+
+    /// Starts it, and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// If it is not installed or does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn new() -> Self {
+        let scratch = Scratch::new();
+        let name = scratch.path().file_name().and_then(OsStr::to_str).expect("UTF-8");
+        let cgroup = format!("keg-it-docker-{}", name.replace('.', "-"));
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "--propagation", "private", "--"]);
+        command.arg(programs::installed("dockerd").expect("dockerd is missing"));
+        command.arg("--data-root").arg(scratch.join("root"));
+        command.arg("--exec-root").arg(scratch.join("run"));
+        command.arg("--pidfile").arg(scratch.join("pid"));
+        command.arg(format!("--host=unix://{}", scratch.join("d.sock").display()));
+        command.arg(format!("--add-runtime=keg={}", programs::ours("keg-runtime").display()));
+        command.arg(format!("--cgroup-parent=/{cgroup}"));
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"]);
+        command.args(["--ip-forward=false", "--userland-proxy=false", "--storage-driver=overlay2"]);
+        command.arg("--config-file").arg(scratch.file("daemon.json", "{}"));
+        command.env("PATH", path_with_our_programs()).env("TMPDIR", scratch.directory("tmp"));
+        let server = Tree::spawn(&command);
+        let dockerd = Self { server: Some(server), cgroup, scratch };
+        wait_for_socket(dockerd.server(), &dockerd.scratch.join("d.sock"));
+        wait::wait_until("dockerd answers", PATIENCE, || {
+            dockerd.docker(["version"]).exit_code == 0
+        });
+        dockerd
+    }
+
+    /// Returns what it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server().stderr()
+    }
+
+    /// Returns a command line of `docker` against it.
+    ///
+    /// # Panics
+    /// If it is not installed.
+    #[must_use]
+    pub fn docker_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(programs::installed("docker").expect("docker is missing"));
+        command
+            .args(args)
+            .env("DOCKER_HOST", format!("unix://{}", self.scratch.join("d.sock").display()))
+            .env("DOCKER_CONFIG", self.scratch.join("client"));
+        command
+    }
+
+    /// Runs `docker` to its end.
+    #[must_use]
+    #[track_caller]
+    pub fn docker<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
+        Outcome::of(&mut self.docker_command(args), PATIENCE)
+    }
+
+    /// Imports the root filesystem of the tests.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn import_busybox(&self) {
+        let root = self.scratch.directory("rootfs");
+        crate::bundle::fill_rootfs(&root);
+        let archive = self.scratch.join("rootfs.tar");
+        let mut builder = tar::Builder::new(File::create(&archive).expect("make an archive"));
+        builder.follow_symlinks(false);
+        builder.append_dir_all(".", &root).expect("archive the root filesystem");
+        builder.finish().expect("archive the root filesystem");
+        let archive = archive.to_str().expect("UTF-8");
+        let _ = self.docker(["import", "-c", "CMD [\"sh\"]", archive, Self::BUSYBOX]).success();
+    }
+
+    fn server(&self) -> &Tree {
+        self.server.as_ref().expect("present until drop")
+    }
+}
+
+impl Default for Dockerd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("dockerd's log:\n{}", self.log());
+        }
+        let list = Outcome::of(&mut self.docker_command(["ps", "-aq"]), PATIENCE);
+        for id in list.stdout.split_whitespace() {
+            let _ = Outcome::of(&mut self.docker_command(["rm", "-f", id]), PATIENCE);
+        }
+        if let Some(server) = self.server.take() {
+            server.terminate(PATIENCE);
+        }
+        for cgroup in crate::runtime::cgroups_of(&self.cgroup) {
+            remove_cgroup(&cgroup);
+        }
+    }
+}
+
+/// Removes a cgroup that a peer leaves behind, children first.
+fn remove_cgroup(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
+}
+
+#[track_caller]
+fn wait_for_socket(server: &Tree, socket: &Path) {
+    let pid = server.main_pid();
+    let up = wait::poll(PATIENCE, || match UnixStream::connect(socket) {
+        Ok(_) => Some(true),
+        Err(_) => server.exit_code(pid).map(|_| false),
+    });
+    assert_eq!(up, Some(true), "{socket:?} does not come up: {}", server.stderr());
+}

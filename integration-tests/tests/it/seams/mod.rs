@@ -1,0 +1,4 @@
+//! Our programs beside those that people run today: each of ours in their place.
+
+mod containerd;
+mod dockerd;
