@@ -1,0 +1,353 @@
+//! Making a cgroup and limiting it, before anyone is inside.
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::{geteuid, mkdir};
+use oci_spec::runtime::LinuxResources;
+
+use super::devices::Policy;
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::{Cgroup, SavedGroup, remove, v1, v2};
+
+/// A controller that a bundle asks for: its name in v1 and in v2 (`None` where there is none), and
+/// the field that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Demand {
+    v1: &'static str,
+    v2: Option<&'static str>,
+    field: &'static str,
+}
+
+impl Cgroup {
+    /// Makes the cgroup in every hierarchy, with its limits and its policy about devices.
+    ///
+    /// An unprivileged user who names no path and asks for no limit goes without a cgroup where the
+    /// kernel denies one: such a hierarchy is dropped from `self`.
+    ///
+    /// # Errors
+    /// [`CgroupError::ControllerAbsent`] and its kin for limits that cannot be had,
+    /// [`CgroupError::Occupied`] if the cgroup is in use. What was made is removed again.
+    pub fn create(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
+        let mut made = Vec::new();
+        self.create_all(resources, &mut made).inspect_err(|_| {
+            for dir in made.iter().rev() {
+                // The first error is the one to tell; a directory that is in use by now stays.
+                let _ = remove::remove_empty(dir);
+            }
+        })
+    }
+
+    fn create_all(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), CgroupError> {
+        let demands = resources.map(demands).unwrap_or_default();
+        self.check_unified(resources)?;
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        let policy = Policy::from_rules(rules.unwrap_or_default())?;
+
+        let (mut v1_groups, mut denied) = (Vec::new(), false);
+        for group in std::mem::take(&mut self.saved.v1) {
+            match make_v1(&group, made) {
+                Err(error) if self.may_do_without(&error) => denied = true,
+                outcome => {
+                    outcome?;
+                    v1_groups.push(group);
+                }
+            }
+        }
+        self.saved.v1 = v1_groups;
+        let v2_controllers = match self.saved.v2.take() {
+            None => Vec::new(),
+            Some(group) => match self.make_v2(&group, &demands, made) {
+                Err(error) if self.may_do_without(&error) => {
+                    denied = true;
+                    Vec::new()
+                }
+                outcome => {
+                    let controllers = outcome?;
+                    self.saved.v2 = Some(group);
+                    controllers
+                }
+            },
+        };
+
+        for demand in &demands {
+            let on_v2 = demand.v2.is_some_and(|name| v2_controllers.iter().any(|own| own == name));
+            if on_v2 || self.v1_group(demand.v1).is_some() {
+                continue;
+            }
+            let Demand { v1: controller, field, .. } = *demand;
+            return Err(if denied {
+                CgroupError::NotPermitted { field }
+            } else {
+                CgroupError::ControllerAbsent { controller, field }
+            });
+        }
+        if let Some(resources) = resources {
+            self.apply(resources, &v2_controllers)?;
+        }
+        self.restrict_devices(&policy, rules.is_some_and(|rules| !rules.is_empty()))
+    }
+
+    /// Changes the limits of a cgroup that exists. Devices stay as they are.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`]; limits that were written before the failing one stay.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        self.check_unified(Some(resources))?;
+        let v2_controllers = match &self.saved.v2 {
+            Some(group) => names(&Dir::open(&group.dir)?.read("cgroup.controllers")?),
+            None => Vec::new(),
+        };
+        for Demand { v1: controller, v2, field } in demands(resources) {
+            let on_v2 = v2.is_some_and(|name| v2_controllers.iter().any(|own| own == name));
+            if !on_v2 && self.v1_group(controller).is_none() {
+                return Err(CgroupError::ControllerAbsent { controller, field });
+            }
+        }
+        self.apply(resources, &v2_controllers)
+    }
+
+    fn apply(
+        &self,
+        resources: &LinuxResources,
+        v2_controllers: &[String],
+    ) -> Result<(), CgroupError> {
+        for group in &self.saved.v1 {
+            let dir = Dir::open(&group.dir)?;
+            for controller in &group.controllers {
+                v1::apply(&dir, controller, resources)?;
+            }
+        }
+        if let Some(group) = &self.saved.v2 {
+            let dir = Dir::open(&group.dir)?;
+            for controller in v2_controllers {
+                v2::apply(&dir, controller, resources)?;
+            }
+            v2::apply_unified(&dir, resources)?;
+        }
+        Ok(())
+    }
+
+    fn check_unified(&self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
+        let unified = resources.and_then(|resources| resources.unified().as_ref());
+        let Some(unified) = unified.filter(|unified| !unified.is_empty()) else { return Ok(()) };
+        if self.saved.v2.is_none() {
+            return Err(CgroupError::Limit {
+                field: "unified".into(),
+                why: "needs cgroup v2, which is not mounted here".into(),
+            });
+        }
+        unified.keys().try_for_each(|key| v2::check_unified_key(key))
+    }
+
+    /// Whether an unprivileged user may run without the cgroup that the kernel just denied.
+    fn may_do_without(&self, error: &CgroupError) -> bool {
+        error.is_permission() && !self.saved.explicit && is_unprivileged()
+    }
+
+    /// Makes the directory in the hierarchy of v2, and returns the controllers that it has.
+    fn make_v2(
+        &self,
+        group: &SavedGroup,
+        demands: &[Demand],
+        made: &mut Vec<PathBuf>,
+    ) -> Result<Vec<String>, CgroupError> {
+        let fresh = make_dirs(group, made)?;
+        if fresh == Fresh::No {
+            refuse_occupied(&Dir::open(&group.dir)?)?;
+        }
+        let available = names(&Dir::open(&group.mount)?.read("cgroup.controllers")?);
+        // Where v1 is beside it, the hierarchy of v2 is left as it is but for what is needed.
+        let pure = self.saved.v1.is_empty();
+        let wanted: Vec<_> = available
+            .into_iter()
+            .filter(|name| pure || demands.iter().any(|demand| demand.v2 == Some(name)))
+            .collect();
+        let dir = Dir::open(&group.dir)?;
+        let have = names(&dir.read("cgroup.controllers")?);
+        if wanted.iter().all(|name| have.contains(name)) {
+            return Ok(have);
+        }
+        delegate(group, &wanted)?;
+        Ok(names(&dir.read("cgroup.controllers")?))
+    }
+
+    fn restrict_devices(&self, policy: &Policy, asked: bool) -> Result<(), CgroupError> {
+        let outcome = if let Some(group) = self.v1_group("devices") {
+            Dir::open(&group.dir).and_then(|dir| policy.write_v1(&dir))
+        } else if let Some(group) = &self.saved.v2 {
+            Dir::open(&group.dir).and_then(|dir| policy.attach_v2(&dir))
+        } else if asked && !is_unprivileged() {
+            let (controller, field) = ("devices", "devices");
+            Err(CgroupError::ControllerAbsent { controller, field })
+        } else {
+            Ok(())
+        };
+        match outcome {
+            // In a user namespace no device can be made and none of the host's opened beyond what
+            // its owner gave, and the kernel leaves this controller to the host's root.
+            Err(error) if error.is_permission() && is_unprivileged() => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// The controllers that the limits need.
+fn demands(resources: &LinuxResources) -> Vec<Demand> {
+    let mut demands = Vec::new();
+    let mut demand = |asked: bool, v1, v2, field| {
+        if asked {
+            demands.push(Demand { v1, v2, field });
+        }
+    };
+    if let Some(memory) = resources.memory() {
+        let limited = [memory.limit(), memory.reservation(), memory.swap(), memory.kernel_tcp()]
+            .into_iter()
+            .flatten()
+            .any(|bytes| bytes != 0);
+        let behaviour = memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true);
+        demand(limited || behaviour, "memory", Some("memory"), "memory");
+    }
+    if let Some(cpu) = resources.cpu() {
+        let scheduled = [cpu.shares(), cpu.period(), cpu.realtime_period(), cpu.burst()]
+            .into_iter()
+            .flatten()
+            .any(|number| number != 0);
+        let limited = [cpu.quota(), cpu.realtime_runtime(), cpu.idle()]
+            .into_iter()
+            .flatten()
+            .any(|number| number != 0);
+        demand(scheduled || limited, "cpu", Some("cpu"), "cpu");
+        let placed = [cpu.cpus(), cpu.mems()].into_iter().flatten().any(|set| !set.is_empty());
+        demand(placed, "cpuset", Some("cpuset"), "cpu");
+    }
+    demand(resources.pids().is_some(), "pids", Some("pids"), "pids");
+    if let Some(io) = resources.block_io() {
+        let weighed = io.weight().is_some_and(|weight| weight != 0)
+            || io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty());
+        let throttled = [
+            io.throttle_read_bps_device(),
+            io.throttle_write_bps_device(),
+            io.throttle_read_iops_device(),
+            io.throttle_write_iops_device(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|devices| !devices.is_empty());
+        demand(weighed || throttled, "blkio", Some("io"), "blockIO");
+    }
+    let huge = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
+    demand(huge, "hugetlb", Some("hugetlb"), "hugepageLimits");
+    let rdma = resources.rdma().as_ref().is_some_and(|limits| !limits.is_empty());
+    demand(rdma, "rdma", Some("rdma"), "rdma");
+    if let Some(network) = resources.network() {
+        let class = network.class_id().is_some_and(|class| class != 0);
+        demand(class, "net_cls", None, "network.classID");
+        let priorities = network.priorities().as_ref().is_some_and(|list| !list.is_empty());
+        demand(priorities, "net_prio", None, "network.priorities");
+    }
+    demands
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
+/// Makes a directory and those above it, below the root of the hierarchy, and keeps account.
+fn make_dirs(group: &SavedGroup, made: &mut Vec<PathBuf>) -> Result<Fresh, CgroupError> {
+    let mode = Mode::from_bits_truncate(0o755);
+    let mut missing = vec![group.dir.as_path()];
+    let mut fresh = Fresh::Yes;
+    while let Some(dir) = missing.last().copied() {
+        match mkdir(dir, mode) {
+            Ok(()) => {
+                made.push(dir.into());
+                missing.pop();
+            }
+            Err(Errno::EEXIST) => {
+                if missing.len() == 1 {
+                    fresh = Fresh::No;
+                }
+                missing.pop();
+            }
+            Err(Errno::ENOENT) => match dir.parent() {
+                Some(parent) if parent.starts_with(&group.mount) => missing.push(parent),
+                _ => return Err(CgroupError::Make { dir: dir.into(), errno: Errno::ENOENT }),
+            },
+            Err(errno) => return Err(CgroupError::Make { dir: dir.into(), errno }),
+        }
+    }
+    Ok(fresh)
+}
+
+fn make_v1(group: &SavedGroup, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
+    if make_dirs(group, made)? == Fresh::No {
+        refuse_occupied(&Dir::open(&group.dir)?)?;
+    }
+    if group.has("cpuset") {
+        let below = group.dir.strip_prefix(&group.mount).unwrap_or(Path::new(""));
+        let mut parent = Dir::open(&group.mount)?;
+        let mut path = group.mount.clone();
+        for name in below {
+            path.push(name);
+            let dir = Dir::open(&path)?;
+            v1::inherit_cpuset(&parent, &dir)?;
+            parent = dir;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a cgroup in which others live or in which no one can.
+fn refuse_occupied(dir: &Dir) -> Result<(), CgroupError> {
+    let text = dir.read("cgroup.procs")?;
+    if let Some(process) = text.lines().next().and_then(|line| line.parse().ok()) {
+        return Err(CgroupError::Occupied { dir: dir.path().into(), process });
+    }
+    let v1 = dir.read_if_present("freezer.state")?;
+    let v2 = dir.read_if_present("cgroup.freeze")?;
+    if v1.is_some_and(|state| state.trim() != "THAWED") || v2.is_some_and(|one| one.trim() == "1") {
+        return Err(CgroupError::Frozen { dir: dir.path().into() });
+    }
+    Ok(())
+}
+
+/// Hands controllers down from the root of v2 to the parent of the cgroup. What a parent does not
+/// have, or cannot give since it has processes, is not given: whoever needs it says so later.
+fn delegate(group: &SavedGroup, wanted: &[String]) -> Result<(), CgroupError> {
+    let below = group.dir.strip_prefix(&group.mount).unwrap_or(Path::new(""));
+    let mut path = group.mount.clone();
+    for name in below {
+        let dir = Dir::open(&path)?;
+        let given = names(&dir.read("cgroup.subtree_control")?);
+        let missing: Vec<_> = wanted.iter().filter(|name| !given.contains(name)).collect();
+        let all = missing.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+        if !missing.is_empty() && dir.try_write("cgroup.subtree_control", &all).is_err() {
+            for name in missing {
+                // One refusal must not keep the others away.
+                let _ = dir.try_write("cgroup.subtree_control", &format!("+{name}"));
+            }
+        }
+        path.push(name);
+    }
+    Ok(())
+}
+
+/// The names in a list of controllers.
+fn names(text: &str) -> Vec<String> {
+    text.split_whitespace().map(Into::into).collect()
+}
+
+/// Whether this process is not the root of the machine: another user, or in a user namespace.
+fn is_unprivileged() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    !geteuid().is_root() || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+}

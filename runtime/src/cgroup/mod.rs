@@ -1,0 +1,262 @@
+//! The cgroup of a container: found, made, limited, entered, frozen, killed, measured, removed.
+//!
+//! A machine has one of three layouts, and a container has one directory in every hierarchy:
+//!
+//! ```text
+//! v1       cpu/ID  memory/ID  pids/ID  …        one hierarchy per controller
+//! hybrid   cpu/ID  memory/ID  …  unified/ID     the same, and v2 for what v1 did not take
+//! v2       ID                                   everything
+//! ```
+//!
+//! A process enters in the way that costs the kernel no global lock: it is cloned straight into the
+//! directory of v2, and writes `0` into `tasks` of each hierarchy of v1 itself, while it has a
+//! single thread. Limits are written before anyone enters.
+//!
+//! Invariants: a limit that is asked for and cannot be set is an error; one that nobody asks for
+//! never is. What [`Cgroup::create`] made it removes again if it fails. No directory that is handled
+//! here is ever the root of a hierarchy.
+
+mod convert;
+mod create;
+mod devices;
+mod dir;
+mod error;
+mod freezer;
+mod layout;
+mod processes;
+mod remove;
+mod v1;
+mod v2;
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use dir::Dir;
+pub use error::CgroupError;
+pub use freezer::FreezerState;
+use layout::{Layout, Mounted};
+
+/// Who makes the cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Driver {
+    /// We do, in the cgroup file systems.
+    #[default]
+    CgroupFs,
+    /// systemd does, asked over D-Bus.
+    Systemd,
+}
+
+/// The cgroup of one container, in all hierarchies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    saved: SavedCgroup,
+}
+
+/// A [`Cgroup`] as `state.json` keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SavedCgroup {
+    /// The directories in the hierarchies of v1.
+    v1: Vec<SavedGroup>,
+    /// The directory in the hierarchy of v2, where it is mounted.
+    v2: Option<SavedGroup>,
+    /// Whether the bundle named the path: then it is an error if the cgroup cannot be made.
+    explicit: bool,
+}
+
+/// The directory of a container in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SavedGroup {
+    /// v1: the controllers, or `name=…`. v2: empty.
+    controllers: Vec<String>,
+    mount: PathBuf,
+    dir: PathBuf,
+}
+
+impl SavedGroup {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
+}
+
+impl Cgroup {
+    /// Finds where the cgroup of the container `id` is to be, in each hierarchy of this machine.
+    ///
+    /// An absolute `cgroups_path` starts at the root of the hierarchy. A relative one, or the id in
+    /// its place, starts at the cgroup of this process; where v2 is alone, at its parent, since v2
+    /// lets no cgroup have both processes and limited children. Nothing is made yet.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`] where none is mounted, [`CgroupError::Path`] for a path that
+    /// names no cgroup of its own.
+    pub fn resolve(
+        cgroups_path: Option<&Path>,
+        id: &str,
+        driver: Driver,
+    ) -> Result<Self, CgroupError> {
+        let Driver::CgroupFs = driver else {
+            return Err(CgroupError::Path {
+                path: cgroups_path.unwrap_or(Path::new("")).into(),
+                why: "the systemd driver is not available",
+            });
+        };
+        let layout = Layout::of_this_machine()?;
+        let explicit = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+        let path = explicit.unwrap_or(Path::new(id));
+        let inner = clean(path)?;
+        let place = |mounted: &Mounted, beside_own: bool| {
+            let dir = if path.is_absolute() {
+                mounted.mount.join(&inner)
+            } else if beside_own && mounted.own != mounted.mount {
+                mounted.own.parent().unwrap_or(&mounted.mount).join(&inner)
+            } else {
+                mounted.own.join(&inner)
+            };
+            SavedGroup {
+                controllers: mounted.controllers.clone(),
+                mount: mounted.mount.clone(),
+                dir,
+            }
+        };
+        let saved = SavedCgroup {
+            v1: layout.v1.iter().map(|mounted| place(mounted, false)).collect(),
+            v2: layout.v2.as_ref().map(|mounted| place(mounted, layout.is_pure_v2())),
+            explicit: explicit.is_some(),
+        };
+        Ok(Self { saved })
+    }
+
+    /// Restores what [`Cgroup::saved`] gave.
+    ///
+    /// # Errors
+    /// [`CgroupError::Path`] if a directory is not strictly below its hierarchy.
+    pub fn from_saved(saved: SavedCgroup) -> Result<Self, CgroupError> {
+        for SavedGroup { mount, dir, .. } in saved.v1.iter().chain(&saved.v2) {
+            let below = dir.strip_prefix(mount).ok().filter(|below| !below.as_os_str().is_empty());
+            let plain = |path: &Path| {
+                path.components()
+                    .all(|part| matches!(part, Component::Normal(_) | Component::RootDir))
+            };
+            if !below.is_some_and(plain) || !mount.is_absolute() || !plain(mount) {
+                let why = "is no cgroup below its hierarchy; the container's state is damaged";
+                return Err(CgroupError::Path { path: dir.clone(), why });
+            }
+        }
+        Ok(Self { saved })
+    }
+
+    /// What is to be kept of this cgroup between two commands.
+    pub fn saved(&self) -> SavedCgroup {
+        self.saved.clone()
+    }
+
+    /// The directories of the cgroup: a name of the hierarchy (its controllers, empty for v2) and
+    /// the place.
+    pub fn directories(&self) -> impl Iterator<Item = (String, &Path)> {
+        self.groups().map(|group| (group.controllers.join(","), group.dir.as_path()))
+    }
+
+    /// Opens the ways in, for a process that is about to be cloned.
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`] if a directory or its `tasks` cannot be opened.
+    pub fn entrance(&self) -> Result<Entrance, CgroupError> {
+        let mut tasks = Vec::with_capacity(self.saved.v1.len());
+        for group in &self.saved.v1 {
+            let file = Dir::open(&group.dir)?
+                .open_for_write("tasks")
+                .map_err(|errno| CgroupError::Open { dir: group.dir.join("tasks"), errno })?;
+            tasks.push(file);
+        }
+        let v2 = match &self.saved.v2 {
+            Some(group) => {
+                let dir = Dir::open(&group.dir)?;
+                let procs = dir
+                    .open_for_write("cgroup.procs")
+                    .map_err(|errno| CgroupError::Open { dir: group.dir.clone(), errno })?;
+                Some(EntranceV2 { dir: dir.into_fd(), procs })
+            }
+            None => None,
+        };
+        Ok(Entrance { tasks, v2 })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &SavedGroup> {
+        self.saved.v1.iter().chain(&self.saved.v2)
+    }
+
+    /// The directory in the hierarchy of v1 that has a controller.
+    fn v1_group(&self, controller: &str) -> Option<&SavedGroup> {
+        self.saved.v1.iter().find(|group| group.has(controller))
+    }
+}
+
+/// The ways into a cgroup, opened before the process that goes in is cloned.
+#[derive(Debug)]
+pub struct Entrance {
+    tasks: Vec<OwnedFd>,
+    v2: Option<EntranceV2>,
+}
+
+#[derive(Debug)]
+struct EntranceV2 {
+    dir: OwnedFd,
+    procs: OwnedFd,
+}
+
+impl Entrance {
+    /// The directory of v2, for `CLONE_INTO_CGROUP`.
+    pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(|v2| v2.dir.as_fd())
+    }
+
+    /// Takes the calling thread into every hierarchy of v1. Allocates nothing.
+    ///
+    /// For a process with a single thread that is the process, and the kernel needs none of the
+    /// global locks that moving a process by its id takes.
+    ///
+    /// # Errors
+    /// The kernel's answer, `ENOSPC` if a cpuset of v1 has no CPUs or memory nodes.
+    pub fn enter_self(&self) -> Result<(), Errno> {
+        self.tasks.iter().try_for_each(enter)
+    }
+
+    /// Takes the calling process into the hierarchy of v2, where the kernel is too old (before
+    /// Linux 5.7) to clone it there. Allocates nothing.
+    ///
+    /// # Errors
+    /// The kernel's answer, `EBUSY` or `EOPNOTSUPP` if the cgroup may hold no processes.
+    pub fn enter_self_v2(&self) -> Result<(), Errno> {
+        self.v2.as_ref().map_or(Ok(()), |v2| enter(&v2.procs))
+    }
+}
+
+fn enter(file: &OwnedFd) -> Result<(), Errno> {
+    nix::unistd::write(file, b"0").map(drop)
+}
+
+/// The components of a path below the root of a hierarchy: `..` goes up, at most to the root.
+fn clean(path: &Path) -> Result<PathBuf, CgroupError> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        let why = "is the root of the hierarchy: a container needs a cgroup of its own";
+        return Err(CgroupError::Path { path: path.into(), why });
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests;

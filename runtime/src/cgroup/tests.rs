@@ -1,0 +1,223 @@
+//! The whole of a cgroup's life against the kernel, and what is refused before it.
+
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::*;
+
+fn saved(mount: &str, dir: &str) -> SavedCgroup {
+    let group =
+        SavedGroup { controllers: vec!["pids".into()], mount: mount.into(), dir: dir.into() };
+    SavedCgroup { v1: vec![group], v2: None, explicit: true }
+}
+
+#[test]
+fn paths_are_cleaned_as_if_below_a_root() {
+    for (path, expected) in [
+        ("/a/b", "a/b"),
+        ("a//b/", "a/b"),
+        ("../../a", "a"),
+        ("/a/../../b", "b"),
+        ("./a/./b", "a/b"),
+    ] {
+        assert_eq!(clean(Path::new(path)).unwrap(), Path::new(expected));
+    }
+}
+
+#[test]
+fn the_root_of_a_hierarchy_is_no_containers_cgroup() {
+    for path in ["/", "", ".", "a/..", "/../.."] {
+        assert!(clean(Path::new(path)).is_err(), "{path:?}");
+    }
+}
+
+#[test]
+fn a_saved_cgroup_comes_back_as_it_was() {
+    let cgroup = Cgroup::resolve(Some(Path::new("/a/b")), "id", Driver::CgroupFs).unwrap();
+    let json = serde_json::to_string(&cgroup.saved()).unwrap();
+
+    let restored = Cgroup::from_saved(serde_json::from_str(&json).unwrap()).unwrap();
+
+    assert_eq!(restored, cgroup);
+}
+
+#[test]
+fn a_damaged_state_names_no_cgroup_outside_of_its_hierarchy() {
+    for (mount, dir) in [
+        ("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids"),
+        ("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/../memory/x"),
+        ("/sys/fs/cgroup/pids", "/etc"),
+        ("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/"),
+        ("sys", "sys/x"),
+        ("", "/x"),
+    ] {
+        assert!(Cgroup::from_saved(saved(mount, dir)).is_err(), "{mount:?} {dir:?}");
+    }
+    assert!(Cgroup::from_saved(saved("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/x")).is_ok());
+}
+
+/// A cgroup of the test's own, which is removed at the end whatever happens.
+struct Guard(Cgroup);
+
+impl Guard {
+    fn new(name: &str) -> Self {
+        let path = format!("/keg-test-{}/{name}", std::process::id());
+        Self(Cgroup::resolve(Some(Path::new(&path)), "unused", Driver::CgroupFs).unwrap())
+    }
+
+    fn file(&self, controller: &str, file: &str) -> String {
+        let group = self.0.v1_group(controller).or(self.0.saved.v2.as_ref()).unwrap();
+        std::fs::read_to_string(group.dir.join(file)).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill_all(nix::sys::signal::Signal::SIGKILL);
+        let _ = self.0.destroy();
+        for group in self.0.groups() {
+            let _ = std::fs::remove_dir(group.dir.parent().unwrap());
+        }
+    }
+}
+
+fn resources(json: serde_json::Value) -> LinuxResources {
+    serde_json::from_value(json).unwrap()
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+#[test]
+fn limits_are_in_force_before_anyone_enters() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("limits");
+    let resources = resources(serde_json::json!({
+        "memory": { "limit": 33_554_432, "swap": 67_108_864, "reservation": 16_777_216 },
+        "cpu": { "shares": 1024, "quota": 50_000, "period": 100_000, "cpus": "0" },
+        "pids": { "limit": 0 },
+    }));
+
+    guard.0.create(Some(&resources)).unwrap();
+
+    assert_eq!(guard.file("pids", "pids.max"), "1");
+    if guard.0.saved.v1.is_empty() {
+        assert_eq!(guard.file("memory", "memory.max"), "33554432");
+        assert_eq!(guard.file("memory", "memory.swap.max"), "33554432");
+        assert_eq!(guard.file("cpu", "cpu.max"), "50000 100000");
+        assert_eq!(guard.file("cpu", "cpu.weight"), "100");
+    } else {
+        assert_eq!(guard.file("memory", "memory.limit_in_bytes"), "33554432");
+        assert_eq!(guard.file("memory", "memory.memsw.limit_in_bytes"), "67108864");
+        assert_eq!(guard.file("cpu", "cpu.cfs_quota_us"), "50000");
+        assert_eq!(guard.file("cpu", "cpu.shares"), "1024");
+    }
+    assert_eq!(guard.file("cpuset", "cpuset.cpus"), "0");
+}
+
+#[test]
+fn a_failed_create_leaves_nothing_behind() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("failed");
+    let directories: Vec<_> = guard.0.groups().map(|group| group.dir.clone()).collect();
+    let resources = resources(serde_json::json!({ "cpu": { "cpus": "4000-4001" } }));
+
+    let failure = guard.0.create(Some(&resources)).unwrap_err();
+
+    assert!(matches!(failure, CgroupError::Write { .. }), "{failure}");
+    for dir in directories {
+        assert!(!dir.exists(), "{dir:?}");
+    }
+}
+
+#[test]
+fn a_limit_without_its_controller_is_refused_and_named() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("absent");
+    if guard.0.v1_group("net_cls").is_some() {
+        eprintln!("skipped: this machine has net_cls");
+        return;
+    }
+    let resources = resources(serde_json::json!({ "network": { "classID": 7 } }));
+
+    let failure = guard.0.create(Some(&resources)).unwrap_err();
+
+    assert!(failure.to_string().starts_with("linux.resources.network.classID: "), "{failure}");
+}
+
+#[test]
+fn processes_enter_freeze_and_die_and_the_cgroup_goes() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("life");
+    guard.0.create(None).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    for group in guard.0.groups() {
+        std::fs::write(group.dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+    }
+
+    let inside = guard.0.pids().unwrap();
+    guard.0.freeze().unwrap();
+    let frozen = guard.0.freezer_state().unwrap();
+    guard.0.kill_all(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let status = child.wait().unwrap();
+    guard.0.destroy().unwrap();
+
+    assert_eq!(inside, [pid]);
+    assert_eq!(frozen, FreezerState::Frozen);
+    assert!(!status.success());
+    assert!(guard.0.groups().all(|group| !group.dir.exists()));
+}
+
+#[test]
+fn an_occupied_cgroup_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("occupied");
+    guard.0.create(None).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let group = guard.0.groups().next().unwrap();
+    std::fs::write(group.dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+
+    let refused = guard.0.create(None).unwrap_err();
+
+    let pid = i32::try_from(child.id()).unwrap();
+    assert!(
+        matches!(&refused, CgroupError::Occupied { process, .. } if *process == pid),
+        "{refused}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn cgroups_that_the_container_made_are_removed_with_it() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("nested");
+    guard.0.create(None).unwrap();
+    for group in guard.0.groups() {
+        std::fs::create_dir_all(group.dir.join("a/b")).unwrap();
+        std::fs::create_dir_all(group.dir.join("c")).unwrap();
+    }
+
+    guard.0.destroy().unwrap();
+
+    assert!(guard.0.groups().all(|group| !group.dir.exists()));
+}
