@@ -1,0 +1,28 @@
+//! The database: who is named what, and who needs whom.
+//!
+//! One SQLite file in WAL mode with `synchronous=FULL`: a committed transaction survives a power
+//! cut. One connection writes, guarded by a mutex; readers take connections from a small pool and
+//! never wait for the writer.
+//!
+//! [`ReadTx`] has the queries, [`WriteTx`] adds the changes; one file per kind of object adds its
+//! methods to both.
+
+mod blobs;
+mod containers;
+mod database;
+mod error;
+mod id_ranges;
+mod images;
+mod leases;
+mod schema;
+mod snapshots;
+
+pub use blobs::BlobInfo;
+pub use containers::{Container, Runtime};
+pub(crate) use database::Database;
+pub use database::{ReadTx, WriteTx};
+pub use error::MetadataError;
+pub use id_ranges::{IdRange, IdRangePool};
+pub use images::Image;
+pub use leases::{Lease, Resource};
+pub(crate) use snapshots::{NewSnapshot, SnapshotRow};
