@@ -1,0 +1,395 @@
+//! What a container is asked to be, and what is remembered of it.
+//!
+//! These are the engine's own types: an API converts to and from them, and nothing in the engine
+//! knows of any API. They are stored as JSON in the container's record, so a field that is added
+//! has a default, and none changes its meaning.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use keg_network::NetworkMode;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, ContainerName};
+use crate::lifecycle::Lifecycle;
+use crate::signal::Signal;
+
+/// Entry point: what stands before the arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entrypoint {
+    /// The image's.
+    #[default]
+    FromImage,
+    /// None, and none of the image's default arguments either.
+    Cleared,
+    /// This one, and none of the image's default arguments.
+    Own(Vec<String>),
+}
+
+/// Size of a terminal, in character cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+/// How to run a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// Image, as people typed it.
+    pub image: String,
+    /// Arguments; empty: the image's, unless the entry point is not the image's.
+    pub command: Vec<String>,
+    /// Entry point.
+    pub entrypoint: Entrypoint,
+    /// `NAME=value` after the image's; `NAME` takes the image's away.
+    pub env: Vec<String>,
+    /// Working directory; empty: the image's, else `/`.
+    pub working_dir: String,
+    /// `user[:group]`; empty: the image's.
+    pub user: String,
+    /// Host name; empty: the beginning of the id, or the host's name with the host's network.
+    pub hostname: String,
+    /// NIS domain name; empty: none.
+    pub domainname: String,
+    /// Gives the process a terminal.
+    pub tty: bool,
+    /// Keeps standard input open for clients that attach.
+    pub open_stdin: bool,
+    /// Closes standard input when the first client that attached with it leaves.
+    pub stdin_once: bool,
+    /// Labels, those of the image included once the container is made.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks the process to end; `None`: the image's, else SIGTERM.
+    pub stop_signal: Option<Signal>,
+    /// Seconds between that signal and SIGKILL; `None`: the daemon's default.
+    pub stop_timeout_secs: Option<u32>,
+    /// Size of the terminal at start.
+    pub terminal_size: Option<TerminalSize>,
+}
+
+/// Whose user and group ids a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsernsMode {
+    /// A range of its own.
+    #[default]
+    Auto,
+    /// The host's.
+    Host,
+}
+
+/// Whether a namespace is the container's own or the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceMode {
+    /// Its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+}
+
+/// What system calls a container may make.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeccompChoice {
+    /// Those of the default allow-list.
+    #[default]
+    Default,
+    /// All.
+    Unconfined,
+}
+
+/// A limit of setrlimit(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Name without `RLIMIT_`, in lower case: `nofile`.
+    pub name: String,
+    /// What a process may raise itself to the hard limit.
+    pub soft: u64,
+    /// What only a privileged process may raise.
+    pub hard: u64,
+}
+
+/// What of the host a container gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostConfig {
+    /// Bind mounts, volumes, memory file systems.
+    pub mounts: Vec<Mount>,
+    /// Network; `None`: the daemon's default.
+    pub network_mode: Option<NetworkMode>,
+    /// Removes the container once its process has ended.
+    pub auto_remove: bool,
+    /// Limits.
+    pub resources: Resources,
+    /// The root file system cannot be written to.
+    pub read_only_rootfs: bool,
+    /// User namespace.
+    pub userns: UsernsMode,
+    /// Runtime in place of the daemon's: a configured name or a path; empty: the daemon's.
+    pub runtime: String,
+    /// PID namespace.
+    pub pid_mode: NamespaceMode,
+    /// IPC namespace.
+    pub ipc_mode: NamespaceMode,
+    /// UTS namespace.
+    pub uts_mode: NamespaceMode,
+    /// Cgroup namespace.
+    pub cgroupns_mode: NamespaceMode,
+    /// Capabilities besides the default ones; `ALL` means every one.
+    pub cap_add: Vec<String>,
+    /// Default capabilities that the container does without; `ALL` means every one.
+    pub cap_drop: Vec<String>,
+    /// Takes down the walls that the engine itself puts up.
+    pub privileged: bool,
+    /// A set-user-id program gains nothing (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privileges: bool,
+    /// System calls.
+    pub seccomp: SeccompChoice,
+    /// Bytes of `/dev/shm`; `None`: 64 MiB.
+    pub shm_size_bytes: Option<u64>,
+    /// Limits of setrlimit(2).
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters of the container's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Further groups of the process, names or numbers.
+    pub group_add: Vec<String>,
+    /// Preference of the kernel's out-of-memory killer, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Annotations of the OCI specification.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Limits; `None` means none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Memory.
+    pub memory_bytes: Option<i64>,
+    /// Memory and swap together; -1: as much swap as there is.
+    pub memory_swap_bytes: Option<i64>,
+    /// Billionths of a processor per second of wall time.
+    pub nano_cpus: Option<u64>,
+    /// Relative weight, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// Processors, as `0-3,6`.
+    pub cpuset_cpus: Option<String>,
+    /// Processes and threads.
+    pub pids_limit: Option<i64>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Makes a directory there if nothing is there.
+        create: bool,
+    },
+    /// A named volume, made on demand.
+    Volume {
+        /// Its name.
+        name: String,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Further options of mount(8), such as `size=1m`.
+        #[serde(default)]
+        options: Vec<String>,
+    },
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// What.
+    #[serde(flatten)]
+    pub source: MountSource,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// Cannot be written to.
+    #[serde(default)]
+    pub read_only: bool,
+    /// `rprivate`, `private`, `rshared`, `shared`, `rslave` or `slave`.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+/// How mounts that appear later spread (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub enum Propagation {
+    #[default]
+    RPrivate,
+    Private,
+    RShared,
+    Shared,
+    RSlave,
+    Slave,
+}
+
+impl Propagation {
+    /// Parses the kernel's word for it; empty means the default.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "" | "rprivate" => Self::RPrivate,
+            "private" => Self::Private,
+            "rshared" => Self::RShared,
+            "shared" => Self::Shared,
+            "rslave" => Self::RSlave,
+            "slave" => Self::Slave,
+            _ => return None,
+        })
+    }
+
+    /// The kernel's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RPrivate => "rprivate",
+            Self::Private => "private",
+            Self::RShared => "rshared",
+            Self::Shared => "shared",
+            Self::RSlave => "rslave",
+            Self::Slave => "slave",
+        }
+    }
+}
+
+/// Where an image can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// GOARCH name.
+    pub architecture: String,
+    /// `v8`, or empty.
+    pub variant: String,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Name; `None`: one is made up.
+    pub name: Option<ContainerName>,
+    /// What runs.
+    pub config: ContainerConfig,
+    /// What it gets of the host.
+    pub host: HostConfig,
+    /// `None`: the host's.
+    pub platform: Option<Platform>,
+}
+
+/// Ids of the host that a user namespace maps 0 and up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First user and group id.
+    pub start: u32,
+    /// How many.
+    pub length: u32,
+}
+
+/// What runs, with everything decided that the image and the request leave open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessPlan {
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<String>,
+    /// Absolute.
+    pub working_dir: PathBuf,
+    /// `user[:group]`, looked up in the container's own files at start; empty: root.
+    pub user: String,
+    /// Asks the process to end.
+    pub stop_signal: Signal,
+}
+
+/// The image that a container was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUse {
+    /// As people typed it.
+    pub reference: String,
+    /// Digest of its configuration.
+    pub id: String,
+}
+
+/// Everything that is remembered of a container; what happens while it runs is in [`Lifecycle`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Id.
+    pub id: ContainerId,
+    /// Name.
+    pub name: ContainerName,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Image.
+    pub image: ImageUse,
+    /// As it was asked for, completed from the image.
+    pub config: ContainerConfig,
+    /// As it was asked for, completed from the daemon's settings.
+    pub host: HostConfig,
+    /// What runs.
+    pub process: ProcessPlan,
+    /// `None`: the host's ids.
+    pub id_range: Option<IdRange>,
+    /// Key of the snapshot that is its writable layer.
+    pub snapshot_key: String,
+    /// How often a restart policy started it anew.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// Where it is in its life.
+    pub lifecycle: Lifecycle,
+}
+
+impl Record {
+    /// Network mode, which the engine has filled in when it made the record.
+    pub fn network_mode(&self) -> NetworkMode {
+        self.host.network_mode.unwrap_or(NetworkMode::None)
+    }
+
+    /// Host name inside: what was asked for, else the beginning of the id.
+    pub fn hostname(&self) -> &str {
+        if self.config.hostname.is_empty() { self.id.short() } else { &self.config.hostname }
+    }
+}
+
+/// Files of one container below the daemon's persistent directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDir(PathBuf);
+
+impl ContainerDir {
+    /// The directory of container `id` below `containers`.
+    pub fn new(containers: &Path, id: &ContainerId) -> Self {
+        Self(containers.join(id.as_str()))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Log of its first process.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log.json")
+    }
+
+    /// Exit record of its first process, written by the shim.
+    pub fn exit_record(&self) -> PathBuf {
+        self.0.join("exit.json")
+    }
+
+    /// A file that is bound over `/etc/NAME` of the image.
+    pub fn etc(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}

@@ -1,0 +1,388 @@
+//! Runs a shim's `start` and `delete` (containerd, runtime v2, as third parties implement it).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use prost::Message as _;
+use prost_types::Any;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use keg_proto::containerd::runc::v1::Options;
+
+use super::task::TaskExit;
+
+/// How long `start` may take.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `delete` may take; it may have to kill what the container left.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Octets of a shim's complaint that an error quotes.
+const COMPLAINT_BYTES_MAX: usize = 2000;
+
+/// Why a shim could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A file of the bundle cannot be written or read.
+    #[error("prepare the bundle: {path:?}")]
+    Bundle {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program cannot be executed.
+    #[error("execute the shim {program:?}")]
+    Execute {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It failed.
+    #[error("the shim's `{command}` failed: {complaint}")]
+    Failed {
+        /// `start` or `delete`.
+        command: &'static str,
+        /// What it wrote to standard error.
+        complaint: String,
+    },
+    /// It did not end in time.
+    #[error("the shim's `{command}` did not end within {} s", timeout.as_secs())]
+    TimedOut {
+        /// `start` or `delete`.
+        command: &'static str,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// It printed something else than an address.
+    #[error("the shim printed no address but {printed:?}")]
+    Address {
+        /// What it printed.
+        printed: String,
+    },
+}
+
+/// A shim as a program, and what it is told of its daemon.
+#[derive(Debug, Clone)]
+pub struct ShimProgram {
+    /// The program.
+    pub program: PathBuf,
+    /// Namespace of containers and tasks.
+    pub namespace: String,
+    /// Path of the daemon's socket; shims keep their own beside it.
+    pub daemon_socket: PathBuf,
+    /// Path of the socket that events go to.
+    pub events_socket: PathBuf,
+    /// Writes more into its log.
+    pub debug: bool,
+}
+
+/// The directory that a shim works in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle(PathBuf);
+
+impl Bundle {
+    /// The bundle of container `id` below `tasks`, the directory of its namespace.
+    pub fn new(tasks: &Path, id: &str) -> Self {
+        Self(tasks.join(id))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory with its `rootfs` and `config.json`.
+    ///
+    /// # Errors
+    /// [`LaunchError::Bundle`], also if it is there already.
+    pub fn make(&self, config_json: &[u8]) -> Result<(), LaunchError> {
+        // Passable, since the container's root, who is nobody here, must reach `rootfs`.
+        let mut directory = std::fs::DirBuilder::new();
+        directory.mode(0o711);
+        for path in [self.0.clone(), self.0.join("rootfs")] {
+            directory.create(&path).map_err(|source| LaunchError::Bundle { path, source })?;
+        }
+        let path = self.0.join("config.json");
+        std::fs::write(&path, config_json).map_err(|source| LaunchError::Bundle { path, source })
+    }
+
+    /// The address of the shim, if one has started here.
+    ///
+    /// # Errors
+    /// [`LaunchError::Bundle`] if the file is there and cannot be read.
+    pub fn address(&self) -> Result<Option<String>, LaunchError> {
+        let path = self.0.join("address");
+        match std::fs::read_to_string(&path) {
+            Ok(address) => Ok(Some(address.trim().to_owned()).filter(|text| !text.is_empty())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LaunchError::Bundle { path, source }),
+        }
+    }
+
+    /// Removes the directory; nothing is mounted in it any more.
+    ///
+    /// # Errors
+    /// [`LaunchError::Bundle`]. `EBUSY` means that the root file system is still mounted.
+    pub fn remove(&self) -> Result<(), LaunchError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LaunchError::Bundle { path, source }
+        };
+        // `rootfs` by itself and not recursively: what might still be mounted there is not ours.
+        let rootfs = self.0.join("rootfs");
+        match std::fs::remove_dir(&rootfs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail(&rootfs)(error));
+            }
+            _ => {}
+        }
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(&self.0)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Options for the runtime: which program, and nothing else unless it is known.
+pub fn runtime_options(binary: &str) -> Option<Any> {
+    if binary.is_empty() {
+        return None;
+    }
+    let options = Options { binary_name: binary.to_owned(), ..Options::default() };
+    Some(Any { type_url: "containerd.runc.v1.Options".to_owned(), value: options.encode_to_vec() })
+}
+
+impl ShimProgram {
+    /// Starts a shim for the container `id` in its bundle; returns the shim's address.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; the shim's own words are part of it.
+    pub async fn start(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        options: Option<&Any>,
+    ) -> Result<String, LaunchError> {
+        let stdin = options.map(prost::Message::encode_to_vec).unwrap_or_default();
+        let output = self.run("start", id, bundle, &stdin, START_TIMEOUT).await?;
+        let address = parse_address(&output.stdout)?;
+        if bundle.address()?.is_none() {
+            let path = bundle.0.join("address");
+            std::fs::write(&path, &address)
+                .map_err(|source| LaunchError::Bundle { path, source })?;
+        }
+        Ok(address)
+    }
+
+    /// Cleans up after a shim that is gone; returns what it found out about the exit.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; the shim's own words are part of it.
+    pub async fn delete(&self, id: &str, bundle: &Bundle) -> Result<TaskExit, LaunchError> {
+        let output = self.run("delete", id, bundle, &[], DELETE_TIMEOUT).await?;
+        let response =
+            keg_proto::containerd::task::v2::DeleteResponse::decode(output.stdout.as_slice())
+                .unwrap_or_default();
+        let exited_at =
+            response.exited_at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok());
+        Ok(TaskExit { status: response.exit_status, exited_at })
+    }
+
+    async fn run(
+        &self,
+        command: &'static str,
+        id: &str,
+        bundle: &Bundle,
+        stdin: &[u8],
+        timeout: Duration,
+    ) -> Result<Output, LaunchError> {
+        let execute = |source| LaunchError::Execute { program: self.program.clone(), source };
+        let mut child = Command::new(&self.program)
+            .args(self.arguments(command, id, bundle))
+            .current_dir(bundle.path())
+            .env("TTRPC_ADDRESS", &self.events_socket)
+            .env("GRPC_ADDRESS", &self.daemon_socket)
+            .env("NAMESPACE", &self.namespace)
+            .env("MAX_SHIM_VERSION", "2")
+            // What is the daemon's own must not reach a program that outlives it.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(execute)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            match pipe.write_all(stdin).await {
+                // A shim that needs no options need not read them.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    return Err(execute(error));
+                }
+                _ => {}
+            }
+        }
+        let output = tokio::time::timeout(timeout, child.wait_with_output())
+            .await
+            .map_err(|_| LaunchError::TimedOut { command, timeout })?
+            .map_err(execute)?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        Err(LaunchError::Failed { command, complaint: complaint(&output) })
+    }
+
+    fn arguments(&self, command: &str, id: &str, bundle: &Bundle) -> Vec<OsString> {
+        let own = std::env::current_exe().unwrap_or_default();
+        let mut arguments: Vec<OsString> = vec![
+            "-namespace".into(),
+            self.namespace.clone().into(),
+            "-address".into(),
+            self.daemon_socket.clone().into(),
+            "-publish-binary".into(),
+            own.into(),
+            "-id".into(),
+            id.into(),
+            "-bundle".into(),
+            bundle.path().into(),
+        ];
+        if self.debug {
+            arguments.push("-debug".into());
+        }
+        arguments.push(command.into());
+        arguments
+    }
+}
+
+/// What a shim that failed said, or how it ended.
+fn complaint(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let text = text.trim();
+    if text.is_empty() {
+        return output.status.to_string();
+    }
+    text.chars().take(COMPLAINT_BYTES_MAX).collect()
+}
+
+/// Reads an address in any of the forms that shims print: plain, or JSON with a protocol.
+fn parse_address(printed: &[u8]) -> Result<String, LaunchError> {
+    #[derive(serde::Deserialize)]
+    struct Bootstrap {
+        address: String,
+        protocol: String,
+    }
+    let text = String::from_utf8_lossy(printed);
+    let text = text.trim();
+    let address = match serde_json::from_str::<Bootstrap>(text) {
+        Ok(bootstrap) if bootstrap.protocol == "ttrpc" => bootstrap.address,
+        _ => text.to_owned(),
+    };
+    let is_path = address.strip_prefix("unix://").unwrap_or(&address).starts_with('/');
+    if is_path && !address.contains(char::is_whitespace) {
+        Ok(address)
+    } else {
+        Err(LaunchError::Address { printed: text.chars().take(COMPLAINT_BYTES_MAX).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn program(dir: &Path, script: &str) -> ShimProgram {
+        let program = dir.join("shim");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        ShimProgram {
+            program,
+            namespace: "keg".into(),
+            daemon_socket: dir.join("kegd.sock"),
+            events_socket: dir.join("events.sock"),
+            debug: false,
+        }
+    }
+
+    fn bundle(dir: &Path) -> Bundle {
+        let bundle = Bundle::new(dir, "abc");
+        bundle.make(b"{}").unwrap();
+        bundle
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_form() {
+        let json = br#"{"version":2,"address":"unix:///s","protocol":"ttrpc"}"#;
+        for (printed, address) in
+            [(&b"unix:///s\n"[..], "unix:///s"), (b"/s", "/s"), (json, "unix:///s")]
+        {
+            assert_eq!(parse_address(printed).unwrap(), address);
+        }
+        let grpc = br#"{"version":3,"address":"unix:///s","protocol":"grpc"}"#;
+        for printed in [&b""[..], b"hello", b"unix://s", b"/a b", grpc] {
+            assert!(parse_address(printed).is_err(), "{printed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shim_is_called_as_containerd_calls_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = program(
+            dir.path(),
+            "cat > got.stdin; echo \"$@ $NAMESPACE $TTRPC_ADDRESS\" > got.args; printf unix:///x",
+        );
+        let bundle = bundle(dir.path());
+
+        let address = shim.start("abc", &bundle, runtime_options("/r").as_ref()).await.unwrap();
+
+        assert_eq!(address, "unix:///x");
+        assert_eq!(bundle.address().unwrap().as_deref(), Some("unix:///x"));
+        let args = std::fs::read_to_string(bundle.path().join("got.args")).unwrap();
+        let expected = format!(" keg {}", shim.events_socket.display());
+        assert!(args.starts_with("-namespace keg -address "), "{args}");
+        assert!(args.trim_end().ends_with(&format!("start{expected}")), "{args}");
+        let options = Any::decode(&std::fs::read(bundle.path().join("got.stdin")).unwrap()[..]);
+        let options = Options::decode(&options.unwrap().value[..]).unwrap();
+        assert_eq!(options.binary_name, "/r");
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_fails_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = program(dir.path(), "echo no such runtime >&2; exit 1");
+
+        let error = shim.start("abc", &bundle(dir.path()), None).await.unwrap_err();
+
+        assert!(error.to_string().contains("no such runtime"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shim = program(dir.path(), "");
+        shim.program = "/nonexistent/shim".into();
+
+        let error = shim.start("abc", &bundle(dir.path()), None).await.unwrap_err();
+
+        assert!(matches!(error, LaunchError::Execute { .. }));
+    }
+
+    #[test]
+    fn a_bundle_is_removed_whole_and_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = bundle(dir.path());
+
+        bundle.remove().unwrap();
+        bundle.remove().unwrap();
+
+        assert!(!bundle.path().exists());
+    }
+}

@@ -1,0 +1,251 @@
+//! The OCI runtime specification of a container (`config.json`).
+//!
+//! | module | part |
+//! | --- | --- |
+//! | [`capabilities`] | the five sets |
+//! | [`seccomp`] | system calls |
+//! | [`mounts`] | what is mounted where |
+//! | [`resources`] | limits and devices |
+//!
+//! Invariant: [`build`] is a pure function of what it is given. Everything that must be asked of
+//! the host or of the image is asked before, so that a specification can be tested without either.
+
+pub mod capabilities;
+pub mod mounts;
+pub mod resources;
+pub mod seccomp;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec,
+    User,
+};
+
+use crate::model::{ContainerDir, IdRange, NamespaceMode, Record, SeccompChoice};
+use crate::users::Identity;
+
+/// Version of the runtime specification that the files are written for.
+const OCI_VERSION: &str = "1.2.0";
+
+/// Parts of `/proc` and `/sys` that tell about the host, or harm it, and are made invisible.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Parts of `/proc` that are shown and cannot be written to.
+const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Why there is no specification for a container.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// See [`capabilities::select`].
+    #[error("the container's capabilities cannot be selected")]
+    Capability(#[source] capabilities::UnknownCapability),
+    /// No such limit.
+    #[error("unknown limit {name:?}: give one of setrlimit(2) in lower case, such as nofile")]
+    UnknownUlimit {
+        /// What was given.
+        name: String,
+    },
+    /// A soft limit beyond the hard one.
+    #[error("limit {name}: the soft value {soft} is larger than the hard value {hard}")]
+    UlimitOrder {
+        /// Which limit.
+        name: String,
+        /// Soft value.
+        soft: u64,
+        /// Hard value.
+        hard: u64,
+    },
+}
+
+/// What a specification is made from.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The container.
+    pub record: &'a Record,
+    /// Its user, looked up in its own files.
+    pub identity: &'a Identity,
+    /// Its files on the host, bound over the image's.
+    pub dir: &'a ContainerDir,
+    /// Where named volumes are.
+    pub volumes: &'a Path,
+    /// Highest capability that the running kernel knows.
+    pub last_capability: u8,
+}
+
+/// Writes the specification.
+///
+/// # Errors
+/// [`SpecError`] if a capability or a limit has no such name, or a limit contradicts itself.
+pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
+    let record = input.record;
+    let host = &record.host;
+    let selected =
+        capabilities::select(host.privileged, &host.cap_add, &host.cap_drop, input.last_capability)
+            .map_err(SpecError::Capability)?;
+
+    let mut root = Root::default();
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(host.read_only_rootfs));
+
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_root(Some(root))
+        .set_process(Some(process(record, input.identity, &selected)?))
+        .set_mounts(Some(mounts::build(input)))
+        .set_linux(Some(linux(record, &selected)))
+        .set_hostname(None)
+        .set_domainname(None);
+    if host.uts_mode == NamespaceMode::Private {
+        spec.set_hostname(Some(record.hostname().to_owned()));
+        if !record.config.domainname.is_empty() {
+            spec.set_domainname(Some(record.config.domainname.clone()));
+        }
+    }
+    if !host.annotations.is_empty() {
+        spec.set_annotations(Some(host.annotations.clone().into_iter().collect()));
+    }
+    Ok(spec)
+}
+
+/// The first process.
+fn process(
+    record: &Record,
+    identity: &Identity,
+    selected: &Capabilities,
+) -> Result<Process, SpecError> {
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(record.config.tty))
+        .set_user(user(identity))
+        .set_args(Some(record.process.args.clone()))
+        .set_env(Some(with_home(&record.process.env, identity)))
+        .set_cwd(record.process.working_dir.clone())
+        .set_capabilities(Some(capabilities::for_process(selected, identity.uid == 0)))
+        .set_rlimits(rlimits(record)?)
+        .set_no_new_privileges(Some(record.host.no_new_privileges))
+        .set_oom_score_adj(record.host.oom_score_adj);
+    if let Some(size) = record.config.terminal_size.filter(|_| record.config.tty) {
+        let console = BoxBuilder::default().height(size.height).width(size.width).build();
+        process.set_console_size(console.ok());
+    }
+    Ok(process)
+}
+
+/// The process's user in the form of the specification.
+pub(crate) fn user(identity: &Identity) -> User {
+    let mut user = User::default();
+    user.set_uid(identity.uid).set_gid(identity.gid);
+    if !identity.additional_gids.is_empty() {
+        user.set_additional_gids(Some(identity.additional_gids.clone()));
+    }
+    user
+}
+
+/// Adds `HOME`, which a user's account decides unless somebody else has.
+pub(crate) fn with_home(env: &[String], identity: &Identity) -> Vec<String> {
+    let mut env = env.to_vec();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", identity.home));
+    }
+    env
+}
+
+fn rlimits(record: &Record) -> Result<Option<Vec<PosixRlimit>>, SpecError> {
+    let mut limits = Vec::new();
+    for ulimit in &record.host.ulimits {
+        let name = &ulimit.name;
+        if ulimit.soft > ulimit.hard {
+            let (soft, hard) = (ulimit.soft, ulimit.hard);
+            return Err(SpecError::UlimitOrder { name: name.clone(), soft, hard });
+        }
+        let typ: PosixRlimitType = format!("RLIMIT_{}", name.to_ascii_uppercase())
+            .parse()
+            .map_err(|_| SpecError::UnknownUlimit { name: name.clone() })?;
+        let limit = PosixRlimitBuilder::default()
+            .typ(typ)
+            .soft(ulimit.soft)
+            .hard(ulimit.hard)
+            .build()
+            .map_err(|_| SpecError::UnknownUlimit { name: name.clone() })?;
+        limits.push(limit);
+    }
+    Ok(Some(limits).filter(|limits| !limits.is_empty()))
+}
+
+fn linux(record: &Record, selected: &Capabilities) -> Linux {
+    let host = &record.host;
+    let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
+    let confined = !host.privileged;
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(Some(namespaces(record)))
+        .set_resources(Some(resources::build(host)))
+        .set_cgroups_path(Some(PathBuf::from("/keg").join(record.id.as_str())))
+        .set_masked_paths(if confined { list(&MASKED_PATHS) } else { None })
+        .set_readonly_paths(if confined { list(&READONLY_PATHS) } else { None })
+        .set_rootfs_propagation(mounts::rootfs_propagation(record).map(str::to_owned));
+    if confined && host.seccomp == SeccompChoice::Default {
+        linux.set_seccomp(Some(seccomp::default_filter(selected)));
+    }
+    if let Some(range) = record.id_range {
+        linux.set_uid_mappings(Some(mapping(range))).set_gid_mappings(Some(mapping(range)));
+    }
+    if !host.sysctls.is_empty() {
+        let sysctls: HashMap<String, String> = host.sysctls.clone().into_iter().collect();
+        linux.set_sysctl(Some(sysctls));
+    }
+    linux
+}
+
+/// Id 0 and up inside are the range outside.
+pub(crate) fn mapping(range: IdRange) -> Vec<LinuxIdMapping> {
+    LinuxIdMappingBuilder::default()
+        .container_id(0_u32)
+        .host_id(range.start)
+        .size(range.length)
+        .build()
+        .into_iter()
+        .collect()
+}
+
+fn namespaces(record: &Record) -> Vec<LinuxNamespace> {
+    let host = &record.host;
+    let own = |mode: NamespaceMode| mode == NamespaceMode::Private;
+    let wanted = [
+        (LinuxNamespaceType::User, record.id_range.is_some()),
+        (LinuxNamespaceType::Mount, true),
+        (LinuxNamespaceType::Pid, own(host.pid_mode)),
+        (LinuxNamespaceType::Ipc, own(host.ipc_mode)),
+        (LinuxNamespaceType::Uts, own(host.uts_mode)),
+        (LinuxNamespaceType::Cgroup, own(host.cgroupns_mode)),
+        (LinuxNamespaceType::Network, record.network_mode().has_own_namespace()),
+    ];
+    wanted
+        .into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(typ, _)| {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(typ);
+            namespace
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
