@@ -185,6 +185,22 @@ impl Runtime {
         self.create_with(bundle, &[])
     }
 
+    /// Tries to create a container that the runtime must refuse; returns what it said.
+    ///
+    /// # Panics
+    /// If it does not refuse, or if it says nothing.
+    #[must_use]
+    #[track_caller]
+    pub fn refused(&self, bundle: Bundle) -> Outcome {
+        match self.try_create(bundle) {
+            Ok(container) => panic!("{} was created", container.id()),
+            Err(outcome) => {
+                assert!(!outcome.error.is_empty(), "refused without a word: {outcome:?}");
+                outcome
+            }
+        }
+    }
+
     /// Creates a container with further flags of `create`.
     ///
     /// # Errors

@@ -5,5 +5,8 @@
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod image;
 mod runtime;
 mod seams;

@@ -1,3 +1,15 @@
 //! keg-runtime by its command line, on bundles; asked of the probe inside.
 
+mod bad_input;
+mod exec;
+mod hooks;
 mod lifecycle;
+mod limits;
+mod mounts;
+mod namespaces;
+mod paths;
+mod process;
+mod seccomp;
+mod sysctl;
+mod terminal;
+mod userns;

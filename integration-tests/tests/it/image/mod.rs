@@ -1,0 +1,3 @@
+//! Images by `keg` and kegd: registries that work, and registries that do not.
+
+mod pull;
