@@ -76,6 +76,24 @@ pub enum Reason {
     StoreFailed,
     /// A bug of Keg.
     Internal,
+    /// The call needs a running container.
+    ContainerNotRunning,
+    /// The call needs a container that does not run.
+    ContainerRunning,
+    /// The container is being removed by another call.
+    ContainerBeingRemoved,
+    /// The command does not exist in the container.
+    CommandNotFound,
+    /// The command exists and cannot be executed.
+    CommandNotExecutable,
+    /// The OCI runtime could not start the container for another reason.
+    RuntimeFailed,
+    /// The shim could not be started, or is gone.
+    ShimFailed,
+    /// No command was given and the image has none.
+    NoCommand,
+    /// The daemon is shutting down.
+    ShuttingDown,
 }
 
 impl Reason {
@@ -103,6 +121,15 @@ impl Reason {
             Self::Timeout => "TIMEOUT",
             Self::StoreFailed => "STORE_FAILED",
             Self::Internal => "INTERNAL",
+            Self::ContainerNotRunning => "CONTAINER_NOT_RUNNING",
+            Self::ContainerRunning => "CONTAINER_RUNNING",
+            Self::ContainerBeingRemoved => "CONTAINER_BEING_REMOVED",
+            Self::CommandNotFound => "COMMAND_NOT_FOUND",
+            Self::CommandNotExecutable => "COMMAND_NOT_EXECUTABLE",
+            Self::RuntimeFailed => "RUNTIME_FAILED",
+            Self::ShimFailed => "SHIM_FAILED",
+            Self::NoCommand => "NO_COMMAND",
+            Self::ShuttingDown => "SHUTTING_DOWN",
         }
     }
 
@@ -118,15 +145,21 @@ impl Reason {
             | Self::PlatformNotFound
             | Self::ContainerNotFound => ErrorClass::NotFound,
             Self::NameInUse => ErrorClass::AlreadyExists,
-            Self::RegistryUnreachable => ErrorClass::Unavailable,
-            Self::RegistryRefused | Self::ImageInUse | Self::UnsupportedByHost => {
-                ErrorClass::FailedPrecondition
-            }
+            Self::RegistryUnreachable | Self::ShuttingDown => ErrorClass::Unavailable,
+            Self::RegistryRefused
+            | Self::ImageInUse
+            | Self::UnsupportedByHost
+            | Self::ContainerNotRunning
+            | Self::ContainerRunning
+            | Self::CommandNotFound
+            | Self::CommandNotExecutable
+            | Self::RuntimeFailed => ErrorClass::FailedPrecondition,
+            Self::ContainerBeingRemoved => ErrorClass::Aborted,
             Self::RegistryUnauthorized => ErrorClass::Unauthenticated,
             Self::DigestMismatch | Self::ImageMalformed => ErrorClass::DataLoss,
             Self::OutOfSpace => ErrorClass::ResourceExhausted,
             Self::Timeout => ErrorClass::DeadlineExceeded,
-            Self::StoreFailed | Self::Internal => ErrorClass::Internal,
+            Self::StoreFailed | Self::ShimFailed | Self::Internal => ErrorClass::Internal,
         }
     }
 }
