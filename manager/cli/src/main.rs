@@ -1,3 +1,92 @@
-//! keg: the command line that people type.
+//! `keg`: the command line that people type.
+//!
+//! A client of keg.v1 and nothing else: it parses, calls, formats and streams. One thread (but see
+//! `terminal::stdio`), no work before the flags are parsed, no file read that was not asked for.
+//!
+//! ```text
+//! cli ─▶ commands/* ─▶ options (flags to messages) ─▶ client ─▶ kegd
+//!                  └─▶ views, table, template, humanize (messages to text)
+//!                  └─▶ session, terminal, signals (streams)    progress (pulls)
+//! ```
 
-fn main() {}
+mod cli;
+mod client;
+mod commands;
+mod failure;
+mod humanize;
+mod moment;
+mod options;
+mod output;
+mod progress;
+mod reference;
+mod session;
+mod signals;
+mod table;
+mod template;
+mod terminal;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::cli::Cli;
+use crate::failure::{EXIT_ENGINE, Failure};
+
+fn main() -> ExitCode {
+    // A release build aborts on a panic, and drops nothing: the terminal must not stay raw.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        terminal::restore();
+        report(panic);
+    }));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::complain(&failure.render());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Does what was typed, on one thread.
+fn run(cli: Cli) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::stream(&error, "start"))?;
+    let outcome = runtime.block_on(cli::execute(cli.command, &cli.host));
+    // A thread may wait for input that will never come: the end of the process ends it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Prints help or what is wrong with what was typed, with the exit codes that Docker has for them.
+fn explain(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody who left can be told.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::FAILURE
+        }
+        kind => {
+            let text = error.render().to_string();
+            output::complain(&text.replacen("error: ", "keg: ", 1));
+            match kind {
+                ErrorKind::InvalidSubcommand | ErrorKind::MissingRequiredArgument => {
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::from(EXIT_ENGINE),
+            }
+        }
+    }
+}

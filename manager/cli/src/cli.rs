@@ -1,0 +1,278 @@
+//! What can be typed: the tree of commands, and the way from a command to its file.
+//!
+//! Every command has the short form and the long one that Docker has: `keg ps` is
+//! `keg container ls`. Flags of a command are built only if it is the one that was typed.
+
+use clap::{Parser, Subcommand};
+
+use crate::client::DEFAULT_HOST;
+use crate::commands::{
+    attach, completion, create, events, image_inspect, images, import, info, inspect, kill, logs,
+    man, ps, pull, restart, rm, rmi, run, start, stop, tag, version, wait,
+};
+use crate::failure::Failure;
+
+/// Runs containers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keg",
+    version,
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Start here:
+  keg run --rm busybox echo hello    run a command in a container
+  keg run -it --rm busybox sh        run a shell in one
+  keg ps -a                          see what runs, and what has ended
+  keg COMMAND --help                 learn more, by example"
+)]
+pub(crate) struct Cli {
+    /// Socket of the daemon
+    #[arg(
+        short = 'H',
+        long,
+        env = "KEG_HOST",
+        value_name = "URI",
+        default_value = DEFAULT_HOST
+    )]
+    pub(crate) host: String,
+    /// Print version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands in their short forms, and the groups of the long ones.
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub(crate) enum Command {
+    /// Create a container from an image, and run it
+    Run(Box<run::RunArgs>),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Download an image from a registry
+    Pull(pull::PullArgs),
+    /// List images
+    Images(images::ImagesArgs),
+    /// Show what a container has written
+    Logs(logs::LogsArgs),
+    /// Show everything known of containers and images
+    Inspect(inspect::InspectArgs),
+    /// Join the streams of a container that runs
+    Attach(attach::AttachArgs),
+    /// Create a container, and do not start it
+    Create(Box<create::CreateArgs>),
+    /// Start containers
+    Start(start::StartArgs),
+    /// Stop containers
+    Stop(stop::StopArgs),
+    /// Stop containers, and start them again
+    Restart(stop::StopArgs),
+    /// Send a signal to containers
+    Kill(kill::KillArgs),
+    /// Wait for containers to end, and print their exit codes
+    Wait(wait::WaitArgs),
+    /// Remove containers
+    Rm(rm::RmArgs),
+    /// Remove images
+    Rmi(rmi::RmiArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Make an image of a tar archive
+    Import(import::ImportArgs),
+    /// Show what happens, as it happens
+    Events(events::EventsArgs),
+    /// Show the daemon's settings, what it holds, and what the host offers
+    Info(info::InfoArgs),
+    /// Show versions
+    Version(version::VersionArgs),
+    /// Manage containers
+    #[command(subcommand, arg_required_else_help = true)]
+    Container(ContainerCommand),
+    /// Manage images
+    #[command(subcommand, arg_required_else_help = true)]
+    Image(ImageCommand),
+    /// Manage the daemon
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemCommand),
+    /// Print a script that completes commands and flags in a shell
+    Completion(completion::CompletionArgs),
+    /// Write manual pages
+    Man(man::ManArgs),
+}
+
+/// The long forms of what concerns containers.
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub(crate) enum ContainerCommand {
+    /// Join the streams of a container that runs
+    Attach(attach::AttachArgs),
+    /// Create a container, and do not start it
+    Create(Box<create::CreateArgs>),
+    /// Show everything known of containers
+    Inspect(inspect::ContainerInspectArgs),
+    /// Send a signal to containers
+    Kill(kill::KillArgs),
+    /// Show what a container has written
+    Logs(logs::LogsArgs),
+    /// List containers
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
+    /// Stop containers, and start them again
+    Restart(stop::StopArgs),
+    /// Remove containers
+    #[command(visible_alias = "remove")]
+    Rm(rm::RmArgs),
+    /// Create a container from an image, and run it
+    Run(Box<run::RunArgs>),
+    /// Start containers
+    Start(start::StartArgs),
+    /// Stop containers
+    Stop(stop::StopArgs),
+    /// Wait for containers to end, and print their exit codes
+    Wait(wait::WaitArgs),
+}
+
+/// The long forms of what concerns images.
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub(crate) enum ImageCommand {
+    /// Make an image of a tar archive
+    Import(import::ImportArgs),
+    /// Show everything known of images
+    Inspect(image_inspect::ImageInspectArgs),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Download an image from a registry
+    Pull(pull::PullArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+}
+
+/// The long forms of what concerns the daemon.
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub(crate) enum SystemCommand {
+    /// Show what happens, as it happens
+    Events(events::EventsArgs),
+    /// Show the daemon's settings, what it holds, and what the host offers
+    Info(info::InfoArgs),
+}
+
+/// Does what was typed; returns the program's exit code.
+///
+/// # Errors
+/// The [`Failure`] of the command.
+pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure> {
+    match command {
+        Command::Attach(args) => attach::run(args, host).await,
+        Command::Completion(args) => completion::run(&args),
+        Command::Container(command) => execute_container(command, host).await,
+        Command::Create(args) => create::run(*args, host).await,
+        Command::Events(args) => events::run(args, host).await,
+        Command::Image(command) => execute_image(command, host).await,
+        Command::Images(args) => images::run(args, host).await,
+        Command::Import(args) => import::run(args, host).await,
+        Command::Info(args) => info::run(args, host).await,
+        Command::Inspect(args) => inspect::run(args, host).await,
+        Command::Kill(args) => kill::run(args, host).await,
+        Command::Logs(args) => logs::run(args, host).await,
+        Command::Man(args) => man::run(args),
+        Command::Ps(args) => ps::run(args, host).await,
+        Command::Pull(args) => pull::run(args, host).await,
+        Command::Restart(args) => restart::run(args, host).await,
+        Command::Rm(args) => rm::run(args, host).await,
+        Command::Rmi(args) => rmi::run(args, host).await,
+        Command::Run(args) => run::run(*args, host).await,
+        Command::Start(args) => start::run(args, host).await,
+        Command::Stop(args) => stop::run(args, host).await,
+        Command::System(SystemCommand::Events(args)) => events::run(args, host).await,
+        Command::System(SystemCommand::Info(args)) => info::run(args, host).await,
+        Command::Tag(args) => tag::run(args, host).await,
+        Command::Version(args) => version::run(args, host).await,
+        Command::Wait(args) => wait::run(args, host).await,
+    }
+}
+
+async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, Failure> {
+    match command {
+        ContainerCommand::Attach(args) => attach::run(args, host).await,
+        ContainerCommand::Create(args) => create::run(*args, host).await,
+        ContainerCommand::Inspect(args) => inspect::run_container(args, host).await,
+        ContainerCommand::Kill(args) => kill::run(args, host).await,
+        ContainerCommand::Logs(args) => logs::run(args, host).await,
+        ContainerCommand::Ls(args) => ps::run(args, host).await,
+        ContainerCommand::Restart(args) => restart::run(args, host).await,
+        ContainerCommand::Rm(args) => rm::run(args, host).await,
+        ContainerCommand::Run(args) => run::run(*args, host).await,
+        ContainerCommand::Start(args) => start::run(args, host).await,
+        ContainerCommand::Stop(args) => stop::run(args, host).await,
+        ContainerCommand::Wait(args) => wait::run(args, host).await,
+    }
+}
+
+async fn execute_image(command: ImageCommand, host: &str) -> Result<u8, Failure> {
+    match command {
+        ImageCommand::Import(args) => import::run(args, host).await,
+        ImageCommand::Inspect(args) => image_inspect::run(args, host).await,
+        ImageCommand::Ls(args) => images::run(args, host).await,
+        ImageCommand::Pull(args) => pull::run(args, host).await,
+        ImageCommand::Rm(args) => rmi::run(args, host).await,
+        ImageCommand::Tag(args) => tag::run(args, host).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+        // Flags that are built only when needed must be built to be checked.
+        let mut command = Cli::command();
+        command.build();
+        assert!(command.find_subcommand("run").is_some());
+    }
+
+    #[test]
+    fn short_and_long_forms_take_the_same_flags() {
+        let pairs = [
+            (&["ps", "-aq", "--no-trunc"][..], &["container", "ls", "-aq", "--no-trunc"][..]),
+            (&["images", "--digests"], &["image", "ls", "--digests"]),
+            (&["rmi", "-f", "x"], &["image", "rm", "-f", "x"]),
+            (&["run", "-it", "x", "-y"], &["container", "run", "-it", "x", "-y"]),
+        ];
+        for (short, long) in pairs {
+            for words in [short, long] {
+                let line = std::iter::once("keg").chain(words.iter().copied());
+                assert!(Cli::try_parse_from(line).is_ok(), "{words:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_answered_with_a_proposal() {
+        let error = Cli::try_parse_from(["keg", "imagse"]).expect_err("no such command");
+
+        assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
+        assert!(error.to_string().contains("images"), "{error}");
+    }
+
+    #[test]
+    fn every_command_explains_itself() {
+        let mut command = Cli::command();
+        command.build();
+        for subcommand in command.get_subcommands() {
+            assert!(subcommand.get_about().is_some(), "{}", subcommand.get_name());
+        }
+    }
+}

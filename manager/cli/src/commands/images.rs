@@ -1,0 +1,118 @@
+//! `keg images`: lists images.
+
+use clap::Args;
+use jiff::Timestamp;
+use keg_proto::keg::v1::{ImageSummary, ListImagesRequest};
+
+use crate::client::Daemon;
+use crate::failure::Failure;
+use crate::options::filters::{Filters, has_label};
+use crate::output;
+use crate::table::RowFormat;
+use crate::views::image::{COLUMNS, COLUMNS_WITH_DIGESTS, RowStyle, rows};
+
+/// Filters that this command knows.
+const FILTERS: [&str; 3] = ["dangling", "label", "reference"];
+
+/// Flags of `images`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  keg images                              all images
+  keg images busybox                      all versions of one
+  keg images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  keg images -q -f dangling=true          ids of those without a name")]
+pub(crate) struct ImagesArgs {
+    /// Show all images (they always are: Keg keeps no intermediate ones)
+    #[arg(short = 'a', long)]
+    all: bool,
+    /// Show digests
+    #[arg(long)]
+    digests: bool,
+    /// Keep images that match (dangling=true|false, label=NAME[=VALUE], reference=NAME)
+    #[arg(short = 'f', long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Print as "json", "table TEMPLATE" or by a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Do not cut ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print ids only
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Keep images of this name
+    #[arg(value_name = "NAME[:TAG]")]
+    name: Option<String>,
+}
+
+/// Lists.
+pub(crate) async fn run(args: ImagesArgs, host: &str) -> Result<u8, Failure> {
+    let columns = if args.digests { COLUMNS_WITH_DIGESTS } else { COLUMNS };
+    let format =
+        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::usage)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+    let reference = match (&args.name, filters.values("reference")) {
+        (Some(name), _) => name.clone(),
+        (None, [.., last]) => last.clone(),
+        (None, []) => String::new(),
+    };
+
+    let daemon = Daemon::connect(host).await?;
+    let request = ListImagesRequest { reference };
+    let images = daemon.images().list(request).await?.into_inner().images;
+
+    let style = RowStyle {
+        now: Timestamp::now(),
+        truncate: !args.no_trunc,
+        with_created_at: format.may_read("CreatedAt"),
+    };
+    let kept = images.iter().filter(|image| keeps(&filters, image));
+    let listed = kept.flat_map(|image| {
+        let mut rows = rows(image, style);
+        // An id that is asked for alone is wanted once.
+        if args.quiet && args.format.is_none() {
+            rows.truncate(1);
+        }
+        rows
+    });
+    output::print(&format.render(columns, listed).map_err(Failure::usage)?)?;
+    Ok(0)
+}
+
+/// Whether an image passes the filters that concern what is shown of it.
+fn keeps(filters: &Filters, image: &ImageSummary) -> bool {
+    let dangling = filters.values("dangling");
+    let is_dangling = image.names.is_empty();
+    let wants = |value: &String| matches!(value.as_str(), "true" | "1") == is_dangling;
+    (dangling.is_empty() || dangling.iter().any(wants))
+        && filters.values("label").iter().all(|wanted| has_label(&image.labels, wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let named = ImageSummary {
+            names: vec!["a:1".to_owned()],
+            labels: HashMap::from([("x".to_owned(), "1".to_owned())]),
+            ..ImageSummary::default()
+        };
+        let dangling = ImageSummary::default();
+        let table: [(&[&str], bool, bool); 5] = [
+            (&[], true, true),
+            (&["dangling=true"], false, true),
+            (&["dangling=false"], true, false),
+            (&["label=x=1"], true, false),
+            (&["label=x=2"], false, false),
+        ];
+        for (texts, keeps_named, keeps_dangling) in table {
+            let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+            let filters = Filters::parse(&texts, &FILTERS).expect("filters");
+            assert_eq!(keeps(&filters, &named), keeps_named, "{texts:?}");
+            assert_eq!(keeps(&filters, &dangling), keeps_dangling, "{texts:?}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The commands, one file each: what can be typed, and what is done about it.
+//!
+//! A command parses its flags into messages, makes its calls, and shows the answers; what it can
+//! do, any client of keg.v1 can do.
+
+pub(crate) mod attach;
+pub(crate) mod completion;
+pub(crate) mod create;
+pub(crate) mod events;
+pub(crate) mod image_inspect;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod info;
+pub(crate) mod inspect;
+pub(crate) mod kill;
+pub(crate) mod logs;
+pub(crate) mod man;
+pub(crate) mod ps;
+pub(crate) mod pull;
+pub(crate) mod restart;
+pub(crate) mod rm;
+pub(crate) mod rmi;
+pub(crate) mod run;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod tag;
+pub(crate) mod version;
+pub(crate) mod wait;

@@ -1,0 +1,417 @@
+//! The flags that `run` and `create` share, and the container that they describe.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use keg_proto::keg::v1::{
+    ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, Resources, TerminalSize,
+};
+
+use super::{environment, mounts, platform, size};
+use crate::failure::Failure;
+use crate::progress::ProgressStyle;
+
+/// When the image is pulled before the container is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// Always, so that a tag that moved is noticed.
+    Always,
+    /// If it is not here.
+    Missing,
+    /// Never.
+    Never,
+}
+
+/// A standard stream to attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum AttachStream {
+    /// Standard input.
+    Stdin,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Flags of `run` and `create`.
+#[derive(Debug, Args)]
+pub(crate) struct ContainerFlags {
+    /// Attach to stdin, stdout or stderr (repeatable; default: stdout, stderr, and stdin with -i)
+    #[arg(short = 'a', long, value_name = "STREAM", ignore_case = true)]
+    pub(crate) attach: Vec<AttachStream>,
+    /// Write the container's id into this file, which must not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Weight of its share of processor time, 2 to 262144
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "WEIGHT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) cpu_shares: u64,
+    /// Processors' worth of time it may use, as in 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<String>,
+    /// Processors it may run on, as in 0-3,6
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+    pub(crate) cpuset_cpus: String,
+    /// Program to run in place of the image's entry point ("" for none)
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Set an environment variable (NAME=VALUE; NAME alone takes its value from here)
+    #[arg(short = 'e', long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Host name inside
+    #[arg(short = 'h', long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) hostname: String,
+    /// Keep standard input open
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// Set a label (NAME[=VALUE])
+    #[arg(short = 'l', long, value_name = "NAME[=VALUE]")]
+    pub(crate) label: Vec<String>,
+    /// Read labels from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) label_file: Vec<PathBuf>,
+    /// Memory limit, as in 512m
+    #[arg(short = 'm', long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Limit of memory and swap together; -1 for unlimited swap
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
+    /// Mount something (type=bind|volume|tmpfs,source=…,target=…[,readonly])
+    #[arg(long, value_name = "FIELDS")]
+    pub(crate) mount: Vec<String>,
+    /// Name of the container
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// Network: "none" or "host"
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "NETWORK",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) network: String,
+    /// Most processes and threads; -1 for unlimited
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) pids_limit: i64,
+    /// Platform of the image, as in linux/arm64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    /// How to show the progress of a pull
+    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    pub(crate) progress: ProgressStyle,
+    /// When to pull the image
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pub(crate) pull: PullPolicy,
+    /// Do not show the progress of a pull
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    /// Mount the root filesystem read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Remove the container once it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Runtime: a name from the daemon's configuration, or a path
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) runtime: String,
+    /// Signal that asks it to stop (default: the image's, else SIGTERM)
+    #[arg(long, value_name = "SIGNAL", default_value = "", hide_default_value = true)]
+    pub(crate) stop_signal: String,
+    /// Seconds between that signal and SIGKILL (default: 10)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) stop_timeout: Option<u32>,
+    /// Mount a temporary filesystem (TARGET[:ro])
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Give the process a terminal
+    #[arg(short = 't', long)]
+    pub(crate) tty: bool,
+    /// User to run as
+    #[arg(
+        short = 'u',
+        long,
+        value_name = "USER[:GROUP]",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) user: String,
+    /// User namespace: "auto" (an id range of its own, the default) or "host"
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub(crate) userns: String,
+    /// Mount a path of the host, or a volume ([SOURCE:]TARGET[:ro])
+    #[arg(short = 'v', long, value_name = "VOLUME")]
+    pub(crate) volume: Vec<String>,
+    /// Directory to start in
+    #[arg(short = 'w', long, value_name = "DIR", default_value = "", hide_default_value = true)]
+    pub(crate) workdir: String,
+    /// The image, and the command with its arguments (default: the image's)
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "IMAGE [COMMAND] [ARG...]",
+        num_args = 1..
+    )]
+    pub(crate) image_and_command: Vec<String>,
+}
+
+impl ContainerFlags {
+    /// The image, and what is to run in it.
+    pub(crate) fn image_and_command(&self) -> (&str, &[String]) {
+        match self.image_and_command.split_first() {
+            Some((image, command)) => (image, command),
+            None => ("", &[]),
+        }
+    }
+
+    /// Whether standard input is kept open, by `-i` or by `-a stdin`.
+    pub(crate) fn wants_stdin(&self) -> bool {
+        self.interactive || self.attach.contains(&AttachStream::Stdin)
+    }
+
+    /// Which streams `run` shows: standard input, output and error.
+    pub(crate) fn attached_streams(&self) -> (bool, bool, bool) {
+        let named = |stream| self.attach.contains(&stream);
+        if self.attach.is_empty() {
+            return (self.interactive, true, true);
+        }
+        (named(AttachStream::Stdin), named(AttachStream::Stdout), named(AttachStream::Stderr))
+    }
+
+    /// The platform of `--platform`.
+    ///
+    /// # Errors
+    /// A [`Failure`] of usage if it is malformed.
+    pub(crate) fn platform(&self) -> Result<Option<Platform>, Failure> {
+        self.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)
+    }
+
+    /// Describes the container. `terminal_size` is that of our terminal, if we have one.
+    ///
+    /// # Errors
+    /// A [`Failure`] of usage for the first flag that makes no sense.
+    pub(crate) fn describe(
+        &self,
+        surroundings: &Surroundings,
+        terminal_size: Option<TerminalSize>,
+    ) -> Result<CreateContainerRequest, Failure> {
+        let (image, command) = self.image_and_command();
+        let env = environment::variables(&self.env_file, &self.env, surroundings.variables)
+            .map_err(Failure::usage)?;
+        let labels = environment::labels(&self.label_file, &self.label).map_err(Failure::usage)?;
+        let config = ContainerConfig {
+            image: image.to_owned(),
+            command: command.to_vec(),
+            entrypoint: self
+                .entrypoint
+                .iter()
+                .filter(|program| !program.is_empty())
+                .cloned()
+                .collect(),
+            clear_entrypoint: self.entrypoint.as_deref() == Some(""),
+            env,
+            working_dir: self.workdir.clone(),
+            user: self.user.clone(),
+            hostname: self.hostname.clone(),
+            tty: self.tty,
+            open_stdin: self.wants_stdin(),
+            stdin_once: false,
+            labels,
+            stop_signal: self.stop_signal.clone(),
+            stop_timeout_secs: self.stop_timeout,
+            terminal_size: terminal_size.filter(|_| self.tty),
+        };
+        let host_config = HostConfig {
+            mounts: self.mounts(&surroundings.current_dir).map_err(Failure::usage)?,
+            network_mode: self.network.clone(),
+            auto_remove: self.rm,
+            resources: Some(self.resources().map_err(Failure::usage)?),
+            read_only_rootfs: self.read_only,
+            userns_mode: self.userns.clone(),
+            runtime: self.runtime.clone(),
+        };
+        Ok(CreateContainerRequest {
+            name: self.name.clone(),
+            config: Some(config),
+            host_config: Some(host_config),
+            platform: self.platform()?,
+        })
+    }
+
+    fn mounts(&self, current_dir: &Path) -> Result<Vec<Mount>, mounts::MountError> {
+        let volumes = self.volume.iter().map(|text| mounts::volume(text, current_dir));
+        let mounts = self.mount.iter().map(|text| mounts::mount(text, current_dir));
+        volumes.chain(mounts).chain(self.tmpfs.iter().map(|text| mounts::tmpfs(text))).collect()
+    }
+
+    fn resources(&self) -> Result<Resources, size::AmountError> {
+        let or_zero =
+            |parsed: Option<Result<i64, _>>| parsed.transpose().map(Option::unwrap_or_default);
+        Ok(Resources {
+            memory_bytes: or_zero(self.memory.as_deref().map(size::bytes))?,
+            memory_swap_bytes: or_zero(self.memory_swap.as_deref().map(size::bytes_or_unlimited))?,
+            nano_cpus: or_zero(self.cpus.as_deref().map(size::nano_cpus))?,
+            cpu_shares: self.cpu_shares,
+            cpuset_cpus: self.cpuset_cpus.clone(),
+            pids_limit: self.pids_limit,
+        })
+    }
+}
+
+/// What flags refer to of the place where they are typed.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Directory that relative paths start from.
+    pub(crate) current_dir: PathBuf,
+    /// Looks up an environment variable.
+    pub(crate) variables: fn(&str) -> Option<std::ffi::OsString>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the current directory is gone.
+    pub(crate) fn of_this_process() -> Result<Self, Failure> {
+        let current_dir = std::env::current_dir()
+            .map_err(|source| Failure::client(CurrentDirError { source }))?;
+        Ok(Self { current_dir, variables: |name| std::env::var_os(name) })
+    }
+}
+
+/// The current directory cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[error("the current directory cannot be told")]
+struct CurrentDirError {
+    #[source]
+    source: io::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    #[command(disable_help_flag = true)]
+    struct Run {
+        #[command(flatten)]
+        flags: ContainerFlags,
+    }
+
+    fn describe(line: &str) -> Result<CreateContainerRequest, String> {
+        let words = ["run"].into_iter().chain(line.split_whitespace());
+        let run = Run::try_parse_from(words).map_err(|error| error.to_string())?;
+        let surroundings = Surroundings { current_dir: "/here".into(), variables: |_| None };
+        let size = Some(TerminalSize { width: 80, height: 24 });
+        run.flags.describe(&surroundings, size).map_err(|failure| failure.render())
+    }
+
+    fn config(line: &str) -> ContainerConfig {
+        describe(line).expect(line).config.expect("a config")
+    }
+
+    fn host_config(line: &str) -> HostConfig {
+        describe(line).expect(line).host_config.expect("a host config")
+    }
+
+    #[test]
+    fn flags_end_at_the_image() {
+        let config = config("-it --rm -e A=1 busybox:1 sh -c -it --rm -- -x");
+
+        assert_eq!(config.image, "busybox:1");
+        assert_eq!(config.command, ["sh", "-c", "-it", "--rm", "--", "-x"]);
+        assert!(config.tty && config.open_stdin);
+        assert_eq!(config.env, ["A=1"]);
+        assert_eq!(config.terminal_size, Some(TerminalSize { width: 80, height: 24 }));
+    }
+
+    #[test]
+    fn unknown_flags_before_the_image_are_refused() {
+        let error = describe("--no-such-flag busybox").expect_err("a flag that does not exist");
+
+        assert!(error.contains("--no-such-flag"), "{error}");
+    }
+
+    #[test]
+    fn hostname_is_h_and_an_empty_entrypoint_clears_the_images() {
+        let words = ["run", "-h", "web", "--entrypoint", "", "img", "x"];
+        let run = Run::try_parse_from(words).expect("flags");
+        let surroundings = Surroundings { current_dir: "/".into(), variables: |_| None };
+
+        let request = run.flags.describe(&surroundings, None).expect("a container");
+
+        let config = request.config.expect("a config");
+        assert_eq!(config.hostname, "web");
+        assert!(config.clear_entrypoint);
+        assert!(config.entrypoint.is_empty());
+        assert!(!config.tty && !config.open_stdin && config.terminal_size.is_none());
+    }
+
+    #[test]
+    fn limits_and_mounts_are_carried_over() {
+        let host = host_config(
+            "-m 512m --memory-swap -1 --cpus 1.5 --cpuset-cpus 0 --pids-limit -1 -c 512 \
+             --net none --read-only --userns host --runtime /bin/crun --rm \
+             -v /a:/b:ro --tmpfs /tmp --mount type=bind,src=x,dst=/y img",
+        );
+
+        let resources = host.resources.expect("resources");
+        assert_eq!(resources.memory_bytes, 512 << 20);
+        assert_eq!(resources.memory_swap_bytes, -1);
+        assert_eq!(resources.nano_cpus, 1_500_000_000);
+        assert_eq!((resources.cpu_shares, resources.pids_limit), (512, -1));
+        assert_eq!(host.network_mode, "none");
+        assert_eq!((host.userns_mode.as_str(), host.runtime.as_str()), ("host", "/bin/crun"));
+        assert!(host.read_only_rootfs && host.auto_remove);
+        let targets: Vec<_> = host.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        assert_eq!(targets, ["/b", "/y", "/tmp"]);
+        assert_eq!(host.mounts[1].source, "/here/x");
+    }
+
+    #[test]
+    fn streams_to_attach_can_be_chosen() {
+        let streams = |line: &str| {
+            let words = ["run"].into_iter().chain(line.split_whitespace());
+            Run::try_parse_from(words).expect(line).flags.attached_streams()
+        };
+
+        assert_eq!(streams("img"), (false, true, true));
+        assert_eq!(streams("-i img"), (true, true, true));
+        assert_eq!(streams("-a stdin -a STDOUT img"), (true, true, false));
+        assert_eq!(streams("-a stderr img"), (false, false, true));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        let table = [
+            ("-m lots img", "\"lots\" is no number of bytes"),
+            ("--cpus many img", "\"many\" is no number of processors"),
+            ("-v a:b:c:d img", "\"a:b:c:d\" is no volume"),
+            ("--platform a/b/c/d img", "is no platform"),
+            ("--pull sometimes img", "invalid value 'sometimes'"),
+            ("-e =x img", "no name before"),
+            ("", "required"),
+        ];
+        for (line, expected) in table {
+            let error = describe(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

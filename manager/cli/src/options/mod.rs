@@ -1,0 +1,8 @@
+//! From flags to the messages of keg.v1. Nothing here talks to the daemon.
+
+pub(crate) mod container;
+pub(crate) mod environment;
+pub(crate) mod filters;
+pub(crate) mod mounts;
+pub(crate) mod platform;
+pub(crate) mod size;

@@ -1,0 +1,191 @@
+//! A bar for each layer, on a terminal.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use keg_proto::keg::v1::pull_image_response::Event;
+use keg_proto::keg::v1::{Descriptor, LayerPhase, LayerProgress, PullResolved};
+
+use super::{Target, lines};
+use crate::humanize::{short_id, size};
+
+/// A layer on its way: how much of it is here, how fast it comes, how long it will take.
+const MOVING: &str = "{prefix}: {msg:11} [{bar:30.cyan/blue}] {done:>7}/{all:<7} {rate:>9}  {eta}";
+
+/// A layer at rest.
+const RESTING: &str = "{prefix}: {msg}";
+
+/// Characters of a bar: done, at work, to come.
+const BAR: &str = "=> ";
+
+/// The bars of one pull, in the order of the image's layers.
+#[derive(Debug)]
+pub(crate) struct Bars {
+    all: MultiProgress,
+    layers: HashMap<String, Layer>,
+    reference: String,
+    digest: String,
+}
+
+#[derive(Debug)]
+struct Layer {
+    bar: ProgressBar,
+    phase: LayerPhase,
+}
+
+impl Bars {
+    /// Starts with nothing.
+    pub(crate) fn new(target: Target) -> Self {
+        let target = match target {
+            Target::Stdout => ProgressDrawTarget::stdout(),
+            Target::Stderr => ProgressDrawTarget::stderr(),
+        };
+        Self {
+            all: MultiProgress::with_draw_target(target),
+            layers: HashMap::new(),
+            reference: String::new(),
+            digest: String::new(),
+        }
+    }
+
+    /// Shows one message.
+    pub(crate) fn show(&mut self, event: &Event) {
+        match event {
+            Event::Resolved(resolved) => self.start(resolved),
+            Event::Layer(progress) => self.advance(progress),
+            Event::Done(done) => {
+                let text = lines::closing(&self.reference, &self.digest, done.up_to_date);
+                self.say(&text);
+            }
+        }
+    }
+
+    fn start(&mut self, resolved: &PullResolved) {
+        self.reference.clone_from(&resolved.reference);
+        self.digest =
+            resolved.target.as_ref().map(|target| target.digest.clone()).unwrap_or_default();
+        self.say(&lines::opening(&resolved.reference));
+        for Descriptor { digest, size, .. } in &resolved.layers {
+            self.add(digest, *size);
+        }
+    }
+
+    /// Writes lines above the bars. What cannot be shown on a terminal that is gone is lost.
+    fn say(&self, text: &str) {
+        for line in text.lines() {
+            let _ = self.all.println(line);
+        }
+    }
+
+    fn add(&mut self, digest: &str, size_bytes: i64) {
+        let bar = self.all.add(ProgressBar::new(u64::try_from(size_bytes).unwrap_or(0)));
+        bar.set_prefix(short_id(digest).to_owned());
+        bar.set_style(style(RESTING));
+        bar.set_message("Waiting");
+        self.layers.insert(digest.to_owned(), Layer { bar, phase: LayerPhase::Waiting });
+    }
+
+    fn advance(&mut self, progress: &LayerProgress) {
+        if !self.layers.contains_key(&progress.digest) {
+            self.add(&progress.digest, progress.total);
+        }
+        let Some(layer) = self.layers.get_mut(&progress.digest) else {
+            return;
+        };
+        let phase = progress.phase();
+        if phase != layer.phase {
+            layer.phase = phase;
+            layer.enter(phase);
+        }
+        if let (LayerPhase::Downloading | LayerPhase::Extracting, Ok(total), Ok(current)) =
+            (phase, u64::try_from(progress.total), u64::try_from(progress.current))
+        {
+            layer.bar.set_length(total.max(current));
+            layer.bar.set_position(current);
+        }
+    }
+}
+
+impl Layer {
+    /// Changes the look of a layer's line for another phase.
+    fn enter(&self, phase: LayerPhase) {
+        let bar = &self.bar;
+        match phase {
+            LayerPhase::Downloading | LayerPhase::Extracting => {
+                bar.set_style(style(MOVING));
+                bar.reset();
+                bar.set_message(words(phase));
+            }
+            LayerPhase::Complete | LayerPhase::Exists => {
+                bar.set_style(style(RESTING));
+                bar.finish_with_message(words(phase));
+            }
+            LayerPhase::Downloaded
+            | LayerPhase::Waiting
+            | LayerPhase::Retrying
+            | LayerPhase::Unspecified => {
+                bar.set_style(style(RESTING));
+                bar.set_message(words(phase));
+            }
+        }
+    }
+}
+
+fn words(phase: LayerPhase) -> &'static str {
+    match phase {
+        LayerPhase::Waiting | LayerPhase::Unspecified => "Waiting",
+        LayerPhase::Downloading => "Downloading",
+        LayerPhase::Downloaded => "Download complete",
+        LayerPhase::Extracting => "Extracting",
+        LayerPhase::Complete => "Pull complete",
+        LayerPhase::Exists => "Already exists",
+        LayerPhase::Retrying => "Retrying",
+    }
+}
+
+/// A style whose amounts read like all others of ours.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars(BAR)
+        .with_key("done", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            put(out, &size(state.pos()));
+        })
+        .with_key("all", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            put(out, &size(state.len().unwrap_or(0)));
+        })
+        .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            put(out, &format!("{}/s", size(whole(state.per_sec()))));
+        })
+}
+
+/// Writes into a line under construction, which cannot fail.
+fn put(out: &mut dyn std::fmt::Write, text: &str) {
+    let _ = out.write_str(text);
+}
+
+/// A rate without its fraction.
+fn whole(rate: f64) -> u64 {
+    let mut text = String::new();
+    let _ = write!(text, "{rate:.0}");
+    text.parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_styles_are_valid_templates() {
+        for template in [MOVING, RESTING] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn rates_lose_their_fraction_only() {
+        assert_eq!(whole(1234.6), 1235);
+        assert_eq!(whole(f64::NAN), 0);
+    }
+}

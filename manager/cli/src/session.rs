@@ -1,0 +1,295 @@
+//! Our streams joined to those of a container.
+//!
+//! ```text
+//!  stdin ── read ─▶ detach keys ─▶ ┐                         ┌─▶ stdout
+//!  SIGWINCH ──────▶ terminal size ▶├── Attach ──▶ kegd ──▶ ──┤
+//!                                  ┘  (stream)               ├─▶ stderr
+//!  SIGTERM, … ───▶ Kill ──────────────────────▶ kegd         └─▶ exit status, last
+//! ```
+//!
+//! Three futures of one task: input, output, signals. None waits for another, so that a program
+//! that reads our output only after it has written all our input cannot lock itself up. The
+//! session ends with the output; with the detach keys; or with a signal, when the terminal is raw.
+
+use keg_proto::keg::v1::{
+    AttachRequest, AttachResponse, AttachStart, ExitStatus, KillContainerRequest, Stream,
+    TerminalSize, attach_request, attach_response,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::client::Daemon;
+use crate::failure::Failure;
+use crate::signals::{Arrived, Signals};
+use crate::terminal::detach::{DetachKeys, Watch};
+use crate::terminal::stdio::Stdio;
+use crate::terminal::{self, RawMode};
+
+/// Messages to the container that may wait; more make standard input wait.
+const QUEUED_REQUESTS: usize = 8;
+
+/// Bytes read from standard input at once.
+const INPUT_BYTES: usize = 32 * 1024;
+
+/// Interrupts that have no effect before we give up on the container.
+const PATIENCE_INTERRUPTS: u32 = 3;
+
+/// How a container is joined.
+#[derive(Debug)]
+pub(crate) struct SessionOptions {
+    /// Id or name.
+    pub(crate) container: String,
+    /// Whether its process has a terminal.
+    pub(crate) tty: bool,
+    /// Sends standard input.
+    pub(crate) stdin: bool,
+    /// Shows standard output.
+    pub(crate) stdout: bool,
+    /// Shows standard error.
+    pub(crate) stderr: bool,
+    /// Keys that leave it.
+    pub(crate) detach_keys: DetachKeys,
+    /// Passes signals on.
+    pub(crate) sig_proxy: bool,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum SessionEnd {
+    /// The process ended.
+    Exited(ExitStatus),
+    /// The user left; the process goes on.
+    Detached,
+    /// A signal ended us; the process goes on.
+    Interrupted(Arrived),
+}
+
+impl SessionEnd {
+    /// Code with which our program ends.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Exited(status) => u8::try_from(status.code).unwrap_or(u8::MAX),
+            Self::Detached => 0,
+            Self::Interrupted(signal) => u8::try_from(128 + signal.number).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// A container that is joined, and of whose output nothing is lost from now on.
+#[derive(Debug)]
+pub(crate) struct Session {
+    daemon: Daemon,
+    options: SessionOptions,
+    requests: mpsc::Sender<AttachRequest>,
+    responses: Streaming<AttachResponse>,
+    signals: Signals,
+}
+
+/// What went wrong with our own streams.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("the input device is not a terminal")]
+    NoTerminal,
+    #[error("cannot receive signals")]
+    Signals(#[source] std::io::Error),
+    #[error("kegd closed the connection before it told how the container ended")]
+    Cut,
+}
+
+/// Checks that `-i -t` has a terminal to work on.
+///
+/// # Errors
+/// A [`Failure`] if standard input is something else.
+pub(crate) fn check_terminal(stdin: bool, tty: bool) -> Result<(), Failure> {
+    if stdin && tty && !terminal::stdin_is_terminal() {
+        let remedy = "leave out -t to send a file or a pipe";
+        return Err(Failure::client(SessionError::NoTerminal).with_remedy(remedy));
+    }
+    Ok(())
+}
+
+impl Session {
+    /// Joins a container, which need not be started yet.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the daemon refuses, or signals cannot be received.
+    pub(crate) async fn open(daemon: &Daemon, options: SessionOptions) -> Result<Self, Failure> {
+        let signals = match (options.tty, options.sig_proxy) {
+            (true, _) => Signals::ending(),
+            (false, true) => Signals::forwarded(),
+            (false, false) => Ok(Signals::none()),
+        };
+        let signals = signals.map_err(|error| Failure::client(SessionError::Signals(error)))?;
+        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+        let start = AttachStart {
+            container: options.container.clone(),
+            stdin: options.stdin,
+            stdout: options.stdout,
+            stderr: options.stderr,
+            logs: false,
+        };
+        send(&requests, attach_request::Message::Start(start)).await;
+        let response = daemon.containers().attach(ReceiverStream::new(queue)).await?;
+        let mut responses = response.into_inner();
+        match responses.message().await? {
+            Some(AttachResponse { message: Some(attach_response::Message::Attached(_)) }) => {
+                Ok(Self { daemon: daemon.clone(), options, requests, responses, signals })
+            }
+            _ => Err(Failure::client(SessionError::Cut)),
+        }
+    }
+
+    /// Puts our terminal into raw mode, if the container has one too and gets our keys.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the terminal refuses.
+    pub(crate) fn take_terminal(&self) -> Result<Option<RawMode>, Failure> {
+        if self.options.tty && self.options.stdin && terminal::stdin_is_terminal() {
+            return RawMode::enter().map(Some).map_err(Failure::client);
+        }
+        Ok(None)
+    }
+
+    /// Makes a program that fills the screen draw it anew: programs do so when the size changes,
+    /// so it is changed, and then put right.
+    pub(crate) async fn redraw(&self) {
+        if let (true, Some(size)) = (self.options.tty, terminal::size()) {
+            let other = TerminalSize { height: size.height + 1, ..size };
+            send(&self.requests, attach_request::Message::Resize(other)).await;
+        }
+    }
+
+    /// Streams until the process ends, the user leaves, or a signal ends us.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the connection breaks, or our own streams fail.
+    pub(crate) async fn run(self) -> Result<SessionEnd, Failure> {
+        let Self { daemon, options, requests, responses, mut signals } = self;
+        tokio::select! {
+            biased;
+            end = show_output(responses) => end,
+            end = send_input(&options, &requests) => end,
+            end = pass_signals(&daemon, &options, &mut signals) => end,
+            never = follow_size(&options, &requests) => never,
+        }
+    }
+}
+
+/// Queues a message. A queue that is closed belongs to a stream that has ended, and whoever reads
+/// that stream finds out why.
+async fn send(requests: &mpsc::Sender<AttachRequest>, message: attach_request::Message) {
+    let _ = requests.send(AttachRequest { message: Some(message) }).await;
+}
+
+/// Writes what the process writes, until it has ended.
+async fn show_output(mut responses: Streaming<AttachResponse>) -> Result<SessionEnd, Failure> {
+    let to_stdout = |error| Failure::stream(&error, "write to standard output");
+    let to_stderr = |error| Failure::stream(&error, "write to standard error");
+    let stdout = Stdio::new(std::io::stdout());
+    let stderr = Stdio::new(std::io::stderr());
+    while let Some(response) = responses.message().await? {
+        match response.message {
+            Some(attach_response::Message::Output(output)) => {
+                if output.stream() == Stream::Stderr {
+                    stderr.write_all(&output.data).await.map_err(to_stderr)?;
+                } else {
+                    stdout.write_all(&output.data).await.map_err(to_stdout)?;
+                }
+            }
+            Some(attach_response::Message::Exited(status)) => {
+                return Ok(SessionEnd::Exited(status));
+            }
+            Some(attach_response::Message::Attached(_)) | None => {}
+        }
+    }
+    Err(Failure::client(SessionError::Cut)
+        .with_remedy("the container may go on; `keg ps -a` shows it, `keg attach` joins it again"))
+}
+
+/// Sends standard input until it ends, then waits for ever; returns only if the user leaves.
+async fn send_input(
+    options: &SessionOptions,
+    requests: &mpsc::Sender<AttachRequest>,
+) -> Result<SessionEnd, Failure> {
+    if !options.stdin {
+        return std::future::pending().await;
+    }
+    let failed = |error| Failure::stream(&error, "read standard input");
+    let stdin = Stdio::new(std::io::stdin());
+    let mut watch = options.tty.then(|| Watch::new(options.detach_keys.clone()));
+    let mut buffer = vec![0; INPUT_BYTES];
+    loop {
+        let length = stdin.read(&mut buffer).await.map_err(failed)?;
+        if length == 0 {
+            let end = keg_proto::keg::v1::StdinEnd {};
+            send(requests, attach_request::Message::StdinEnd(end)).await;
+            return std::future::pending().await;
+        }
+        let typed = &buffer[..length];
+        let (bytes, leaves) = match &mut watch {
+            Some(watch) => {
+                let watched = watch.look(typed);
+                (watched.pass_on, watched.detach)
+            }
+            None => (typed.to_vec(), false),
+        };
+        if !bytes.is_empty() {
+            send(requests, attach_request::Message::Stdin(bytes)).await;
+        }
+        if leaves {
+            return Ok(SessionEnd::Detached);
+        }
+    }
+}
+
+/// Passes signals on to the process, or ends us if the terminal is in use: its keys reach the
+/// process as bytes, so that a signal is meant for us.
+async fn pass_signals(
+    daemon: &Daemon,
+    options: &SessionOptions,
+    signals: &mut Signals,
+) -> Result<SessionEnd, Failure> {
+    let mut interrupts = 0;
+    loop {
+        let arrived = signals.next().await;
+        if options.tty {
+            return Ok(SessionEnd::Interrupted(arrived));
+        }
+        let request = KillContainerRequest {
+            container: options.container.clone(),
+            signal: arrived.name.to_owned(),
+        };
+        // A process that has just ended cannot be sent a signal, and the output tells of its end.
+        let _ = daemon.containers().kill(request).await;
+        if matches!(arrived.name, "SIGINT" | "SIGTERM") {
+            interrupts += 1;
+        }
+        if interrupts >= PATIENCE_INTERRUPTS {
+            let text = "keg: the container takes no notice of interrupts; it goes on without us\n";
+            crate::output::complain(text);
+            return Ok(SessionEnd::Interrupted(arrived));
+        }
+    }
+}
+
+/// Tells the container the size of our terminal, now and whenever it changes.
+async fn follow_size(
+    options: &SessionOptions,
+    requests: &mpsc::Sender<AttachRequest>,
+) -> Result<SessionEnd, Failure> {
+    if !options.tty {
+        return std::future::pending().await;
+    }
+    let mut changes = signal(SignalKind::window_change())
+        .map_err(|error| Failure::client(SessionError::Signals(error)))?;
+    loop {
+        if let Some(size) = terminal::size() {
+            send(requests, attach_request::Message::Resize(size)).await;
+        }
+        if changes.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+    }
+}

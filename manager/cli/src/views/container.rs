@@ -1,0 +1,330 @@
+//! Containers: the rows of `ps`, and `inspect`.
+
+use jiff::Timestamp;
+use keg_proto::keg::v1::{
+    ContainerConfig, ContainerState, ContainerSummary, ExitStatus, HostConfig,
+    InspectContainerResponse, Mount, Resources,
+};
+
+use super::{label_lookup, labels_map, labels_text, texts_or_null};
+use crate::table::Columns;
+use crate::template::Value;
+use crate::{humanize, moment, reference};
+
+/// Longest command that `ps` shows.
+const COMMAND_CHARACTERS: usize = 20;
+
+/// Columns of `ps`.
+pub(crate) const COLUMNS: Columns = Columns {
+    table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
+    quiet: "{{.ID}}",
+    titles: &[
+        ("Command", "COMMAND"),
+        ("CreatedAt", "CREATED AT"),
+        ("ID", "CONTAINER ID"),
+        ("Image", "IMAGE"),
+        ("Labels", "LABELS"),
+        ("LocalVolumes", "LOCAL VOLUMES"),
+        ("Mounts", "MOUNTS"),
+        ("Names", "NAMES"),
+        ("Networks", "NETWORKS"),
+        ("Ports", "PORTS"),
+        ("RunningFor", "CREATED"),
+        ("State", "STATE"),
+        ("Status", "STATUS"),
+    ],
+};
+
+/// How rows are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowStyle {
+    /// The present, from which ages are counted.
+    pub(crate) now: Timestamp,
+    /// Cuts ids and commands.
+    pub(crate) truncate: bool,
+    /// Fills in `CreatedAt`, which needs the local time zone.
+    pub(crate) with_created_at: bool,
+}
+
+/// A row of `ps`.
+pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
+    let command = humanize::command_line(container.command.iter().map(String::as_str));
+    let (id, command) = if style.truncate {
+        let command = humanize::ellipsis(&command, COMMAND_CHARACTERS);
+        (humanize::short_id(&container.id), command)
+    } else {
+        (container.id.as_str(), command)
+    };
+    let created = container.created_at.as_ref();
+    let created_at = if style.with_created_at { moment::civil(created) } else { String::new() };
+    let age = humanize::duration(moment::seconds_since(created, style.now));
+    let volumes = container.mounts.iter().filter(|mount| mount.r#type == "volume").count();
+    let mounts: Vec<&str> = container.mounts.iter().map(mount_name).collect();
+    Value::record([
+        ("Command", Value::Text(humanize::quoted(&command))),
+        ("CreatedAt", Value::Text(created_at)),
+        ("ID", Value::text(id)),
+        ("Image", Value::text(reference::familiar(&container.image))),
+        ("Label", label_lookup(&container.labels)),
+        ("Labels", Value::Text(labels_text(&container.labels))),
+        ("LocalVolumes", Value::Text(volumes.to_string())),
+        ("Mounts", Value::Text(mounts.join(","))),
+        ("Names", Value::text(&container.name)),
+        ("Networks", Value::text(&container.network_mode)),
+        ("Ports", Value::text("")),
+        ("RunningFor", Value::Text(format!("{age} ago"))),
+        ("State", Value::text(state_word(container.state()))),
+        ("Status", Value::Text(status(container, style.now))),
+    ])
+}
+
+/// What `ps` shows of a mount: where it comes from.
+fn mount_name(mount: &Mount) -> &str {
+    if mount.source.is_empty() { &mount.target } else { &mount.source }
+}
+
+/// The state in Docker's word.
+pub(crate) fn state_word(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created => "created",
+        ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
+        ContainerState::Exited => "exited",
+        ContainerState::Removing => "removing",
+        ContainerState::Dead => "dead",
+        ContainerState::Unspecified => "unknown",
+    }
+}
+
+/// The state in a phrase: "Up 2 minutes", "Exited (0) 3 hours ago".
+fn status(container: &ContainerSummary, now: Timestamp) -> String {
+    let up = || humanize::duration(moment::seconds_since(container.started_at.as_ref(), now));
+    match container.state() {
+        ContainerState::Created => "Created".to_owned(),
+        ContainerState::Running => format!("Up {}", up()),
+        ContainerState::Paused => format!("Up {} (Paused)", up()),
+        ContainerState::Exited => {
+            let ended = container.status.as_ref();
+            let code = ended.map_or(0, |status| status.code);
+            let at = ended.and_then(|status| status.exited_at.as_ref());
+            format!("Exited ({code}) {} ago", humanize::duration(moment::seconds_since(at, now)))
+        }
+        ContainerState::Removing => "Removal In Progress".to_owned(),
+        ContainerState::Dead => "Dead".to_owned(),
+        ContainerState::Unspecified => "Unknown".to_owned(),
+    }
+}
+
+/// One container as `inspect` shows it.
+pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
+    let summary = container.summary.clone().unwrap_or_default();
+    let config = container.config.clone().unwrap_or_default();
+    let host = container.host_config.clone().unwrap_or_default();
+    let id_range = container.id_range.as_ref().map_or(Value::Null, |range| {
+        Value::record([
+            ("Start", Value::unsigned(range.start)),
+            ("Length", Value::unsigned(range.length)),
+        ])
+    });
+    Value::record([
+        ("Id", Value::text(&summary.id)),
+        ("Created", Value::Text(moment::rfc3339(summary.created_at.as_ref()))),
+        ("Path", Value::text(&container.path)),
+        ("Args", Value::texts(&container.args)),
+        ("State", state(&summary)),
+        ("Image", Value::text(&summary.image_id)),
+        ("LogPath", Value::text(&container.log_path)),
+        ("Name", Value::Text(format!("/{}", summary.name))),
+        ("RestartCount", Value::unsigned(container.restart_count)),
+        ("Driver", Value::text("overlayfs")),
+        ("Platform", Value::text("linux")),
+        ("HostConfig", host_config(&host, &container.runtime)),
+        ("Mounts", Value::List(summary.mounts.iter().map(mount_point).collect())),
+        ("Config", config_record(&config, &summary)),
+        (
+            "Keg",
+            Value::record([
+                ("Bundle", Value::text(&container.bundle)),
+                ("IdRange", id_range),
+                ("SnapshotKey", Value::text(&container.snapshot_key)),
+            ]),
+        ),
+    ])
+}
+
+fn state(summary: &ContainerSummary) -> Value {
+    let state = summary.state();
+    let none = ExitStatus::default();
+    let ended = summary.status.as_ref().unwrap_or(&none);
+    let runs = matches!(state, ContainerState::Running | ContainerState::Paused);
+    let code = if runs { 0 } else { ended.code };
+    Value::record([
+        ("Status", Value::text(state_word(state))),
+        ("Running", Value::Bool(runs)),
+        ("Paused", Value::Bool(state == ContainerState::Paused)),
+        ("Restarting", Value::Bool(false)),
+        ("OOMKilled", Value::Bool(ended.oom_killed && !runs)),
+        ("Dead", Value::Bool(state == ContainerState::Dead)),
+        ("Pid", Value::unsigned(summary.pid)),
+        ("ExitCode", Value::unsigned(code)),
+        ("Error", Value::text(&ended.error)),
+        ("StartedAt", Value::Text(moment::rfc3339(summary.started_at.as_ref()))),
+        ("FinishedAt", Value::Text(moment::rfc3339(ended.exited_at.as_ref()))),
+    ])
+}
+
+fn host_config(host: &HostConfig, runtime: &str) -> Value {
+    let none = Resources::default();
+    let resources = host.resources.as_ref().unwrap_or(&none);
+    let binds: Vec<String> = host
+        .mounts
+        .iter()
+        .filter(|mount| mount.r#type == "bind")
+        .map(|mount| {
+            let access = if mount.read_only { ":ro" } else { "" };
+            format!("{}:{}{access}", mount.source, mount.target)
+        })
+        .collect();
+    Value::record([
+        ("Binds", texts_or_null(&binds)),
+        ("NetworkMode", Value::text(&host.network_mode)),
+        ("AutoRemove", Value::Bool(host.auto_remove)),
+        ("ReadonlyRootfs", Value::Bool(host.read_only_rootfs)),
+        ("UsernsMode", Value::text(&host.userns_mode)),
+        ("Runtime", Value::text(runtime)),
+        ("CpuShares", Value::unsigned(resources.cpu_shares)),
+        ("Memory", Value::Int(resources.memory_bytes)),
+        ("NanoCpus", Value::Int(resources.nano_cpus)),
+        ("CpusetCpus", Value::text(&resources.cpuset_cpus)),
+        ("MemorySwap", Value::Int(resources.memory_swap_bytes)),
+        (
+            "PidsLimit",
+            if resources.pids_limit == 0 { Value::Null } else { Value::Int(resources.pids_limit) },
+        ),
+    ])
+}
+
+fn mount_point(mount: &Mount) -> Value {
+    let is_volume = mount.r#type == "volume";
+    let mut fields = vec![("Type", Value::text(&mount.r#type))];
+    if is_volume {
+        fields.push(("Name", Value::text(&mount.source)));
+    }
+    fields.extend([
+        ("Source", Value::text(&mount.source)),
+        ("Destination", Value::text(&mount.target)),
+        ("Mode", Value::text(if mount.read_only { "ro" } else { "" })),
+        ("RW", Value::Bool(!mount.read_only)),
+        ("Propagation", Value::text(&mount.propagation)),
+    ]);
+    Value::Record(fields)
+}
+
+fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value {
+    let stop_timeout = config.stop_timeout_secs.map_or(Value::Null, Value::unsigned);
+    Value::record([
+        ("Hostname", Value::text(&config.hostname)),
+        ("User", Value::text(&config.user)),
+        ("Tty", Value::Bool(config.tty)),
+        ("OpenStdin", Value::Bool(config.open_stdin)),
+        ("StdinOnce", Value::Bool(config.stdin_once)),
+        ("Env", Value::texts(&config.env)),
+        ("Cmd", texts_or_null(&config.command)),
+        ("Image", Value::text(&summary.image)),
+        ("WorkingDir", Value::text(&config.working_dir)),
+        ("Entrypoint", texts_or_null(&config.entrypoint)),
+        ("Labels", labels_map(&config.labels)),
+        ("StopSignal", Value::text(&config.stop_signal)),
+        ("StopTimeout", stop_timeout),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::RowFormat;
+    use prost_types::Timestamp as ProtoTimestamp;
+
+    fn at(seconds: i64) -> Option<ProtoTimestamp> {
+        Some(ProtoTimestamp { seconds, nanos: 0 })
+    }
+
+    fn sample(state: ContainerState) -> ContainerSummary {
+        ContainerSummary {
+            id: "0123456789abcdef".repeat(4),
+            name: "web".to_owned(),
+            image: "docker.io/library/busybox:latest".to_owned(),
+            command: ["sh", "-c", "while true; do date; done"].map(str::to_owned).to_vec(),
+            created_at: at(1000),
+            started_at: at(1060),
+            state: state.into(),
+            status: Some(ExitStatus { code: 3, exited_at: at(1120), ..ExitStatus::default() }),
+            ..ContainerSummary::default()
+        }
+    }
+
+    fn style(truncate: bool) -> RowStyle {
+        let now = Timestamp::new(1240, 0).expect("a moment");
+        RowStyle { now, truncate, with_created_at: false }
+    }
+
+    #[test]
+    fn ps_looks_like_dockers() {
+        let rows = [row(&sample(ContainerState::Running), style(true))];
+
+        let text = RowFormat::new(None, false, COLUMNS)
+            .and_then(|format| format.render(COLUMNS, rows))
+            .expect("a table");
+
+        assert_eq!(
+            text,
+            "CONTAINER ID   IMAGE            COMMAND                  CREATED         STATUS         PORTS     NAMES\n\
+             0123456789ab   busybox:latest   \"sh -c 'while true; …\"   4 minutes ago   Up 3 minutes             web\n"
+        );
+    }
+
+    #[test]
+    fn every_state_has_its_phrase() {
+        let table = [
+            (ContainerState::Created, "Created"),
+            (ContainerState::Running, "Up 3 minutes"),
+            (ContainerState::Paused, "Up 3 minutes (Paused)"),
+            (ContainerState::Exited, "Exited (3) 2 minutes ago"),
+            (ContainerState::Removing, "Removal In Progress"),
+            (ContainerState::Dead, "Dead"),
+        ];
+        for (state, phrase) in table {
+            assert_eq!(status(&sample(state), style(true).now), phrase);
+        }
+    }
+
+    #[test]
+    fn inspect_has_dockers_structure() {
+        let response = InspectContainerResponse {
+            summary: Some(sample(ContainerState::Exited)),
+            config: Some(ContainerConfig { tty: true, ..ContainerConfig::default() }),
+            path: "sh".to_owned(),
+            ..InspectContainerResponse::default()
+        };
+
+        let value = inspect(&response);
+
+        let render = |source: &str| {
+            crate::template::Template::parse(source)
+                .and_then(|template| template.render(&value))
+                .expect(source)
+        };
+        assert_eq!(render("{{.Name}} {{.State.Status}} {{.State.ExitCode}}"), "/web exited 3");
+        assert_eq!(render("{{.State.FinishedAt}}"), "1970-01-01T00:18:40Z");
+        assert_eq!(render("{{.Config.Tty}} {{json .HostConfig.Binds}}"), "true null");
+        assert!(value.to_json().starts_with(r#"{"Id":"0123456789abcdef"#));
+    }
+
+    #[test]
+    fn a_full_row_is_not_cut() {
+        let row = row(&sample(ContainerState::Running), style(false)).to_json();
+
+        assert!(row.contains(&"0123456789abcdef".repeat(4)), "{row}");
+        assert!(row.contains("while true; do date; done"), "{row}");
+    }
+}
