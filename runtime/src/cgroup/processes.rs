@@ -21,10 +21,10 @@ impl Cgroup {
     /// [`CgroupError::Read`] if the kernel does not tell.
     pub fn pids(&self) -> Result<Vec<Pid>, CgroupError> {
         let mut pids = Vec::new();
-        if let Some(group) = self.census() {
-            if let Some(dir) = Dir::open_existing(&group.dir)? {
-                collect(&dir, &mut pids, 0)?;
-            }
+        if let Some(group) = self.census()
+            && let Some(dir) = Dir::open_existing(&group.dir)?
+        {
+            collect(&dir, &mut pids, 0)?;
         }
         pids.sort_unstable();
         pids.dedup();

@@ -21,7 +21,7 @@ pub struct Instruction {
 }
 
 /// More programs than this on one cgroup are refused by the kernel itself.
-const ATTACHED_MAX: usize = 64;
+const ATTACHED_MAX: u32 = 64;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
@@ -143,14 +143,14 @@ pub fn detach_device_filter(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 /// # Errors
 /// `EPERM` without permission, `ENOSPC` if there are more than 64.
 pub fn attached_device_filters(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
-    let mut ids = [0_u32; ATTACHED_MAX];
+    let mut ids = [0_u32; ATTACHED_MAX as usize];
     let mut attribute = Query {
         target: number(cgroup),
         kind: BPF_CGROUP_DEVICE,
         query_flags: 0,
         attach_flags: 0,
         ids: ids.as_mut_ptr() as u64,
-        count: ATTACHED_MAX as u32,
+        count: ATTACHED_MAX,
         reserved: 0,
     };
     bpf(BPF_PROG_QUERY, &mut attribute)?;
