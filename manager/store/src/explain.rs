@@ -137,9 +137,11 @@ impl Reason {
     #[must_use]
     pub fn class(self) -> ErrorClass {
         match self {
-            Self::InvalidArgument | Self::InvalidReference | Self::AmbiguousId | Self::HostPath => {
-                ErrorClass::InvalidArgument
-            }
+            Self::InvalidArgument
+            | Self::InvalidReference
+            | Self::AmbiguousId
+            | Self::HostPath
+            | Self::NoCommand => ErrorClass::InvalidArgument,
             Self::ImageNotFound
             | Self::ImageUnknownToRegistry
             | Self::PlatformNotFound
