@@ -6,7 +6,8 @@
 //! be there when `CI=true`, and its absence fails the test then.
 
 use std::env;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::Runtime;
@@ -42,7 +43,7 @@ impl Host {
     }
 }
 
-/// Prints why a test is skipped.
+/// Prints why a test is skipped, and notes it in the file `KEG_TEST_SKIPS`, if that is set.
 ///
 /// # Panics
 /// If `CI=true` and `make` should have seen to it.
@@ -55,6 +56,12 @@ pub fn skip(missing: &Missing) {
         missing.what
     );
     eprintln!("skipped: {} is missing", missing.what);
+    if let Some(file) = env::var_os("KEG_TEST_SKIPS") {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let list = OpenOptions::new().append(true).create(true).open(file);
+        let written = list.and_then(|mut list| writeln!(list, "{test}: {} is missing", missing.what));
+        written.expect("note a skipped test");
+    }
 }
 
 /// Names what the test needs; skips it, with a reason, where that is missing.

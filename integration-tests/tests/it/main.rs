@@ -3,10 +3,12 @@
 //! | module | what it asks |
 //! | --- | --- |
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
+//! | `repo` | the rules of this repository: dependencies, licences, style |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod image;
+mod repo;
 mod runtime;
 mod seams;
