@@ -1,1 +1,34 @@
 //! References, manifests, registries; pull, unpack, import.
+//!
+//! ```text
+//! Images ── resolve, list, tag, remove ──▶ keg-store
+//!   │
+//!   ├── pull ──▶ RegistryClient ──▶ bytes ──▶ blob (hash, write) ──▶ inflate ──▶ diff id, extract
+//!   │                                          one stream per layer, layers in parallel
+//!   └── import ─▶ tar ──▶ the same ──▶ an image of one layer
+//! ```
+//!
+//! # Invariants
+//! - Nothing that a registry or an archive says is believed: sizes and digests are verified, documents
+//!   have limits, and a path in an archive is resolved below the layer's directory by the kernel.
+//! - A name is given last: an image that has one is whole.
+//! - Credentials go to the host that they are for, and never into a log or an error.
+
+mod base64;
+mod credentials;
+mod images;
+pub mod manifest;
+pub mod media_type;
+mod platform;
+mod progress;
+mod record;
+mod reference;
+mod shared;
+
+pub use credentials::{CredentialFile, Credentials};
+pub use images::{ImageError, ImageUser, Images, Removed};
+pub use platform::{Platform, PlatformError};
+pub use progress::{LayerPhase, Progress, PullEvent};
+pub use record::ImageRecord;
+pub use reference::{DEFAULT_DOMAIN, Reference, ReferenceError};
+pub use shared::ImagesOptions;
