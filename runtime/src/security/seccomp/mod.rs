@@ -133,6 +133,11 @@ impl Program {
         kernel::load(&self.instructions, self.flags)
     }
 
+    /// The program as the kernel reads it: an array of `struct sock_filter`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        join::encode(&self.instructions)
+    }
+
     /// The agent that must get the descriptor, if a rule of the profile notifies one.
     pub fn listener(&self) -> Option<&Listener> {
         self.listener.as_ref()
