@@ -26,6 +26,7 @@ mod template;
 mod terminal;
 mod views;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -75,8 +76,8 @@ fn explain(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            ExitCode::FAILURE
+            let _ = std::io::stdout().write_all(error.render().to_string().as_bytes());
+            ExitCode::SUCCESS
         }
         kind => {
             let text = error.render().to_string();

@@ -9,7 +9,6 @@ use crate::session::{Session, SessionOptions, check_terminal};
 use crate::terminal::detach::DetachKeys;
 use crate::views::container::state_word;
 
-/// Flags of `attach`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg attach web            ctrl-p ctrl-q leaves it running, if it has a terminal
@@ -29,7 +28,8 @@ pub(crate) struct AttachArgs {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        action = ArgAction::Set
+        action = ArgAction::Set,
+        hide_possible_values = true
     )]
     sig_proxy: bool,
     /// Name or id of the container

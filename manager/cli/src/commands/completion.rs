@@ -7,7 +7,6 @@ use crate::cli::Cli;
 use crate::failure::Failure;
 use crate::output;
 
-/// Arguments of `completion`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   source <(keg completion bash)                                  for this shell

@@ -14,10 +14,10 @@ use crate::options::container::{ContainerFlags, PullPolicy, Surroundings};
 use crate::progress::{Progress, ProgressStyle, Target};
 use crate::{output, reference, terminal};
 
-/// Flags of `create`.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
+    next_display_order = None,
     override_usage = "keg create [OPTIONS] IMAGE [COMMAND] [ARG...]",
     after_help = "Example:
   keg create --name web -v /srv/www:/www:ro busybox httpd -f -h /www

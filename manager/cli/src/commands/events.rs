@@ -14,7 +14,6 @@ use crate::{moment, output};
 /// Filters that the daemon knows.
 const FILTERS: [&str; 6] = ["type", "action", "event", "container", "image", "label"];
 
-/// Flags of `events`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg events

@@ -5,7 +5,6 @@ use clap::Args;
 use super::inspect::{Kind, show};
 use crate::failure::Failure;
 
-/// Flags of `image inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg image inspect -f '{{json .Config.Cmd}}' busybox")]

@@ -14,7 +14,6 @@ use crate::views::image::{COLUMNS, COLUMNS_WITH_DIGESTS, RowStyle, rows};
 /// Filters that this command knows.
 const FILTERS: [&str; 3] = ["dangling", "label", "reference"];
 
-/// Flags of `images`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg images                              all images

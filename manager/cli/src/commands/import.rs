@@ -16,7 +16,6 @@ use crate::terminal::stdio::Stdio;
 /// Bytes of the archive in one message.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Flags of `import`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg import rootfs.tar.gz base:1

@@ -9,7 +9,6 @@ use crate::output;
 use crate::template::Template;
 use crate::views::system;
 
-/// Flags of `info`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg info --format '{{.ContainersRunning}} of {{.Containers}}'")]

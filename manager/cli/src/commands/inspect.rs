@@ -19,7 +19,6 @@ pub(crate) enum Kind {
     Image,
 }
 
-/// Flags of `inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg inspect web
@@ -29,15 +28,14 @@ pub(crate) struct InspectArgs {
     /// Print as "json" or by a Go template
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Look for objects of this kind only
-    #[arg(long, value_name = "KIND")]
+    /// Look for objects of this kind only: container or image
+    #[arg(long, value_name = "KIND", hide_possible_values = true)]
     r#type: Option<Kind>,
     /// Names or ids
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
 }
 
-/// Flags of `container inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct ContainerInspectArgs {
     /// Print as "json" or by a Go template

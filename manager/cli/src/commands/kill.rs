@@ -7,7 +7,6 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::output;
 
-/// Flags of `kill`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg kill web            SIGKILL: it ends at once

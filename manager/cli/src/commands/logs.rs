@@ -14,7 +14,6 @@ use crate::moment;
 /// Bytes that are collected before they are written, while more keep coming.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// Flags of `logs`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg logs web

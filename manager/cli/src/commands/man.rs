@@ -7,7 +7,6 @@ use clap::{Args, CommandFactory as _};
 use crate::cli::Cli;
 use crate::failure::Failure;
 
-/// Arguments of `man`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg man /usr/local/share/man/man1 && man keg-run")]

@@ -2,6 +2,9 @@
 //!
 //! A command parses its flags into messages, makes its calls, and shows the answers; what it can
 //! do, any client of keg.v1 can do.
+//!
+//! The structures that hold a command's flags have no doc comments: a command is described where it
+//! is a variant, in `cli.rs`, and a comment here would take that text's place in its help.
 
 pub(crate) mod attach;
 pub(crate) mod completion;

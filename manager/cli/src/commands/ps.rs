@@ -14,7 +14,6 @@ use crate::views::container::{COLUMNS, RowStyle, row};
 /// Filters that the daemon knows.
 const FILTERS: [&str; 6] = ["id", "name", "status", "label", "ancestor", "exited"];
 
-/// Flags of `ps`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg ps                                        what runs

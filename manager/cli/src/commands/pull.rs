@@ -10,7 +10,6 @@ use crate::options::platform;
 use crate::progress::{Progress, ProgressStyle, Target};
 use crate::{output, reference};
 
-/// Flags of `pull`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg pull busybox                        the newest version from the default registry
@@ -20,8 +19,8 @@ pub(crate) struct PullArgs {
     /// Platform of the image, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// How to show progress
-    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    /// How to show progress: auto, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", hide_possible_values = true)]
     progress: ProgressStyle,
     /// Print nothing but the image's full name
     #[arg(short = 'q', long)]

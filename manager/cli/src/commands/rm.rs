@@ -7,7 +7,6 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::output;
 
-/// Flags of `rm`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg rm web              remove a container that has ended

@@ -7,7 +7,6 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::{output, reference};
 
-/// Flags of `rmi`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg rmi busybox:1.36        take this name away; the image goes with its last name

@@ -17,10 +17,10 @@ use crate::output;
 use crate::session::{Session, SessionOptions, check_terminal};
 use crate::terminal::detach::DetachKeys;
 
-/// Flags of `run`.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
+    next_display_order = None,
     override_usage = "keg run [OPTIONS] IMAGE [COMMAND] [ARG...]",
     after_help = "Examples:
   keg run --rm busybox echo hello              run a command, and leave nothing behind
@@ -50,7 +50,8 @@ pub(crate) struct RunArgs {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        action = ArgAction::Set
+        action = ArgAction::Set,
+        hide_possible_values = true
     )]
     sig_proxy: bool,
     #[command(flatten)]

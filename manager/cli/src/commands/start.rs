@@ -9,7 +9,6 @@ use crate::output;
 use crate::session::{Session, SessionOptions, check_terminal};
 use crate::terminal::detach::DetachKeys;
 
-/// Flags of `start`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg start web db       start both, and print their names

@@ -7,7 +7,6 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::output;
 
-/// Flags of `stop`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg stop web            SIGTERM, or the image's stop signal; SIGKILL after 10 seconds

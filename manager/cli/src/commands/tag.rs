@@ -6,7 +6,6 @@ use keg_proto::keg::v1::TagImageRequest;
 use crate::client::Daemon;
 use crate::failure::Failure;
 
-/// Arguments of `tag`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg tag busybox registry.example:5000/tools/busybox:1")]

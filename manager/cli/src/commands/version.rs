@@ -9,7 +9,6 @@ use crate::output;
 use crate::template::Template;
 use crate::views::system;
 
-/// Flags of `version`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg version --format '{{.Server.Version}}'")]

@@ -7,7 +7,6 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::output;
 
-/// Arguments of `wait`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   keg wait job && keg logs job")]

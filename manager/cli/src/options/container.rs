@@ -35,11 +35,18 @@ pub(crate) enum AttachStream {
     Stderr,
 }
 
-/// Flags of `run` and `create`.
+// The flags of `run` and `create`, in the order of their names. No doc comment: see `commands`.
 #[derive(Debug, Args)]
+#[command(next_display_order = None)]
 pub(crate) struct ContainerFlags {
     /// Attach to stdin, stdout or stderr (repeatable; default: stdout, stderr, and stdin with -i)
-    #[arg(short = 'a', long, value_name = "STREAM", ignore_case = true)]
+    #[arg(
+        short = 'a',
+        long,
+        value_name = "STREAM",
+        ignore_case = true,
+        hide_possible_values = true
+    )]
     pub(crate) attach: Vec<AttachStream>,
     /// Write the container's id into this file, which must not exist yet
     #[arg(long, value_name = "FILE")]
@@ -113,11 +120,11 @@ pub(crate) struct ContainerFlags {
     /// Platform of the image, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
-    /// How to show the progress of a pull
-    #[arg(long, value_name = "STYLE", default_value = "auto")]
+    /// How to show the progress of a pull: auto, plain or json
+    #[arg(long, value_name = "STYLE", default_value = "auto", hide_possible_values = true)]
     pub(crate) progress: ProgressStyle,
-    /// When to pull the image
-    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    /// When to pull the image: always, missing or never
+    #[arg(long, value_name = "WHEN", default_value = "missing", hide_possible_values = true)]
     pub(crate) pull: PullPolicy,
     /// Do not show the progress of a pull
     #[arg(short = 'q', long)]
