@@ -59,7 +59,8 @@ pub fn skip(missing: &Missing) {
     if let Some(file) = env::var_os("KEG_TEST_SKIPS") {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let list = OpenOptions::new().append(true).create(true).open(file);
-        let written = list.and_then(|mut list| writeln!(list, "{test}: {} is missing", missing.what));
+        let written =
+            list.and_then(|mut list| writeln!(list, "{test}: {} is missing", missing.what));
         written.expect("note a skipped test");
     }
 }

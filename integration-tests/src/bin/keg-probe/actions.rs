@@ -1,5 +1,6 @@
 //! Does what a test wants done inside a container.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -12,7 +13,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeValLike as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
 
 /// Kills this process; as PID 1 of a namespace it is immune, and says so.
 pub(crate) fn die(signal: &str) -> anyhow::Result<()> {
@@ -183,4 +185,39 @@ pub(crate) fn burn(millis: u64) -> anyhow::Result<()> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     say(&(usage.user_time() + usage.system_time()).num_milliseconds().to_string())?;
     Ok(())
+}
+
+/// Looks for a process whose program is of another file system or unlinked, keeps that open, and
+/// writes to it as soon as the kernel lets it, that is, when nobody executes it any more.
+pub(crate) fn hunt() -> anyhow::Result<()> {
+    let own = fs::metadata("/")?.dev();
+    say("ready")?;
+    let mut caught: Vec<File> = Vec::new();
+    loop {
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let exe = entry.path().join("exe");
+            if let Ok(program) = File::open(exe)
+                && (program.metadata()?.dev() != own || is_of_host(&program))
+                && caught.len() < 100
+            {
+                caught.push(program);
+            }
+        }
+        for program in &caught {
+            let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+            if let Ok(mut writable) = OpenOptions::new().append(true).open(path) {
+                writable.write_all(b"overwritten")?;
+                say("overwritten")?;
+            }
+        }
+    }
+}
+
+/// Whether a file has no name in this root filesystem: its path leads to nothing, or to another file.
+fn is_of_host(program: &File) -> bool {
+    let path = fs::read_link(format!("/proc/self/fd/{}", program.as_raw_fd())).unwrap_or_default();
+    match (fs::metadata(path), program.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) != (open.dev(), open.ino()),
+        _ => true,
+    }
 }

@@ -20,6 +20,7 @@
 //! | `fork N` | forks N children that stay, prints how many came to be, and ends them |
 //! | `orphan` | leaves a grandchild that prints "orphan" and exits with 0 after its parent |
 //! | `terminal` | prints the terminal's size now and on every change; exits on SIGTERM or end of input |
+//! | `hunt` | prints "ready", then tries to overwrite any program that is not of this root filesystem |
 //! | `burn MILLIS` | uses processor time for MILLIS of wall time, prints how many it got |
 
 mod actions;
@@ -58,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "fork" => actions::fork_many(number(0)?)?,
         "orphan" => actions::orphan()?,
         "terminal" => actions::terminal()?,
+        "hunt" => actions::hunt()?,
         "burn" => actions::burn(number(0)?)?,
         other => bail!("no such subcommand: {other}"),
     }
