@@ -23,8 +23,10 @@ mod dir;
 mod error;
 mod freezer;
 mod layout;
+mod oom;
 mod processes;
 mod remove;
+pub mod stats;
 mod v1;
 mod v2;
 
@@ -38,6 +40,7 @@ use dir::Dir;
 pub use error::CgroupError;
 pub use freezer::FreezerState;
 use layout::{Layout, Mounted};
+pub use oom::{OomNotice, OomWatch};
 
 /// Who makes the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -221,3 +221,101 @@ fn cgroups_that_the_container_made_are_removed_with_it() {
 
     assert!(guard.0.groups().all(|group| !group.dir.exists()));
 }
+
+/// A command in the cgroup: it stops itself until it is inside.
+fn spawn_inside(guard: &Guard, script: &str) -> std::process::Child {
+    let script = format!("kill -STOP $$; {script}");
+    let child = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    for group in guard.0.groups() {
+        std::fs::write(group.dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    let stopped = Some(nix::sys::wait::WaitPidFlag::WUNTRACED);
+    nix::sys::wait::waitpid(pid, stopped).unwrap();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    child
+}
+
+#[test]
+fn what_a_container_uses_is_counted() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("stats");
+    let resources = resources(serde_json::json!({
+        "memory": { "limit": 67_108_864 },
+        "pids": { "limit": 50 },
+        "cpu": { "cpus": "0" },
+    }));
+    guard.0.create(Some(&resources)).unwrap();
+    let script = "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done; exec sleep 1000";
+    let mut child = spawn_inside(&guard, script);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut stats = guard.0.stats().unwrap();
+    while stats.cpu.usage.total == 0 || stats.memory.usage.usage == 0 {
+        assert!(std::time::Instant::now() < deadline, "{stats:?}");
+        stats = guard.0.stats().unwrap();
+    }
+
+    assert_eq!(stats.pids, stats::Pids { current: 1, limit: 50 });
+    assert_eq!(stats.memory.usage.limit, 67_108_864);
+    assert_eq!(stats.cpuset.cpus, [0]);
+    assert!(stats.memory.raw.len() > 5, "{stats:?}");
+    let json = serde_json::to_value(&stats).unwrap();
+    assert_eq!(json["pids"], serde_json::json!({ "current": 1, "limit": 50 }));
+    assert_eq!(json["memory"]["usage"]["limit"], 67_108_864);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn running_out_of_memory_is_noticed_and_so_is_the_end() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("oom");
+    let resources = resources(serde_json::json!({
+        "memory": { "limit": 8_388_608, "swap": 8_388_608 },
+    }));
+    guard.0.create(Some(&resources)).unwrap();
+    let mut watch = guard.0.watch_oom().unwrap();
+    let before = watch.wait(std::time::Duration::ZERO).unwrap();
+    let mut child = spawn_inside(&guard, "x=aaaaaaaa; while :; do x=$x$x; done");
+
+    let deadline = std::time::Duration::from_secs(30);
+    let during = watch.wait(deadline).unwrap();
+    let status = child.wait().unwrap();
+    guard.0.destroy().unwrap();
+    let mut after = watch.wait(deadline).unwrap();
+    while after == OomNotice::OutOfMemory {
+        after = watch.wait(deadline).unwrap();
+    }
+
+    assert_eq!(before, OomNotice::Nothing);
+    assert_eq!(during, OomNotice::OutOfMemory);
+    assert!(!status.success());
+    assert_eq!(after, OomNotice::Gone);
+}
+
+#[test]
+fn limits_are_changed_in_an_order_that_the_kernel_takes() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("update");
+    guard.0.create(None).unwrap();
+    for (limit, swap) in [(100, 200), (300, 400), (50, 60), (1000, -1), (20, 20)] {
+        let mebibytes = |number: i64| if number < 0 { number } else { number << 20 };
+        let (limit, swap) = (mebibytes(limit), mebibytes(swap));
+        let quota = 10_000 + limit / 50_000;
+        let resources = resources(serde_json::json!({
+            "memory": { "limit": limit, "swap": swap },
+            "cpu": { "quota": quota, "period": 2 * quota, "burst": quota / 2 },
+        }));
+
+        guard.0.update(&resources).unwrap();
+
+        let stats = guard.0.stats().unwrap();
+        assert_eq!(i64::try_from(stats.memory.usage.limit), Ok(limit), "{limit} {swap}");
+    }
+}
