@@ -29,8 +29,8 @@ mod views;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::Cli;
 use crate::failure::{EXIT_ENGINE, Failure};
@@ -77,6 +77,11 @@ fn explain(error: &clap::Error) -> ExitCode {
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = std::io::stdout().write_all(error.render().to_string().as_bytes());
+            ExitCode::SUCCESS
+        }
+        // `keg` alone, while KEG_HOST counts as an argument.
+        ErrorKind::MissingSubcommand => {
+            let _ = Cli::command().print_help();
             ExitCode::SUCCESS
         }
         kind => {
