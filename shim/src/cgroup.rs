@@ -1,0 +1,121 @@
+//! Where a container's cgroups are: v1, v2, or both.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The cgroups of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Cgroups {
+    /// Controllers of v1 and the directory of the process's cgroup in each.
+    pub(crate) v1: HashMap<String, PathBuf>,
+    /// Its cgroup of v2.
+    pub(crate) v2: Option<PathBuf>,
+}
+
+/// The cgroups of a process are not known.
+#[derive(Debug, thiserror::Error)]
+#[error("find the cgroups of process {pid}")]
+pub(crate) struct CgroupError {
+    pid: i32,
+    #[source]
+    source: io::Error,
+}
+
+impl Cgroups {
+    /// Finds the cgroups of a live process.
+    pub(crate) fn of(pid: i32) -> Result<Self, CgroupError> {
+        let read =
+            |path: &str| fs::read_to_string(path).map_err(|source| CgroupError { pid, source });
+        Ok(Self::parse(&read(&format!("/proc/{pid}/cgroup"))?, &read("/proc/self/mountinfo")?))
+    }
+
+    fn parse(membership: &str, mounts: &str) -> Self {
+        let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
+        let mut cgroups = Self::default();
+        for line in membership.lines() {
+            // HIERARCHY:CONTROLLERS:PATH
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            if controllers.is_empty() {
+                let mount = mounts.iter().find(|mount| mount.kind == "cgroup2");
+                cgroups.v2 = mount.and_then(|mount| mount.dir_of(path));
+                continue;
+            }
+            for controller in controllers.split(',') {
+                let mount = mounts.iter().find(|mount| mount.has_controller(controller));
+                if let Some(dir) = mount.and_then(|mount| mount.dir_of(path)) {
+                    cgroups.v1.insert(controller.to_owned(), dir);
+                }
+            }
+        }
+        cgroups
+    }
+
+    /// The directory of a controller of v1.
+    pub(crate) fn v1(&self, controller: &str) -> Option<&Path> {
+        self.v1.get(controller).map(PathBuf::as_path)
+    }
+}
+
+/// A line of mountinfo that is about cgroups.
+struct Mount<'a> {
+    root: &'a str,
+    point: &'a str,
+    kind: &'a str,
+    options: &'a str,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (front, back) = line.split_once(" - ")?;
+        let mut front = front.split(' ').skip(3);
+        let (root, point) = (front.next()?, front.next()?);
+        let mut back = back.split(' ');
+        let (kind, _source, options) = (back.next()?, back.next()?, back.next()?);
+        kind.starts_with("cgroup").then_some(Self { root, point, kind, options })
+    }
+
+    fn has_controller(&self, controller: &str) -> bool {
+        self.kind == "cgroup" && self.options.split(',').any(|option| option == controller)
+    }
+
+    /// Where the cgroup `path` is below this mount, which may show a part of the hierarchy only.
+    fn dir_of(&self, path: &str) -> Option<PathBuf> {
+        let below = match self.root {
+            "/" => path,
+            root => path.strip_prefix(root)?,
+        };
+        Some(Path::new(self.point).join(below.trim_start_matches('/')))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+30 20 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate
+31 20 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+32 20 0:28 /sub /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+33 20 8:1 / / rw - ext4 /dev/vda rw
+";
+
+    #[test]
+    fn hybrid_layouts_are_found_also_below_a_partial_mount() {
+        let membership = "5:memory:/a/b\n4:cpu,cpuacct:/sub/c\n1:name=systemd:/x\n0::/u\n";
+
+        let cgroups = Cgroups::parse(membership, MOUNTS);
+
+        assert_eq!(cgroups.v1("memory"), Some(Path::new("/sys/fs/cgroup/memory/a/b")));
+        assert_eq!(cgroups.v1("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/c")));
+        assert_eq!(cgroups.v2, Some("/sys/fs/cgroup/unified/u".into()));
+        assert_eq!(cgroups.v1("pids"), None);
+    }
+
+    #[test]
+    fn garbage_is_no_cgroup() {
+        assert_eq!(Cgroups::parse("x\n1:\n", "nonsense - \n"), Cgroups::default());
+    }
+}

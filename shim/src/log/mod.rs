@@ -1,0 +1,23 @@
+//! The container's log: what its streams wrote, in a format that people's tools read, in files
+//! that are bounded.
+//!
+//! ```text
+//! bytes ─▶ lines (split at \n, long ones cut) ─▶ format ─▶ file ─▶ rotation
+//! ```
+//!
+//! Invariants:
+//! - An entry is never torn by a rotation, nor left half-written when the disk is full.
+//! - No file exceeds `max_size_bytes`, unless a single entry does.
+//! - A line that is not finished is held back (up to [`MAX_LINE_BYTES`]) until it is, or until its
+//!   stream ends; the raw format holds nothing back.
+
+mod format;
+mod lines;
+mod writer;
+
+pub(crate) use format::Format;
+pub(crate) use lines::Stream;
+pub(crate) use writer::{LogError, LogSettings, LogWriter, Outcome, WhenFull};
+
+/// Longest piece of a line in one entry: Docker's and Kubernetes' limit.
+const MAX_LINE_BYTES: usize = 16 << 10;

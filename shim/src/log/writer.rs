@@ -1,0 +1,420 @@
+//! Writes entries to a file, rotates it, and survives a full disk.
+//!
+//! ```text
+//! LOG.2 ◀─ LOG.1 ◀─ LOG        a rotation: the oldest goes, the rest moves on, LOG starts empty
+//! ```
+//!
+//! Appending is synchronous: the page cache takes it. Only a full disk makes a writer wait, if its
+//! settings say so: then [`LogWriter::append`] answers [`Outcome::Blocked`], keeps what is left, and
+//! takes nothing more until [`LogWriter::retry`] got rid of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::format::{Format, Times};
+use super::lines::{Lines, Stream};
+use crate::clock::{Fraction, rfc3339};
+use crate::self_log;
+
+/// Permissions of a log: as Docker's, nobody else reads what containers print.
+const MODE: u32 = 0o640;
+
+/// What a log is and how large it may become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    /// Size at which a file is rotated; `None`: never.
+    pub(crate) max_size_bytes: Option<NonZeroU64>,
+    /// Files to keep, the current one included.
+    pub(crate) max_files: NonZeroU32,
+    pub(crate) when_full: WhenFull,
+}
+
+/// What to do when the disk takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// Lose output and count it.
+    Drop,
+    /// Let the container wait.
+    Block,
+}
+
+/// Whether output was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Outcome {
+    /// It is in the file, or lost and counted.
+    Done,
+    /// It waits for the disk: call [`LogWriter::retry`] later, and append nothing until then.
+    Blocked,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[error("open log {path:?}")]
+pub(crate) struct LogError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// An open log.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    settings: LogSettings,
+    file: File,
+    size_bytes: u64,
+    stdout: Lines,
+    stderr: Lines,
+    pending: Pending,
+    lost_bytes: u64,
+}
+
+/// Encoded entries that are not yet in a file.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    /// Offsets into `bytes` before which the file is rotated, ascending.
+    cuts: Vec<usize>,
+}
+
+impl LogWriter {
+    /// Opens or creates a log, and its directory.
+    pub(crate) fn open(settings: LogSettings) -> Result<Self, LogError> {
+        let failed = |source| LogError { path: settings.path.clone(), source };
+        if let Some(dir) = settings.path.parent() {
+            fs::create_dir_all(dir).map_err(failed)?;
+        }
+        let file = open_append(&settings.path).map_err(failed)?;
+        let size_bytes = file.metadata().map_err(failed)?.len();
+        Ok(Self {
+            settings,
+            file,
+            size_bytes,
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+            pending: Pending::default(),
+            lost_bytes: 0,
+        })
+    }
+
+    /// Appends what `stream` wrote.
+    pub(crate) fn append(&mut self, stream: Stream, bytes: &[u8]) -> Outcome {
+        if self.settings.format == Format::Raw {
+            let before = self.pending.bytes.len();
+            self.pending.bytes.extend_from_slice(bytes);
+            self.plan_cut(before);
+        } else {
+            self.encode(stream, |lines, emit| lines.push(bytes, emit));
+        }
+        self.retry()
+    }
+
+    /// Appends what is held back of `stream`, which ended or pauses for long.
+    pub(crate) fn finish(&mut self, stream: Stream) -> Outcome {
+        self.encode(stream, |lines, emit| lines.finish(emit));
+        self.retry()
+    }
+
+    /// Writes what waits.
+    pub(crate) fn retry(&mut self) -> Outcome {
+        if self.pending.bytes.is_empty() {
+            return Outcome::Done;
+        }
+        match self.flush() {
+            Ok(()) => self.report_loss(),
+            Err(_) if self.settings.when_full == WhenFull::Block => return Outcome::Blocked,
+            Err(error) => self.lose(&error),
+        }
+        self.pending.bytes.clear();
+        self.pending.cuts.clear();
+        Outcome::Done
+    }
+
+    /// Gives memory back until the next append.
+    pub(crate) fn relax(&mut self) {
+        if self.pending.bytes.is_empty() {
+            self.pending = Pending::default();
+        }
+    }
+
+    fn encode(
+        &mut self,
+        stream: Stream,
+        feed: impl FnOnce(&mut Lines, &mut dyn FnMut(&[u8], bool)),
+    ) {
+        let now = SystemTime::now();
+        let times = Times {
+            full: rfc3339(now, Fraction::Nanoseconds),
+            trimmed: rfc3339(now, Fraction::Trimmed),
+        };
+        let mut lines = std::mem::take(match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        });
+        feed(&mut lines, &mut |piece, complete| {
+            let before = self.pending.bytes.len();
+            self.settings.format.encode(&mut self.pending.bytes, stream, &times, piece, complete);
+            self.plan_cut(before);
+        });
+        match stream {
+            Stream::Stdout => self.stdout = lines,
+            Stream::Stderr => self.stderr = lines,
+        }
+    }
+
+    /// Plans a rotation before the entry at `before`, if the file would become too large with it.
+    fn plan_cut(&mut self, before: usize) {
+        let Some(max) = self.settings.max_size_bytes else { return };
+        let (base, start) = match self.pending.cuts.last() {
+            Some(cut) => (0, *cut),
+            None => (self.size_bytes, 0),
+        };
+        let length = |from: usize, to: usize| u64::try_from(to - from).unwrap_or(u64::MAX);
+        let empty = base + length(start, before) == 0;
+        if !empty && base + length(start, self.pending.bytes.len()) > max.get() {
+            self.pending.cuts.push(before);
+        }
+    }
+
+    /// Writes all that is pending, with the planned rotations. What was written is forgotten, also
+    /// if the rest cannot be.
+    fn flush(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let outcome = loop {
+            let cut = self.pending.cuts.first().copied();
+            let end = cut.unwrap_or(self.pending.bytes.len());
+            match self.write_some(written, end) {
+                Ok(count) => written += count,
+                Err((count, error)) => {
+                    written += count;
+                    break Err(error);
+                }
+            }
+            if cut.is_none() {
+                break Ok(());
+            }
+            self.pending.cuts.remove(0);
+            self.rotate();
+        };
+        self.pending.bytes.drain(..written);
+        for cut in &mut self.pending.cuts {
+            *cut -= written;
+        }
+        outcome
+    }
+
+    /// Writes `pending[from..to]`; on failure says how much of it is in the file.
+    fn write_some(&mut self, from: usize, to: usize) -> Result<usize, (usize, io::Error)> {
+        let mut at = from;
+        while at < to {
+            match self.file.write(&self.pending.bytes[at..to]) {
+                Ok(0) => return Err((at - from, io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    at += count;
+                    self.size_bytes += u64::try_from(count).unwrap_or(0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((at - from, error)),
+            }
+        }
+        Ok(at - from)
+    }
+
+    /// Gives up what is pending. If the start of an entry is in the file already, it is taken out
+    /// again, so that readers find whole entries only.
+    fn lose(&mut self, error: &io::Error) {
+        if self.lost_bytes == 0 {
+            self_log::warn("the log takes no more: output is lost", error);
+        }
+        self.lost_bytes += u64::try_from(self.pending.bytes.len()).unwrap_or(0);
+        if self.settings.format != Format::Raw
+            && let Some(whole) = whole_entries(&self.file, self.size_bytes)
+            && self.file.set_len(whole).is_ok()
+        {
+            self.size_bytes = whole;
+        }
+    }
+
+    fn report_loss(&mut self) {
+        if self.lost_bytes > 0 {
+            let lost = std::mem::take(&mut self.lost_bytes);
+            self_log::info(&format!("the log is written again: {lost} bytes of it were lost"));
+        }
+    }
+
+    /// Moves the files on by one. What cannot be moved is written over: a bound is a bound.
+    fn rotate(&mut self) {
+        let path = &self.settings.path;
+        let oldest = self.settings.max_files.get() - 1;
+        for number in (1..oldest).rev() {
+            // A file that is not there yet needs no place.
+            let _ = fs::rename(numbered(path, number), numbered(path, number + 1));
+        }
+        let renamed = oldest > 0 && fs::rename(path, numbered(path, 1)).is_ok();
+        match if renamed { open_append(path) } else { Err(io::ErrorKind::Unsupported.into()) } {
+            Ok(file) => self.file = file,
+            // The file that is open stays in use, emptied, under whatever name it has.
+            Err(_) => {
+                if self.file.set_len(0).is_err() {
+                    return;
+                }
+            }
+        }
+        self.size_bytes = 0;
+    }
+}
+
+fn open_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!(".{number}"));
+    path.into()
+}
+
+/// Returns the length of `file` up to the end of its last whole entry, which a newline ends.
+fn whole_entries(file: &File, size_bytes: u64) -> Option<u64> {
+    use std::os::unix::fs::FileExt;
+    let mut end = size_bytes;
+    let mut block = [0; 4096];
+    while end > 0 {
+        let length = end.min(4096);
+        let piece = &mut block[..usize::try_from(length).ok()?];
+        file.read_exact_at(piece, end - length).ok()?;
+        if let Some(at) = memchr::memrchr(b'\n', piece) {
+            return Some(end - length + u64::try_from(at).ok()? + 1);
+        }
+        end -= length;
+    }
+    Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(dir: &Path, format: Format, max_size: u64, max_files: u32) -> LogSettings {
+        LogSettings {
+            path: dir.join("sub/c.log"),
+            format,
+            max_size_bytes: NonZeroU64::new(max_size),
+            max_files: NonZeroU32::new(max_files).unwrap(),
+            when_full: WhenFull::Drop,
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir.join("sub")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn rotation_keeps_the_newest_entries_whole_and_files_within_the_limit() {
+        for format in [Format::JsonFile, Format::Cri, Format::Raw] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = LogWriter::open(settings(dir.path(), format, 300, 3)).unwrap();
+            let line = |number: u32| format!("line {number:04}\n");
+
+            for number in 0..200 {
+                assert_eq!(log.append(Stream::Stdout, line(number).as_bytes()), Outcome::Done);
+            }
+
+            assert_eq!(names(dir.path()), ["c.log", "c.log.1", "c.log.2"]);
+            let mut all = String::new();
+            for name in ["c.log.2", "c.log.1", "c.log"] {
+                let text = fs::read_to_string(dir.path().join("sub").join(name)).unwrap();
+                assert!(text.len() <= 300 && text.ends_with('\n'), "{format:?} {name}: {text}");
+                all.push_str(&text);
+            }
+            let numbers: Vec<&str> = all
+                .lines()
+                .map(|line| {
+                    let at = line.find("line ").unwrap() + 5;
+                    &line[at..at + 4]
+                })
+                .collect();
+            let expected: Vec<String> =
+                (200 - numbers.len()..200).map(|number| format!("{number:04}")).collect();
+            assert_eq!(numbers, expected);
+        }
+    }
+
+    #[test]
+    fn one_large_append_is_spread_over_several_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Cri, 500, 100)).unwrap();
+        let input: String = (0..100).map(|number| format!("{number}\n")).collect();
+
+        assert_eq!(log.append(Stream::Stderr, input.as_bytes()), Outcome::Done);
+
+        let mut count = 0;
+        for name in names(dir.path()) {
+            let text = fs::read_to_string(dir.path().join("sub").join(name)).unwrap();
+            assert!(text.len() <= 500);
+            count += text.lines().count();
+        }
+        assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn a_single_file_is_emptied_instead_of_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 10, 1)).unwrap();
+
+        for _ in 0..5 {
+            assert_eq!(log.append(Stream::Stdout, b"1234567\n"), Outcome::Done);
+        }
+
+        assert_eq!(names(dir.path()), ["c.log"]);
+        assert_eq!(fs::read(dir.path().join("sub/c.log")).unwrap(), b"1234567\n");
+    }
+
+    #[test]
+    fn half_lines_of_two_streams_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Cri, 0, 1)).unwrap();
+
+        assert_eq!(log.append(Stream::Stdout, b"out"), Outcome::Done);
+        assert_eq!(log.append(Stream::Stderr, b"err\n"), Outcome::Done);
+        assert_eq!(log.append(Stream::Stdout, b"put\nrest"), Outcome::Done);
+        assert_eq!(log.finish(Stream::Stdout), Outcome::Done);
+
+        let text = fs::read_to_string(dir.path().join("sub/c.log")).unwrap();
+        let entries: Vec<&str> = text.lines().map(|line| &line[31..]).collect();
+        assert_eq!(entries, ["stderr F err", "stdout F output", "stdout P rest"]);
+    }
+
+    #[test]
+    fn a_reopened_log_goes_on_at_its_end_and_counts_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 12, 2)).unwrap();
+            assert_eq!(log.append(Stream::Stdout, b"1234567\n"), Outcome::Done);
+        }
+
+        assert_eq!(names(dir.path()), ["c.log", "c.log.1"]);
+    }
+
+    #[test]
+    fn whole_entries_end_at_the_last_newline() {
+        let mut file = tempfile::tempfile().unwrap();
+        for (text, whole) in [("", 0), ("half", 0), ("one\nhal", 4), ("one\ntwo\n", 8)] {
+            file.set_len(0).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+
+            assert_eq!(whole_entries(&file, text.len() as u64), Some(whole), "{text:?}");
+        }
+    }
+}

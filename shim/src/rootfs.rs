@@ -1,0 +1,476 @@
+//! Mounts what the daemon says on `BUNDLE/rootfs`, and unmounts it.
+//!
+//! ```text
+//! lower ─▶ open_tree(clone) ─▶ mount_setattr(idmap) ─┐            only with uidmap=, gidmap=
+//! lower ─▶ O_PATH ───────────────────────────────────┤
+//! upper, work ─▶ O_PATH ─────────────────────────────┴─▶ fsopen(overlay) ─▶ fsmount ─▶ move_mount
+//! ```
+//!
+//! Overlays go through the new mount API, whose options are descriptors, so that neither their
+//! number nor the length of their paths is limited by a page. Where the kernel does not take
+//! descriptors there (before Linux 6.13), and for other filesystems, mount(2) is used.
+//!
+//! Either all mounts are there or none.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use keg_proto::containerd::types::Mount;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, mount, mount_remount, move_mount, open_tree, unmount,
+};
+
+use crate::id_map::{IdMap, IdMapError};
+use crate::sys;
+
+/// Mounts that may lie on top of each other at one place.
+const MAX_STACKED: usize = 64;
+
+/// Why the root filesystem could not be mounted or unmounted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootfsError {
+    #[error("make directory {path:?}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("find mount target {target:?} below {rootfs:?}")]
+    Target {
+        target: String,
+        rootfs: PathBuf,
+        #[source]
+        source: Errno,
+    },
+    #[error("open {path:?} for a mount")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: Errno,
+    },
+    #[error("mount {kind} {source_path:?} on {target:?} with options {options:?}")]
+    Mount {
+        kind: String,
+        source_path: String,
+        target: PathBuf,
+        options: String,
+        #[source]
+        source: Errno,
+    },
+    #[error("read the id map of a mount")]
+    IdMap(#[source] IdMapError),
+    #[error("map the owners of {path:?}: the kernel or its filesystem has no idmapped mounts")]
+    MapOwners {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("unmount {path:?}")]
+    Unmount {
+        path: PathBuf,
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Mounts all of `mounts` on `rootfs`; on failure none stays.
+pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), RootfsError> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(rootfs)
+        .map_err(|source| RootfsError::Directory { path: rootfs.to_owned(), source })?;
+    mounts.iter().try_for_each(|mount| mount_one(mount, rootfs)).inspect_err(|_| {
+        // The first failure is the one to report.
+        let _ = unmount_all(rootfs);
+    })
+}
+
+/// Unmounts everything on `rootfs`; nothing there is fine.
+pub(crate) fn unmount_all(rootfs: &Path) -> Result<(), RootfsError> {
+    for _ in 0..MAX_STACKED {
+        let flags = UnmountFlags::NOFOLLOW;
+        let unmounted = match unmount(rootfs, flags) {
+            // Something below it is mounted or still used: let go of the tree as a whole.
+            Err(Errno::BUSY) => unmount(rootfs, flags | UnmountFlags::DETACH),
+            other => other,
+        };
+        match unmounted {
+            Ok(()) => {}
+            // Not a mount point, or not there at all.
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(source) => return Err(RootfsError::Unmount { path: rootfs.to_owned(), source }),
+        }
+    }
+    Err(RootfsError::Unmount { path: rootfs.to_owned(), source: Errno::BUSY })
+}
+
+fn mount_one(mount: &Mount, rootfs: &Path) -> Result<(), RootfsError> {
+    let mut options = Options::parse(&mount.options)?;
+    let target = resolve_target(&mount.target, rootfs)?;
+    let failed = |options: &Options, source| RootfsError::Mount {
+        kind: mount.r#type.clone(),
+        source_path: mount.source.clone(),
+        target: rootfs.join(mount.target.trim_start_matches('/')),
+        options: options.text(),
+        source,
+    };
+    match mount.r#type.as_str() {
+        "bind" | "rbind" => options.recursive |= mount.r#type == "rbind",
+        _ if options.bind => {}
+        "overlay" => {
+            return match mount_overlay(&options, &target) {
+                Err(OverlayError::Kernel(source)) => Err(failed(&options, source)),
+                Err(OverlayError::Rootfs(error)) => Err(error),
+                Ok(()) => Ok(()),
+            };
+        }
+        kind => {
+            let data = options.data.join(",");
+            return rustix::mount::mount(
+                mount.source.as_str(),
+                target.path(),
+                kind,
+                options.flags,
+                Some(&*c_string(data)),
+            )
+            .map_err(|source| failed(&options, source));
+        }
+    }
+    bind(&mount.source, &options, &target)?.map_err(|source| failed(&options, source))
+}
+
+/// A place to mount on, held open so that nobody can exchange it.
+#[derive(Debug)]
+struct Target(OwnedFd);
+
+impl Target {
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// Opens the target of a mount. A target within the root is resolved in it, links included, since
+/// an image decides what lies there.
+fn resolve_target(target: &str, rootfs: &Path) -> Result<Target, RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = target.trim_start_matches('/');
+    let opened = rustix::fs::openat(CWD, rootfs, flags, Mode::empty()).and_then(|root| {
+        if within.is_empty() {
+            return Ok(root);
+        }
+        openat2(
+            &root,
+            within,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    });
+    let failed = |source| RootfsError::Target {
+        target: target.to_owned(),
+        rootfs: rootfs.to_owned(),
+        source,
+    };
+    opened.map(Target).map_err(failed)
+}
+
+/// Binds a directory, with its owners mapped if so asked. The outer result is about the source.
+fn bind(
+    source: &str,
+    options: &Options,
+    target: &Target,
+) -> Result<Result<(), Errno>, RootfsError> {
+    let tree = clone_tree(Path::new(source), options.recursive, options.id_map.as_ref())?;
+    let attach = || {
+        attach(&tree, target)?;
+        let remount = options.flags - MountFlags::BIND;
+        if remount.is_empty() {
+            return Ok(());
+        }
+        // The new mount lies on top, so its path is resolved again through the descriptor's path.
+        let path = fs::read_link(target.path()).unwrap_or_else(|_| target.path());
+        mount_remount(path, MountFlags::BIND | remount, c"")
+    };
+    Ok(attach())
+}
+
+/// Copies the mount at `path` into a detached one, whose owners are mapped by `id_map`.
+fn clone_tree(
+    path: &Path,
+    recursive: bool,
+    id_map: Option<&IdMap>,
+) -> Result<OwnedFd, RootfsError> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = open_tree(CWD, path, flags)
+        .map_err(|source| RootfsError::Open { path: path.to_owned(), source })?;
+    if let Some(id_map) = id_map {
+        let namespace = id_map.user_namespace().map_err(RootfsError::IdMap)?;
+        map_owners(&tree, &namespace, path)?;
+    }
+    Ok(tree)
+}
+
+fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, path: &Path) -> Result<(), RootfsError> {
+    sys::mount_set_id_map(tree.as_fd(), namespace.as_fd())
+        .map_err(|source| RootfsError::MapOwners { path: path.to_owned(), source })
+}
+
+fn attach(tree: &OwnedFd, target: &Target) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", &target.0, c"", flags)
+}
+
+/// Tells what the kernel refused from what we could not prepare.
+enum OverlayError {
+    Kernel(Errno),
+    Rootfs(RootfsError),
+}
+
+fn mount_overlay(options: &Options, target: &Target) -> Result<(), OverlayError> {
+    let overlay = Overlay::open(options).map_err(OverlayError::Rootfs)?;
+    match overlay.mount_by_descriptors(options, target) {
+        // Such a kernel knows no descriptors as options.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            overlay.mount_by_paths(options, target).map_err(OverlayError::Kernel)
+        }
+        other => other.map_err(OverlayError::Kernel),
+    }
+}
+
+/// An overlay's layers, opened.
+struct Overlay<'a> {
+    lower: Vec<OwnedFd>,
+    upper_and_work: Vec<(&'static str, OwnedFd)>,
+    others: Vec<&'a str>,
+}
+
+impl<'a> Overlay<'a> {
+    fn open(options: &'a Options) -> Result<Self, RootfsError> {
+        let mut overlay =
+            Self { lower: Vec::new(), upper_and_work: Vec::new(), others: Vec::new() };
+        let namespace = match &options.id_map {
+            Some(map) => Some(map.user_namespace().map_err(RootfsError::IdMap)?),
+            None => None,
+        };
+        for option in &options.data {
+            match option.split_once('=') {
+                Some(("lowerdir", layers)) => {
+                    for layer in split_layers(layers) {
+                        overlay.lower.push(open_lower(&layer, namespace.as_ref())?);
+                    }
+                }
+                Some(("upperdir", path)) => {
+                    overlay.upper_and_work.push(("upperdir", open_path(Path::new(path))?));
+                }
+                Some(("workdir", path)) => {
+                    overlay.upper_and_work.push(("workdir", open_path(Path::new(path))?));
+                }
+                _ => overlay.others.push(option),
+            }
+        }
+        Ok(overlay)
+    }
+
+    fn mount_by_descriptors(&self, options: &Options, target: &Target) -> Result<(), Errno> {
+        let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, c"source", c"overlay")?;
+        for layer in &self.lower {
+            fsconfig_set_fd(&context, c"lowerdir+", layer)?;
+        }
+        for (name, dir) in &self.upper_and_work {
+            fsconfig_set_fd(&context, *name, dir)?;
+        }
+        for option in &self.others {
+            match option.split_once('=') {
+                Some((name, value)) => fsconfig_set_string(&context, name, value)?,
+                None => fsconfig_set_flag(&context, *option)?,
+            }
+        }
+        fsconfig_create(&context)?;
+        let mounted =
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, mount_attributes(options.flags))?;
+        attach(&mounted, target)
+    }
+
+    /// The older way, where layers are named: by their descriptors, since that is short.
+    fn mount_by_paths(&self, options: &Options, target: &Target) -> Result<(), Errno> {
+        let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let lower: Vec<String> = self.lower.iter().map(by_fd).collect();
+        let mut data = vec![format!("lowerdir={}", lower.join(":"))];
+        for (name, dir) in &self.upper_and_work {
+            data.push(format!("{name}={}", by_fd(dir)));
+        }
+        data.extend(self.others.iter().map(ToString::to_string));
+        let data = c_string(data.join(","));
+        mount(c"overlay", target.path(), c"overlay", options.flags, Some(&*data))
+    }
+}
+
+fn open_lower(path: &Path, namespace: Option<&OwnedFd>) -> Result<OwnedFd, RootfsError> {
+    let Some(namespace) = namespace else { return open_path(path) };
+    let tree = clone_tree(path, false, None)?;
+    map_owners(&tree, namespace, path)?;
+    Ok(tree)
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd, RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|source| RootfsError::Open { path: path.to_owned(), source })
+}
+
+/// Splits `lowerdir`'s value at colons, where a backslash makes a colon part of a path.
+fn split_layers(layers: &str) -> Vec<PathBuf> {
+    let mut paths = vec![String::new()];
+    let mut chars = layers.chars();
+    while let Some(char) = chars.next() {
+        match (char, paths.last_mut()) {
+            (':', _) => paths.push(String::new()),
+            ('\\', Some(path)) => path.extend(chars.next()),
+            (_, Some(path)) => path.push(char),
+            (_, None) => {}
+        }
+    }
+    paths.into_iter().map(PathBuf::from).collect()
+}
+
+/// Mount options, sorted by what they are for.
+#[derive(Debug)]
+struct Options {
+    flags: MountFlags,
+    bind: bool,
+    recursive: bool,
+    id_map: Option<IdMap>,
+    data: Vec<String>,
+}
+
+impl Options {
+    fn parse(options: &[String]) -> Result<Self, RootfsError> {
+        let mut rest = options.to_vec();
+        let id_map = IdMap::take(&mut rest).map_err(RootfsError::IdMap)?;
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            id_map,
+            data: vec![],
+        };
+        for option in rest {
+            match flag(&option) {
+                Some((flags, true)) => parsed.flags |= flags,
+                Some((flags, false)) => parsed.flags -= flags,
+                None => match option.as_str() {
+                    "bind" => parsed.bind = true,
+                    "rbind" => (parsed.bind, parsed.recursive) = (true, true),
+                    _ => parsed.data.push(option),
+                },
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn text(&self) -> String {
+        self.data.join(",")
+    }
+}
+
+/// Returns the flag that an option sets (`true`) or clears.
+fn flag(option: &str) -> Option<(MountFlags, bool)> {
+    Some(match option {
+        "ro" => (MountFlags::RDONLY, true),
+        "rw" => (MountFlags::RDONLY, false),
+        "nosuid" => (MountFlags::NOSUID, true),
+        "suid" => (MountFlags::NOSUID, false),
+        "nodev" => (MountFlags::NODEV, true),
+        "dev" => (MountFlags::NODEV, false),
+        "noexec" => (MountFlags::NOEXEC, true),
+        "exec" => (MountFlags::NOEXEC, false),
+        "noatime" => (MountFlags::NOATIME, true),
+        "atime" => (MountFlags::NOATIME, false),
+        "nodiratime" => (MountFlags::NODIRATIME, true),
+        "diratime" => (MountFlags::NODIRATIME, false),
+        "relatime" => (MountFlags::RELATIME, true),
+        "norelatime" => (MountFlags::RELATIME, false),
+        "strictatime" => (MountFlags::STRICTATIME, true),
+        "nostrictatime" => (MountFlags::STRICTATIME, false),
+        "sync" => (MountFlags::SYNCHRONOUS, true),
+        "async" => (MountFlags::SYNCHRONOUS, false),
+        "dirsync" => (MountFlags::DIRSYNC, true),
+        "silent" => (MountFlags::SILENT, true),
+        "loud" => (MountFlags::SILENT, false),
+        "defaults" => (MountFlags::empty(), true),
+        _ => return None,
+    })
+}
+
+/// The attributes that a new mount gets for these flags.
+fn mount_attributes(flags: MountFlags) -> MountAttrFlags {
+    let mut attributes = MountAttrFlags::empty();
+    for (flag, attribute) in [
+        (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (MountFlags::NODIRATIME, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+        (MountFlags::STRICTATIME, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+    ] {
+        if flags.contains(flag) {
+            attributes |= attribute;
+        }
+    }
+    attributes
+}
+
+/// Makes a C string; what follows a NUL, which no path holds, is cut.
+fn c_string(text: String) -> std::ffi::CString {
+    let bytes = text.into_bytes().into_iter().take_while(|octet| *octet != 0).collect::<Vec<_>>();
+    std::ffi::CString::new(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_split_at_colons_that_are_not_escaped() {
+        for (text, layers) in [
+            ("/a", &["/a"][..]),
+            ("/a:/b:/c", &["/a", "/b", "/c"][..]),
+            (r"/a\:b:/c\\d", &["/a:b", r"/c\d"][..]),
+        ] {
+            let expected: Vec<PathBuf> = layers.iter().map(PathBuf::from).collect();
+            assert_eq!(split_layers(text), expected);
+        }
+    }
+
+    #[test]
+    fn options_are_sorted_into_flags_data_and_id_maps() {
+        let options =
+            ["ro", "nosuid", "suid", "rbind", "index=off", "uidmap=0:1:2", "gidmap=0:1:2"];
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+
+        let parsed = Options::parse(&options).unwrap();
+
+        assert_eq!(parsed.flags, MountFlags::RDONLY);
+        assert!(parsed.bind && parsed.recursive && parsed.id_map.is_some());
+        assert_eq!(parsed.data, ["index=off"]);
+    }
+
+    #[test]
+    fn unmounting_what_is_not_mounted_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+
+        unmount_all(&dir.path().join("absent")).unwrap();
+    }
+}

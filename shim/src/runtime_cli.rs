@@ -1,0 +1,552 @@
+//! Calls the OCI runtime: command lines out, errors back.
+//!
+//! ```text
+//! RUNTIME --root R --log F --log-format json [--systemd-cgroup] COMMAND … ID
+//! ```
+//!
+//! Each call has a log file of its own, so that what one call reports is never taken for what
+//! another one did. `keg-runtime` adds a machine-readable `reason` to its entries; for `runc` and
+//! `crun`, [`reason_of_text`] is the one place that knows their texts.
+
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use keg_proto::containerd::runc::v1::{CheckpointOptions, Options};
+use serde::Deserialize;
+
+use crate::bundle::TaskRecord;
+use crate::reaper::{Cause, Exit, Pid, Reaper};
+use crate::stdio::nonblocking;
+
+/// The runtime that is taken when the options name none.
+const DEFAULT_RUNTIME: &str = "keg-runtime";
+
+/// Most bytes that are kept of what a runtime prints.
+const MAX_OUTPUT_BYTES: usize = 4 << 20;
+
+/// Why the runtime failed, in a word that machines compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reason(pub(crate) String);
+
+impl Reason {
+    pub(crate) const COMMAND_NOT_FOUND: &'static str = "COMMAND_NOT_FOUND";
+    pub(crate) const COMMAND_NOT_EXECUTABLE: &'static str = "COMMAND_NOT_EXECUTABLE";
+    pub(crate) const CONTAINER_NOT_FOUND: &'static str = "CONTAINER_NOT_FOUND";
+    pub(crate) const CONTAINER_NOT_RUNNING: &'static str = "CONTAINER_NOT_RUNNING";
+}
+
+/// Why a call of the runtime did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuntimeError {
+    #[error(
+        "execute the OCI runtime {binary:?}: install it, put it beside the shim or in PATH, or name another one in the runtime options"
+    )]
+    Execute {
+        binary: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{operation}: {message}")]
+    Failed { operation: &'static str, message: String, reason: Option<Reason> },
+    #[error("wait for the OCI runtime {binary:?}: its end was not seen")]
+    Lost { binary: PathBuf },
+    #[error("read what the OCI runtime printed")]
+    Output(#[source] io::Error),
+    #[error("the OCI runtime printed no list of processes: {text:?}")]
+    NoProcessList {
+        text: String,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl RuntimeError {
+    /// Why the runtime failed, if it or its text says so.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed { reason: Some(reason), .. } => Some(&reason.0),
+            _ => None,
+        }
+    }
+}
+
+/// Standard streams for the container's process, which the runtime passes on.
+#[derive(Debug)]
+pub(crate) struct ChildEnds {
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+    /// Where the runtime sends a terminal's master instead.
+    pub(crate) console_socket: Option<PathBuf>,
+}
+
+/// An OCI runtime with its settings.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    binary: PathBuf,
+    root: PathBuf,
+    systemd_cgroup: bool,
+    no_pivot_root: bool,
+    no_new_keyring: bool,
+    criu_work_path: PathBuf,
+    log_dir: PathBuf,
+    calls: Cell<u64>,
+    reaper: Rc<Reaper>,
+}
+
+impl Runtime {
+    /// Makes the runtime that `options` ask for, with its state below `daemon_dir`.
+    pub(crate) fn new(
+        options: &Options,
+        daemon_dir: &Path,
+        namespace: &str,
+        log_dir: &Path,
+        reaper: Rc<Reaper>,
+    ) -> Self {
+        let root = match options.root.as_str() {
+            "" => daemon_dir.join("runtime"),
+            root => PathBuf::from(root),
+        };
+        Self {
+            binary: find_binary(&options.binary_name),
+            root: root.join(namespace),
+            systemd_cgroup: options.systemd_cgroup,
+            no_pivot_root: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+            criu_work_path: PathBuf::from(&options.criu_work_path),
+            log_dir: log_dir.to_owned(),
+            calls: Cell::new(0),
+            reaper,
+        }
+    }
+
+    /// Makes the runtime that a killed server used.
+    pub(crate) fn from_record(record: &TaskRecord, log_dir: &Path, reaper: Rc<Reaper>) -> Self {
+        let mut runtime = Self::new(&Options::default(), Path::new("/"), "", log_dir, reaper);
+        runtime.binary.clone_from(&record.runtime);
+        runtime.root.clone_from(&record.runtime_root);
+        runtime.systemd_cgroup = record.systemd_cgroup;
+        runtime
+    }
+
+    /// What `delete` must know to make the same runtime.
+    pub(crate) fn record(&self, exit_record: Option<PathBuf>) -> TaskRecord {
+        TaskRecord {
+            runtime: self.binary.clone(),
+            runtime_root: self.root.clone(),
+            systemd_cgroup: self.systemd_cgroup,
+            exit_record,
+        }
+    }
+
+    pub(crate) async fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        pid_file: &Path,
+        ends: ChildEnds,
+    ) -> Result<(), RuntimeError> {
+        let mut args = Args::new("create");
+        args.option("--bundle", bundle).option("--pid-file", pid_file);
+        self.creation_flags(&mut args, &ends);
+        self.run("OCI runtime create failed", args.finish(id), Some(ends)).await.map(drop)
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        id: &str,
+        bundle: &Path,
+        pid_file: &Path,
+        checkpoint: &Path,
+        ends: ChildEnds,
+    ) -> Result<(), RuntimeError> {
+        let mut args = Args::new("restore");
+        args.flag("--detach").flag("--no-subreaper");
+        args.option("--image-path", checkpoint);
+        if !self.criu_work_path.as_os_str().is_empty() {
+            args.option("--work-path", &self.criu_work_path);
+        }
+        args.option("--bundle", bundle).option("--pid-file", pid_file);
+        self.creation_flags(&mut args, &ends);
+        self.run("OCI runtime restore failed", args.finish(id), Some(ends)).await.map(drop)
+    }
+
+    fn creation_flags(&self, args: &mut Args, ends: &ChildEnds) {
+        if self.no_pivot_root {
+            args.flag("--no-pivot");
+        }
+        if self.no_new_keyring {
+            args.flag("--no-new-keyring");
+        }
+        if let Some(socket) = &ends.console_socket {
+            args.option("--console-socket", socket);
+        }
+    }
+
+    pub(crate) async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        let args = Args::new("start").finish(id);
+        self.run("OCI runtime start failed", args, None).await.map(drop)
+    }
+
+    pub(crate) async fn kill(&self, id: &str, signal: u32, all: bool) -> Result<(), RuntimeError> {
+        let mut args = Args::new("kill");
+        if all {
+            args.flag("--all");
+        }
+        let mut args = args.finish(id);
+        args.push(signal.to_string().into());
+        self.run("OCI runtime kill failed", args, None).await.map(drop)
+    }
+
+    pub(crate) async fn delete(&self, id: &str, force: bool) -> Result<(), RuntimeError> {
+        let mut args = Args::new("delete");
+        if force {
+            args.flag("--force");
+        }
+        match self.run("OCI runtime delete failed", args.finish(id), None).await {
+            Err(error) if error.reason() == Some(Reason::CONTAINER_NOT_FOUND) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    pub(crate) async fn exec(
+        &self,
+        id: &str,
+        process: &Path,
+        pid_file: &Path,
+        ends: ChildEnds,
+    ) -> Result<(), RuntimeError> {
+        let mut args = Args::new("exec");
+        args.option("--process", process).flag("--detach").option("--pid-file", pid_file);
+        if let Some(socket) = &ends.console_socket {
+            args.option("--console-socket", socket);
+        }
+        self.run("OCI runtime exec failed", args.finish(id), Some(ends)).await.map(drop)
+    }
+
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), RuntimeError> {
+        let args = Args::new("pause").finish(id);
+        self.run("OCI runtime pause failed", args, None).await.map(drop)
+    }
+
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), RuntimeError> {
+        let args = Args::new("resume").finish(id);
+        self.run("OCI runtime resume failed", args, None).await.map(drop)
+    }
+
+    /// Changes limits; `resources` is a file with the runtime-spec's object.
+    pub(crate) async fn update(&self, id: &str, resources: &Path) -> Result<(), RuntimeError> {
+        let mut args = Args::new("update");
+        args.option("--resources", resources);
+        self.run("OCI runtime update failed", args.finish(id), None).await.map(drop)
+    }
+
+    /// Lists the processes of the container.
+    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<u32>, RuntimeError> {
+        let mut args = Args::new("ps");
+        args.option("--format", "json");
+        let printed = self.run("OCI runtime ps failed", args.finish(id), None).await?;
+        // An empty container may be printed as nothing or as "null".
+        let list: Option<Vec<u32>> = match printed.trim_ascii() {
+            b"" => None,
+            json => serde_json::from_slice(json).map_err(|source| {
+                let text = String::from_utf8_lossy(json).into_owned();
+                RuntimeError::NoProcessList { text, source }
+            })?,
+        };
+        Ok(list.unwrap_or_default())
+    }
+
+    pub(crate) async fn checkpoint(
+        &self,
+        id: &str,
+        image: &Path,
+        options: &CheckpointOptions,
+    ) -> Result<(), RuntimeError> {
+        let mut args = Args::new("checkpoint");
+        args.option("--image-path", image);
+        for (path, name) in
+            [(&options.work_path, "--work-path"), (&options.parent_path, "--parent-path")]
+        {
+            if !path.is_empty() {
+                args.option(name, path);
+            }
+        }
+        for (wanted, name) in [
+            (!options.exit, "--leave-running"),
+            (options.open_tcp, "--tcp-established"),
+            (options.external_unix_sockets, "--ext-unix-sk"),
+            (options.terminal, "--shell-job"),
+            (options.file_locks, "--file-locks"),
+        ] {
+            if wanted {
+                args.flag(name);
+            }
+        }
+        for namespace in &options.empty_namespaces {
+            args.option("--empty-ns", namespace);
+        }
+        if !options.cgroups_mode.is_empty() {
+            args.option("--manage-cgroups-mode", &options.cgroups_mode);
+        }
+        self.run("OCI runtime checkpoint failed", args.finish(id), None).await.map(drop)
+    }
+
+    /// Runs one command to its end and returns what it printed.
+    ///
+    /// With `ends`, the standard streams are the container's, and nothing is returned. The process
+    /// is not killed if the future is dropped: it ends by itself, and its log stays.
+    async fn run(
+        &self,
+        operation: &'static str,
+        args: Vec<OsString>,
+        ends: Option<ChildEnds>,
+    ) -> Result<Vec<u8>, RuntimeError> {
+        let call = self.calls.get();
+        self.calls.set(call + 1);
+        let log = self.log_dir.join(format!("log.{call}.json"));
+        let mut command = Command::new(&self.binary);
+        command.arg("--root").arg(&self.root).arg("--log").arg(&log);
+        command.args(["--log-format", "json"]);
+        if self.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
+        command.args(args);
+        // Taken when there is no container to give the streams to.
+        let mut output = None;
+        match ends {
+            Some(ends) => command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr),
+            None => {
+                let (reader, writer) = io::pipe().map_err(RuntimeError::Output)?;
+                let errors = writer.try_clone().map_err(RuntimeError::Output)?;
+                output = Some(nonblocking(OwnedFd::from(reader)).map_err(RuntimeError::Output)?);
+                command.stdin(Stdio::null()).stdout(writer).stderr(errors)
+            }
+        };
+        let spawned = command.spawn();
+        // The command holds the children's ends of all pipes.
+        drop(command);
+        let child = spawned
+            .map_err(|source| RuntimeError::Execute { binary: self.binary.clone(), source })?;
+        let exited = self.reaper.watch(Pid(i32::try_from(child.id()).unwrap_or(0)));
+        let mut printed = Vec::new();
+        let lost = || RuntimeError::Lost { binary: self.binary.clone() };
+        let exit = match &output {
+            None => exited.await.map_err(|_| lost())?,
+            Some(output) => read_until_exit(output, exited, &mut printed).await.ok_or_else(lost)?,
+        };
+        let failure = match exit.cause {
+            Cause::Code(0) => None,
+            _ => Some(explain(operation, &log, &printed, exit)),
+        };
+        // Most calls leave no log; one that stays goes with the bundle.
+        let _ = fs::remove_file(&log);
+        failure.map_or(Ok(printed), Err)
+    }
+}
+
+/// Collects what a runtime prints until it ends, however long others keep its pipe open.
+async fn read_until_exit(
+    output: &tokio::io::unix::AsyncFd<OwnedFd>,
+    exited: tokio::sync::oneshot::Receiver<Exit>,
+    printed: &mut Vec<u8>,
+) -> Option<Exit> {
+    let mut piece = [0; 1024];
+    let mut exited = std::pin::pin!(exited);
+    let mut open = true;
+    let exit = loop {
+        tokio::select! {
+            biased;
+            exit = &mut exited => break exit.ok()?,
+            read = output.async_io(tokio::io::Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut piece)?)), if open => {
+                match read {
+                    Ok(count @ 1..) => keep(printed, &piece[..count]),
+                    _ => open = false,
+                }
+            }
+        }
+    };
+    while let Ok(count @ 1..) = nix::unistd::read(output.get_ref(), &mut piece) {
+        keep(printed, &piece[..count]);
+    }
+    Some(exit)
+}
+
+fn keep(printed: &mut Vec<u8>, piece: &[u8]) {
+    let room = MAX_OUTPUT_BYTES.saturating_sub(printed.len());
+    printed.extend_from_slice(&piece[..piece.len().min(room)]);
+}
+
+/// Builds a command's arguments.
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn new(command: &str) -> Self {
+        Self(vec![command.into()])
+    }
+
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(value.as_ref().to_owned());
+        self
+    }
+
+    fn finish(self, id: &str) -> Vec<OsString> {
+        let mut args = self.0;
+        args.push(id.into());
+        args
+    }
+}
+
+/// Finds the runtime: the path that is named, else the name beside the shim, else in PATH.
+pub(crate) fn find_binary(name: &str) -> PathBuf {
+    let name = if name.is_empty() { DEFAULT_RUNTIME } else { name };
+    if !name.contains('/')
+        && let Ok(shim) = std::env::current_exe()
+        && let Some(dir) = shim.parent()
+    {
+        let beside = dir.join(name);
+        if beside.is_file() {
+            return beside;
+        }
+    }
+    PathBuf::from(name)
+}
+
+/// One line of a runtime's log.
+#[derive(Debug, Deserialize)]
+struct LogEntry {
+    #[serde(default)]
+    level: String,
+    #[serde(default)]
+    msg: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Turns what a failed runtime left into an error: its last logged error, else what it printed,
+/// else how it ended.
+fn explain(operation: &'static str, log: &Path, printed: &[u8], exit: Exit) -> RuntimeError {
+    let log = fs::read(log).unwrap_or_default();
+    let (message, reason) = last_error(&log).unwrap_or_else(|| {
+        let printed = String::from_utf8_lossy(printed);
+        match (printed.trim(), exit.cause) {
+            ("", Cause::Code(code)) => (format!("it ended with exit status {code}"), None),
+            ("", Cause::Signal(signal)) => (format!("it was killed by signal {signal}"), None),
+            (text, _) => (text.to_owned(), None),
+        }
+    });
+    let reason = reason.or_else(|| reason_of_text(&message).map(str::to_owned)).map(Reason);
+    RuntimeError::Failed { operation, message, reason }
+}
+
+/// Returns text and reason of the last error in a runtime's log.
+fn last_error(log: &[u8]) -> Option<(String, Option<String>)> {
+    let entries = log.split(|octet| *octet == b'\n');
+    let entries = entries.filter_map(|line| serde_json::from_slice::<LogEntry>(line).ok());
+    let mut errors = entries.filter(|entry| entry.level == "error" || entry.level == "fatal");
+    errors.next_back().map(|entry| (entry.msg.trim().to_owned(), entry.reason))
+}
+
+/// Recognizes the texts of runc and crun, which have no reasons of their own.
+fn reason_of_text(message: &str) -> Option<&'static str> {
+    let has = |text: &str| message.contains(text);
+    let executes = has("exec: \"") || has("executable") || has("exec user process");
+    if has("does not exist") || has("error opening file `/run/") {
+        Some(Reason::CONTAINER_NOT_FOUND)
+    } else if has("process already finished")
+        || has("container not running")
+        || has("is not running")
+        || has("no such process")
+        || has("No such process")
+    {
+        Some(Reason::CONTAINER_NOT_RUNNING)
+    } else if has("executable file not found in $PATH")
+        || has("not found in $PATH")
+        || (executes && (has("no such file or directory") || has("No such file or directory")))
+    {
+        Some(Reason::COMMAND_NOT_FOUND)
+    } else if executes
+        && (has("permission denied")
+            || has("Permission denied")
+            || has("is a directory")
+            || has("exec format error")
+            || has("Exec format error"))
+    {
+        Some(Reason::COMMAND_NOT_EXECUTABLE)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn the_runtimes_own_reason_wins_over_its_text() {
+        let log = br#"{"level":"warning","msg":"w"}
+{"level":"error","msg":"first"}
+{"level":"error","msg":"exec: \"x\": executable file not found in $PATH","reason":"MOUNT_FAILED"}
+not json
+"#;
+
+        let (message, reason) = last_error(log).unwrap();
+
+        assert!(message.starts_with("exec:"));
+        assert_eq!(reason.as_deref(), Some("MOUNT_FAILED"));
+        assert_eq!(last_error(b""), None);
+    }
+
+    #[test]
+    fn texts_of_runc_and_crun_have_reasons() {
+        for (text, reason) in [
+            (
+                r#"runc create failed: unable to start container process: exec: "nope": executable file not found in $PATH"#,
+                Some(Reason::COMMAND_NOT_FOUND),
+            ),
+            (
+                r#"runc create failed: unable to start container process: exec: "/nope": stat /nope: no such file or directory"#,
+                Some(Reason::COMMAND_NOT_FOUND),
+            ),
+            (
+                "executable file `nope` not found in $PATH: No such file or directory",
+                Some(Reason::COMMAND_NOT_FOUND),
+            ),
+            (
+                r#"runc create failed: unable to start container process: exec: "/etc": permission denied"#,
+                Some(Reason::COMMAND_NOT_EXECUTABLE),
+            ),
+            ("open executable: Permission denied", Some(Reason::COMMAND_NOT_EXECUTABLE)),
+            ("container does not exist", Some(Reason::CONTAINER_NOT_FOUND)),
+            ("os: process already finished", Some(Reason::CONTAINER_NOT_RUNNING)),
+            ("container not running", Some(Reason::CONTAINER_NOT_RUNNING)),
+            ("error mounting /x: no such file or directory", None),
+        ] {
+            assert_eq!(reason_of_text(text), reason, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_silent_failure_says_how_the_runtime_ended() {
+        let at = SystemTime::UNIX_EPOCH;
+        let killed = Exit { cause: Cause::Signal(9), at };
+
+        let error = explain("OCI runtime start failed", Path::new("/nonexistent"), b" ", killed);
+
+        assert_eq!(error.to_string(), "OCI runtime start failed: it was killed by signal 9");
+    }
+}

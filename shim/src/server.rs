@@ -1,0 +1,293 @@
+//! The long-lived process: sockets, signals, and its end.
+//!
+//! ```text
+//! bind both sockets ─▶ "ready" ─▶ serve … ─▶ Shutdown, or nobody needs it ─▶ flush events, remove
+//! ```
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use keg_ttrpc::serve;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::bootstrap::{Flags, attach_socket_path};
+use crate::bundle::{self, Bundle};
+use crate::events::Publisher;
+use crate::reaper::Reaper;
+use crate::self_log;
+use crate::stdio::serve_attach;
+use crate::supervisor::Supervisor;
+use crate::sys;
+use crate::task_service::TaskService;
+
+/// Most connections to the Task socket, and to the attach socket.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a shim without container stays when nobody is connected: a daemon that died between
+/// `start` and `Create`, or between `Delete` and `Shutdown`, must not leave it behind for ever.
+const LONELY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the last events may take to be delivered.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long clients may take to read their last answers.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(300);
+
+/// Epoll events that are taken at once; few happen.
+const EVENTS_PER_TURN: usize = 16;
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The runtime could not be made.
+    #[error("start the event loop")]
+    Loop(#[source] io::Error),
+    /// Orphans would not become ours.
+    #[error("become the reaper of orphans")]
+    Subreaper(#[source] io::Error),
+    /// A socket's directory could not be made.
+    #[error("make directory {path:?}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Another shim serves the container.
+    #[error("a shim already serves this container at {path:?}: delete that container first")]
+    InUse {
+        /// Its socket.
+        path: PathBuf,
+    },
+    /// A socket could not be bound.
+    #[error("listen on {path:?}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves until the container is gone and nobody needs the shim.
+///
+/// `ready` is called once both sockets take connections.
+///
+/// # Errors
+/// [`ServerError`], always before `ready`.
+pub fn run(
+    flags: Flags,
+    socket: &Path,
+    events_socket: Option<PathBuf>,
+    ready: impl FnOnce(),
+) -> Result<(), ServerError> {
+    sys::release_memory_eagerly();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|errno| ServerError::Subreaper(errno.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_io_events_per_tick(EVENTS_PER_TURN)
+        .build()
+        .map_err(ServerError::Loop)?;
+    LocalSet::new().block_on(&runtime, serve_all(flags, socket, events_socket, ready))
+}
+
+async fn serve_all(
+    flags: Flags,
+    socket: &Path,
+    events_socket: Option<PathBuf>,
+    ready: impl FnOnce(),
+) -> Result<(), ServerError> {
+    let attach_socket = attach_socket_path(socket);
+    let listener = bind(socket)?;
+    let attach_listener = bind(&attach_socket)?;
+
+    let reaper = Rc::new(Reaper::default());
+    let events = Rc::new(Publisher::new(&flags.namespace, events_socket));
+    let supervisor =
+        Rc::new(Supervisor::new(flags, socket.to_owned(), Rc::clone(&reaper), Rc::clone(&events)));
+    let reaping = tokio::task::spawn_local(reaper.run());
+    let publishing = Rc::clone(&events);
+    tokio::task::spawn_local(async move { publishing.run().await });
+    let connections = Rc::new(Connections::default());
+    tokio::task::spawn_local(accept_tasks(
+        listener,
+        TaskService::new(Rc::clone(&supervisor)),
+        Rc::clone(&events),
+        Rc::clone(&connections),
+    ));
+    tokio::task::spawn_local(accept_clients(attach_listener, Rc::clone(&supervisor)));
+    ready();
+    sys::trim_memory();
+
+    tokio::select! {
+        () = supervisor.shutdown_wanted() => {}
+        () = lonely(&supervisor, &connections) => self_log::info("nobody needs this shim: it ends"),
+        stopped = reaping => {
+            if let Ok(Err(error)) = stopped {
+                self_log::warn("exits cannot be noticed: the shim ends", &error);
+            }
+        }
+    }
+    for path in [socket, &attach_socket] {
+        // Whoever removed it before did what is wanted.
+        let _ = fs::remove_file(path);
+    }
+    // A daemon that does not listen must not keep the shim.
+    let _ = tokio::time::timeout(FLUSH_LIMIT, events.flushed()).await;
+    let _ = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
+    Ok(())
+}
+
+/// Binds a socket, in the place of one that nobody serves any more.
+fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(dir)
+            .map_err(|source| ServerError::Directory { path: dir.to_owned(), source })?;
+    }
+    let failed = |source| ServerError::Bind { path: path.to_owned(), source };
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(ServerError::InUse { path: path.to_owned() });
+            }
+            fs::remove_file(path).map_err(failed)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    };
+    let listener = listener.map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Counts connections to the Task socket.
+#[derive(Debug, Default)]
+struct Connections {
+    count: Cell<usize>,
+    changed: Notify,
+}
+
+/// One connection, while it lives.
+struct Connected(Rc<Connections>);
+
+impl Connections {
+    fn add(self: &Rc<Self>) -> Connected {
+        self.count.set(self.count.get() + 1);
+        self.changed.notify_waiters();
+        Connected(Rc::clone(self))
+    }
+
+    async fn none(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.count.get() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// Waits until there was neither container nor connection for [`LONELY_LIMIT`].
+async fn lonely(supervisor: &Supervisor, connections: &Connections) {
+    loop {
+        connections.none().await;
+        let changed = connections.changed.notified();
+        if !supervisor.is_idle() {
+            // Without a connection nobody can delete the container, so nothing changes.
+            changed.await;
+            continue;
+        }
+        if tokio::time::timeout(LONELY_LIMIT, changed).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept_tasks(
+    listener: UnixListener,
+    service: TaskService,
+    events: Rc<Publisher>,
+    connections: Rc<Connections>,
+) {
+    loop {
+        let connection = accept(&listener).await;
+        if connections.count.get() >= MAX_CONNECTIONS {
+            continue;
+        }
+        events.hurry();
+        let connected = connections.add();
+        let service = service.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = serve(connection, &service).await {
+                self_log::warn("a connection failed", &error);
+            }
+            drop(connected);
+            sys::trim_memory();
+        });
+    }
+}
+
+async fn accept_clients(listener: UnixListener, supervisor: Rc<Supervisor>) {
+    let connections = Rc::new(Connections::default());
+    loop {
+        let connection = accept(&listener).await;
+        if connections.count.get() >= MAX_CONNECTIONS {
+            continue;
+        }
+        let connected = connections.add();
+        let supervisor = Rc::clone(&supervisor);
+        tokio::task::spawn_local(async move {
+            serve_attach(connection, |exec_id| supervisor.hub(exec_id)).await;
+            drop(connected);
+        });
+    }
+}
+
+/// Accepts the next connection, however often the kernel has no descriptor left.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => return connection,
+            Err(error) => {
+                self_log::warn("accept a connection", &error);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Writes what the daemon reads in the bundle: where the shim serves, and its process.
+///
+/// # Errors
+/// When the bundle cannot be written.
+pub fn write_address(bundle: &Path, address: &str, pid: u32) -> io::Result<()> {
+    let bundle = Bundle::new(bundle);
+    for (path, text) in
+        [(bundle.address_file(), address.to_owned()), (bundle.shim_pid_file(), pid.to_string())]
+    {
+        bundle::write(path, text.as_bytes()).map_err(io::Error::other)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! Copies what a process writes to where it goes.
+//!
+//! ```text
+//! wait until readable ─▶ read a block ─▶ write all of it ─▶ …      idle: no block is held
+//!                  ▲ "drain": read until empty, then answer
+//! ```
+//!
+//! One task per stream. While its destination takes nothing, it reads nothing, so that the process
+//! waits as it would with a pipe of its own. When the process has ended, its last output may still
+//! be in the pipe; a drain request is answered when that has been passed on, even if descendants
+//! hold the pipe open.
+
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::hub::Hub;
+use super::terminal::Console;
+use super::writable;
+use crate::log::{LogWriter, Outcome, Stream};
+
+/// Block for streams that say little.
+const SMALL_BLOCK_BYTES: usize = 4 << 10;
+
+/// Block for streams that say much; no longer than an attach frame.
+const LARGE_BLOCK_BYTES: usize = 64 << 10;
+
+/// Most bytes that a drain passes on: what a pipe can hold by default, and more.
+const MAX_DRAIN_BYTES: usize = 1 << 20;
+
+/// How long a terminal may be silent before a drain takes it for empty. The kernel passes a
+/// terminal's output on in the background, so that the last of it may come after the exit.
+const TERMINAL_SILENCE: Duration = Duration::from_millis(100);
+
+/// How long to wait before a full disk is tried again.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where output comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Pipe(AsyncFd<OwnedFd>),
+    Console(Rc<Console>),
+}
+
+impl Source {
+    fn fd(&self) -> &AsyncFd<OwnedFd> {
+        match self {
+            Self::Pipe(fd) => fd,
+            Self::Console(console) => console.fd(),
+        }
+    }
+}
+
+/// Where output goes.
+#[derive(Debug)]
+pub(super) enum Sink {
+    Discard,
+    /// A FIFO or pipe, whose reader sets the pace.
+    Fd(AsyncFd<OwnedFd>),
+    File(File),
+    Keg {
+        log: Option<Rc<RefCell<LogWriter>>>,
+        hub: Rc<Hub>,
+        stream: Stream,
+    },
+}
+
+impl Sink {
+    pub(super) fn fd(fd: OwnedFd) -> io::Result<Self> {
+        writable(fd).map(Self::Fd)
+    }
+
+    /// Opens a FIFO or another existing file.
+    ///
+    /// A FIFO is opened for reading too: so opening waits for no reader, and a reader may leave
+    /// and another one come without the process noticing.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        if std::fs::metadata(path)?.file_type().is_fifo() {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+            return Self::fd(options.open(path)?.into());
+        }
+        OpenOptions::new().append(true).open(path).map(Self::File)
+    }
+
+    /// Opens a file for appending, and makes it and its directory if need be.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        OpenOptions::new().append(true).create(true).mode(0o644).open(path).map(Self::File)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Discard => Ok(()),
+            Self::Fd(fd) => write_all(fd, bytes).await,
+            Self::File(file) => file.write_all(bytes),
+            Self::Keg { log, hub, stream } => {
+                hub.send(*stream, bytes);
+                if let Some(log) = log {
+                    append(log, |log| log.append(*stream, bytes)).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The stream has ended.
+    async fn finish(&mut self) {
+        if let Self::Keg { log: Some(log), stream, .. } = self {
+            append(log, |log| log.finish(*stream)).await;
+        }
+    }
+
+    fn relax(&mut self) {
+        if let Self::Keg { log: Some(log), .. } = self {
+            log.borrow_mut().relax();
+        }
+    }
+}
+
+async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count =
+            fd.async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?)).await?;
+        bytes = &bytes[count..];
+    }
+    Ok(())
+}
+
+/// Appends once earlier output, also the other stream's, is on the disk, and waits until this is.
+async fn append(log: &RefCell<LogWriter>, add: impl FnOnce(&mut LogWriter) -> Outcome) {
+    while log.borrow_mut().retry() == Outcome::Blocked {
+        tokio::time::sleep(FULL_DISK_PAUSE).await;
+    }
+    let mut outcome = add(&mut log.borrow_mut());
+    while outcome == Outcome::Blocked {
+        tokio::time::sleep(FULL_DISK_PAUSE).await;
+        outcome = log.borrow_mut().retry();
+    }
+}
+
+/// A running copy. Dropping it stops the copy.
+#[derive(Debug)]
+pub(super) struct Pump {
+    drains: mpsc::Sender<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Pump {
+    pub(super) fn start(source: Source, sink: Sink) -> Self {
+        let (drains, requests) = mpsc::channel(1);
+        let copy = Copy { source, sink, block: Vec::new(), block_bytes: SMALL_BLOCK_BYTES };
+        Self { drains, task: tokio::task::spawn_local(copy.run(requests)) }
+    }
+
+    /// Asks for all that was written until now; answered, or dropped, when it was passed on.
+    pub(super) fn drain(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        // A full queue means that the same was asked a moment ago, a closed one that it has ended.
+        let _ = self.drains.try_send(sender);
+        receiver
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Copy {
+    source: Source,
+    sink: Sink,
+    block: Vec<u8>,
+    block_bytes: usize,
+}
+
+/// What one read brought.
+enum Read {
+    Some(usize),
+    Nothing,
+    End,
+}
+
+impl Copy {
+    async fn run(mut self, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
+        loop {
+            tokio::select! {
+                ready = self.source.fd().readable() => {
+                    let Ok(mut ready) = ready else { break };
+                    ready.retain_ready();
+                }
+                request = requests.recv() => {
+                    let Some(reply) = request else { break };
+                    let open = self.drain().await;
+                    // Whoever asked may have lost patience.
+                    let _ = reply.send(());
+                    if !open {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            if !self.copy_block().await {
+                break;
+            }
+        }
+        self.sink.finish().await;
+    }
+
+    /// Copies one block of a source that is ready; `false` at its end.
+    async fn copy_block(&mut self) -> bool {
+        match self.read() {
+            Read::Some(count) => self.pass_on(count).await,
+            Read::Nothing => {
+                self.rest();
+                true
+            }
+            Read::End => false,
+        }
+    }
+
+    /// Passes on what is there; `false` at the end of the source.
+    async fn drain(&mut self) -> bool {
+        let mut left = MAX_DRAIN_BYTES;
+        while left > 0 {
+            match self.read() {
+                Read::Some(count) => {
+                    left = left.saturating_sub(count);
+                    if !self.pass_on(count).await {
+                        return false;
+                    }
+                }
+                Read::Nothing => match &self.source {
+                    Source::Pipe(_) => break,
+                    Source::Console(console) => {
+                        let more = console.fd().readable();
+                        match tokio::time::timeout(TERMINAL_SILENCE, more).await {
+                            Ok(Ok(mut ready)) => ready.retain_ready(),
+                            _ => break,
+                        }
+                    }
+                },
+                Read::End => return false,
+            }
+        }
+        self.rest();
+        true
+    }
+
+    /// Reads a block, and notes an empty source, so that waiting for it makes sense.
+    fn read(&mut self) -> Read {
+        self.block.resize(self.block_bytes, 0);
+        let block = &mut self.block;
+        let read =
+            self.source.fd().try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, block)?));
+        match read {
+            Ok(0) => Read::End,
+            Ok(count) => {
+                if count == self.block_bytes {
+                    self.block_bytes = LARGE_BLOCK_BYTES;
+                }
+                Read::Some(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Some(0),
+            // A terminal whose last user closed it answers EIO.
+            Err(_) => Read::End,
+        }
+    }
+
+    /// Passes a block on; `false` if nobody will ever take it.
+    async fn pass_on(&mut self, count: usize) -> bool {
+        let passed = self.sink.write(&self.block[..count]).await;
+        if passed.is_err() {
+            // The process must not die of it: its output goes nowhere from now on.
+            self.sink = Sink::Discard;
+        }
+        true
+    }
+
+    /// Gives memory back while there is nothing to copy.
+    fn rest(&mut self) {
+        if self.block_bytes > SMALL_BLOCK_BYTES {
+            self.block_bytes = SMALL_BLOCK_BYTES;
+            self.sink.relax();
+        }
+        self.block = Vec::new();
+    }
+}

@@ -1,0 +1,698 @@
+//! The container: what the Task API's methods do, without its messages.
+//!
+//! ```text
+//! Create ─▶ mount rootfs ─▶ streams ─▶ runtime create ─▶ watch init ─▶ event
+//! exit   ─▶ kill what is left ─▶ drain streams ─▶ exit record ─▶ Wait answers ─▶ event
+//! Delete ─▶ runtime delete ─▶ close streams ─▶ unmount ─▶ event
+//! ```
+//!
+//! There is at most one container. Methods run to their end even if the caller leaves, so they are
+//! given to tasks of their own by whoever calls them; only `wait` may be dropped.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use keg_proto::containerd::events as pb;
+use keg_proto::containerd::runc::v1::{CheckpointOptions, Options};
+use keg_proto::containerd::types::Mount;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::{Notify, oneshot};
+
+use crate::bootstrap::Flags;
+use crate::bundle::{self, Bundle, BundleError};
+use crate::cgroup::{CgroupError, Cgroups};
+use crate::clock::timestamp;
+use crate::events::Publisher;
+use crate::exit_record::ExitRecord;
+use crate::oom::OomWatch;
+use crate::process::{Happening, Phase, Process, Refused};
+use crate::reaper::{Exit, Pid, Reaper};
+use crate::rootfs::{self, RootfsError};
+use crate::runtime_cli::{Reason, Runtime, RuntimeError};
+use crate::self_log;
+use crate::stdio::{Context, Hub, OurEnds, Owner, Request, StdioError, Streams};
+
+/// How long an exit waits for destinations that take the last output slowly.
+const EXIT_DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a deletion waits for them.
+const DELETE_DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the first process's exit waits for those of its execs, which the kernel ends with it.
+const EXECS_LIMIT: Duration = Duration::from_secs(2);
+
+const SIGKILL: u32 = 9;
+
+/// What `Create` is given.
+#[derive(Debug)]
+pub(crate) struct CreateRequest {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: Vec<Mount>,
+    pub(crate) stdio: Request,
+    /// Directory of a checkpoint to restore.
+    pub(crate) checkpoint: Option<PathBuf>,
+    pub(crate) options: Options,
+}
+
+/// Why a method failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TaskError {
+    #[error("task {id:?} does not exist here: create it first")]
+    NoTask { id: String },
+    #[error("exec {exec_id:?} does not exist in task {id:?}")]
+    NoExec { id: String, exec_id: String },
+    #[error("task {id:?} exists already: one shim has one container")]
+    TaskExists { id: String },
+    #[error("exec {exec_id:?} exists already")]
+    ExecExists { exec_id: String },
+    #[error("process already finished")]
+    Finished,
+    #[error("process not created")]
+    NotCreated,
+    #[error(transparent)]
+    Phase(Refused),
+    #[error("exec without a process to run")]
+    NoSpec,
+    #[error("update without resources")]
+    NoResources,
+    #[error("signal {0} does not exist")]
+    NoSignal(u32),
+    #[error("send signal {signal} to process {pid}")]
+    Signal {
+        signal: u32,
+        pid: i32,
+        #[source]
+        source: rustix::io::Errno,
+    },
+    #[error(transparent)]
+    Runtime(RuntimeError),
+    #[error("mount the root filesystem")]
+    Rootfs(#[source] RootfsError),
+    #[error("unmount the root filesystem")]
+    Unmount(#[source] RootfsError),
+    #[error("set up the standard streams")]
+    Stdio(#[source] StdioError),
+    #[error("use the bundle")]
+    Bundle(#[source] BundleError),
+    #[error("measure the container")]
+    Cgroup(#[source] CgroupError),
+}
+
+/// The shim's one container, its surroundings, and its end.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    flags: Flags,
+    socket: PathBuf,
+    reaper: Rc<Reaper>,
+    events: Rc<Publisher>,
+    task: RefCell<Slot>,
+    shutdown: Notify,
+}
+
+/// Whether there is a container.
+#[derive(Debug)]
+enum Slot {
+    Free,
+    /// One is being made.
+    Taken,
+    Task(Rc<Task>),
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) bundle: Bundle,
+    runtime: Runtime,
+    pub(crate) init: Rc<Process>,
+    execs: RefCell<HashMap<String, Rc<Process>>>,
+    owner: Owner,
+    own_pid_namespace: bool,
+    has_rootfs_mounts: bool,
+    restore: RefCell<Option<PathBuf>>,
+    oom: RefCell<Option<Rc<OomWatch>>>,
+    exec_count: Cell<u64>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        flags: Flags,
+        socket: PathBuf,
+        reaper: Rc<Reaper>,
+        events: Rc<Publisher>,
+    ) -> Self {
+        let task = RefCell::new(Slot::Free);
+        Self { flags, socket, reaper, events, task, shutdown: Notify::new() }
+    }
+
+    /// Makes the container; its program waits for [`Self::start`].
+    pub(crate) async fn create(self: &Rc<Self>, request: CreateRequest) -> Result<Pid, TaskError> {
+        if !matches!(*self.task.borrow(), Slot::Free) {
+            return Err(TaskError::TaskExists { id: request.id });
+        }
+        *self.task.borrow_mut() = Slot::Taken;
+        let created = self.create_in_slot(&request).await;
+        let mut slot = self.task.borrow_mut();
+        match created {
+            Ok(task) => {
+                let pid = task.init.phase().pid().unwrap_or(Pid(0));
+                *slot = Slot::Task(Rc::clone(&task));
+                drop(slot);
+                self.announce_create(&task, &request, pid);
+                Ok(pid)
+            }
+            Err(error) => {
+                *slot = Slot::Free;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_in_slot(
+        self: &Rc<Self>,
+        request: &CreateRequest,
+    ) -> Result<Rc<Task>, TaskError> {
+        let bundle = Bundle::new(&request.bundle);
+        let streams = Streams::new(request.stdio.clone()).map_err(TaskError::Stdio)?;
+        let runtime = Runtime::new(
+            &request.options,
+            &self.flags.daemon_dir(),
+            &self.flags.namespace,
+            bundle.dir(),
+            Rc::clone(&self.reaper),
+        );
+        let record = runtime.record(streams.exit_record().map(Path::to_owned));
+        bundle.write_task_record(&record).map_err(TaskError::Bundle)?;
+        let task = Rc::new(Task {
+            id: request.id.clone(),
+            own_pid_namespace: bundle.has_own_pid_namespace().map_err(TaskError::Bundle)?,
+            runtime,
+            init: Rc::new(Process::new("", streams, None)),
+            execs: RefCell::default(),
+            owner: Owner { user: request.options.io_uid, group: request.options.io_gid },
+            has_rootfs_mounts: !request.rootfs.is_empty(),
+            restore: RefCell::new(request.checkpoint.clone()),
+            oom: RefCell::default(),
+            exec_count: Cell::new(0),
+            bundle,
+        });
+        rootfs::mount_all(&request.rootfs, &task.bundle.rootfs()).map_err(TaskError::Rootfs)?;
+        if request.checkpoint.is_some() {
+            // A restored container has no state "created": Start restores it.
+            return Ok(task);
+        }
+        if let Err(error) = self.create_init(&task).await {
+            if let Err(unmount) = rootfs::unmount_all(&task.bundle.rootfs()) {
+                self_log::warn("undo a failed create", &unmount);
+            }
+            return Err(error);
+        }
+        Ok(task)
+    }
+
+    async fn create_init(self: &Rc<Self>, task: &Rc<Task>) -> Result<(), TaskError> {
+        let adoption = self.reaper.adopt();
+        let streams = &task.init.streams;
+        let pid_file = task.bundle.init_pid_file();
+        let (ends, ours) =
+            streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
+        task.runtime
+            .create(&task.id, task.bundle.dir(), &pid_file, ends)
+            .await
+            .map_err(TaskError::Runtime)?;
+        let pid = match self.connect_init(task, ours).await {
+            Ok(pid) => pid,
+            Err(error) => {
+                // The runtime made a container that nobody can use.
+                if let Err(error) = task.runtime.delete(&task.id, true).await {
+                    self_log::warn("undo a failed create", &error);
+                }
+                return Err(error);
+            }
+        };
+        task.init.note(Happening::Created(pid)).map_err(TaskError::Phase)?;
+        self.watch_oom(task, pid);
+        let exited = self.reaper.watch(pid);
+        drop(adoption);
+        tokio::task::spawn_local(Rc::clone(self).follow(
+            Rc::clone(task),
+            Rc::clone(&task.init),
+            exited,
+        ));
+        Ok(())
+    }
+
+    async fn connect_init(&self, task: &Task, ours: OurEnds) -> Result<Pid, TaskError> {
+        task.init.streams.start(ours).await.map_err(TaskError::Stdio)?;
+        bundle::read_pid(&task.bundle.init_pid_file()).map(Pid).map_err(TaskError::Bundle)
+    }
+
+    fn announce_create(&self, task: &Task, request: &CreateRequest, pid: Pid) {
+        let stdio = request.stdio.clone();
+        self.events.publish(&pb::TaskCreate {
+            container_id: task.id.clone(),
+            bundle: request.bundle.to_string_lossy().into_owned(),
+            rootfs: request.rootfs.clone(),
+            io: Some(pb::TaskIo {
+                stdin: stdio.stdin,
+                stdout: stdio.stdout,
+                stderr: stdio.stderr,
+                terminal: stdio.terminal,
+            }),
+            checkpoint: request
+                .checkpoint
+                .as_ref()
+                .map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
+            pid: pid.number(),
+        });
+    }
+
+    fn stdio_context<'a>(&'a self, task: &'a Task) -> Context<'a> {
+        Context {
+            namespace: &self.flags.namespace,
+            id: &task.id,
+            socket: &self.socket,
+            owner: task.owner,
+        }
+    }
+
+    /// Lack of memory is reported while the container lives; that it is not watched is no reason
+    /// to fail.
+    fn watch_oom(self: &Rc<Self>, task: &Rc<Task>, pid: Pid) {
+        let watch = match Cgroups::of(pid.0) {
+            Ok(cgroups) => OomWatch::new(&cgroups),
+            Err(error) => return self_log::warn("watch the container's memory", &error),
+        };
+        let watch = match watch {
+            Ok(Some(watch)) => Rc::new(watch),
+            Ok(None) => return,
+            Err(error) => return self_log::warn("watch the container's memory", &error),
+        };
+        *task.oom.borrow_mut() = Some(Rc::clone(&watch));
+        let (supervisor, id) = (Rc::clone(self), task.id.clone());
+        let init = Rc::downgrade(&task.init);
+        tokio::task::spawn_local(async move {
+            while watch.next().await && init.strong_count() > 0 {
+                supervisor.events.publish(&pb::TaskOom { container_id: id.clone() });
+            }
+        });
+    }
+
+    /// Returns the container if it is `id`.
+    pub(crate) fn task(&self, id: &str) -> Result<Rc<Task>, TaskError> {
+        match &*self.task.borrow() {
+            Slot::Task(task) if task.id == id => Ok(Rc::clone(task)),
+            _ => Err(TaskError::NoTask { id: id.to_owned() }),
+        }
+    }
+
+    /// Returns a process of the container.
+    pub(crate) fn process(
+        &self,
+        id: &str,
+        exec_id: &str,
+    ) -> Result<(Rc<Task>, Rc<Process>), TaskError> {
+        let task = self.task(id)?;
+        let process = task.process(exec_id)?;
+        Ok((task, process))
+    }
+
+    /// Returns where clients of a process meet it.
+    pub(crate) fn hub(&self, exec_id: &str) -> Option<Rc<Hub>> {
+        let slot = self.task.borrow();
+        let Slot::Task(task) = &*slot else { return None };
+        task.process(exec_id).ok().map(|process| Rc::clone(process.streams.hub()))
+    }
+
+    /// Executes the program of a process.
+    pub(crate) async fn start(self: &Rc<Self>, id: &str, exec_id: &str) -> Result<Pid, TaskError> {
+        let (task, process) = self.process(id, exec_id)?;
+        let _turn = process.turn.lock().await;
+        if !exec_id.is_empty() {
+            return self.start_exec(&task, &process).await;
+        }
+        if let Some(checkpoint) = task.restore.take() {
+            return self.restore(&task, &checkpoint).await;
+        }
+        let Phase::Created { pid } = process.phase() else {
+            return Err(TaskError::Phase(process.phase().refuse("start")));
+        };
+        task.runtime.start(id).await.map_err(TaskError::Runtime)?;
+        process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
+        let container_id = task.id.clone();
+        self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });
+        Ok(pid)
+    }
+
+    async fn start_exec(
+        self: &Rc<Self>,
+        task: &Rc<Task>,
+        process: &Rc<Process>,
+    ) -> Result<Pid, TaskError> {
+        let (Phase::Added, Some(spec)) = (process.phase(), process.spec.take()) else {
+            return Err(TaskError::Phase(process.phase().refuse("start")));
+        };
+        let adoption = self.reaper.adopt();
+        let number = task.exec_count.get();
+        task.exec_count.set(number + 1);
+        let file = |kind: &str| task.bundle.dir().join(format!("exec.{number}.{kind}"));
+        let (spec_file, pid_file) = (file("json"), file("pid"));
+        let started = async {
+            bundle::write(spec_file.clone(), &spec).map_err(TaskError::Bundle)?;
+            let context = self.stdio_context(task);
+            let (ends, ours) = process.streams.prepare(context).await.map_err(TaskError::Stdio)?;
+            task.runtime
+                .exec(&task.id, &spec_file, &pid_file, ends)
+                .await
+                .map_err(TaskError::Runtime)?;
+            process.streams.start(ours).await.map_err(TaskError::Stdio)?;
+            bundle::read_pid(&pid_file).map(Pid).map_err(TaskError::Bundle)
+        };
+        let started = started.await;
+        for file in [&spec_file, &pid_file] {
+            // What was not written needs no removal.
+            let _ = fs::remove_file(file);
+        }
+        let pid = started.inspect_err(|_| process.streams.close())?;
+        process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
+        self.events.publish(&pb::TaskExecStarted {
+            container_id: task.id.clone(),
+            exec_id: process.exec_id.clone(),
+            pid: pid.number(),
+        });
+        let exited = self.reaper.watch(pid);
+        drop(adoption);
+        tokio::task::spawn_local(Rc::clone(self).follow(
+            Rc::clone(task),
+            Rc::clone(process),
+            exited,
+        ));
+        Ok(pid)
+    }
+
+    async fn restore(
+        self: &Rc<Self>,
+        task: &Rc<Task>,
+        checkpoint: &Path,
+    ) -> Result<Pid, TaskError> {
+        let adoption = self.reaper.adopt();
+        let init = &task.init;
+        let (ends, ours) =
+            init.streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
+        let pid_file = task.bundle.init_pid_file();
+        task.runtime
+            .restore(&task.id, task.bundle.dir(), &pid_file, checkpoint, ends)
+            .await
+            .map_err(TaskError::Runtime)?;
+        let pid = self.connect_init(task, ours).await?;
+        init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
+        self.watch_oom(task, pid);
+        let container_id = task.id.clone();
+        self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });
+        let exited = self.reaper.watch(pid);
+        drop(adoption);
+        tokio::task::spawn_local(Rc::clone(self).follow(Rc::clone(task), Rc::clone(init), exited));
+        Ok(pid)
+    }
+
+    /// Waits for the end of a process, and reports it after everything else about it.
+    async fn follow(
+        self: Rc<Self>,
+        task: Rc<Task>,
+        process: Rc<Process>,
+        exited: oneshot::Receiver<Exit>,
+    ) {
+        let Ok(exit) = exited.await else { return };
+        let _turn = process.turn.lock().await;
+        if process.exec_id.is_empty() {
+            task.end_the_rest().await;
+        }
+        process.streams.drain(EXIT_DRAIN_LIMIT).await;
+        let pid = process.phase().pid().unwrap_or(Pid(0));
+        if let Some(path) = process.streams.exit_record() {
+            let mut record = ExitRecord::new(&task.id, &process.exec_id, pid, exit)
+                .started(process.started_at());
+            record.oom_killed = task.oom.borrow().as_ref().is_some_and(|watch| watch.kills() > 0);
+            if let Err(error) = record.write(path) {
+                // Whoever waits must learn of the exit all the same.
+                self_log::warn("the exit is reported without a record", &error);
+            }
+        }
+        if let Err(error) = process.note(Happening::Exited(exit)) {
+            self_log::warn("an exit came twice", &error);
+            return;
+        }
+        self.events.publish(&pb::TaskExit {
+            container_id: task.id.clone(),
+            id: task.name_of(&process),
+            pid: pid.number(),
+            exit_status: exit.status(),
+            exited_at: Some(timestamp(exit.at)),
+        });
+    }
+
+    /// Adds a process that [`Self::start`] will run.
+    pub(crate) fn exec(
+        &self,
+        id: &str,
+        exec_id: &str,
+        spec: Vec<u8>,
+        stdio: Request,
+    ) -> Result<(), TaskError> {
+        let task = self.task(id)?;
+        if exec_id.is_empty() || task.execs.borrow().contains_key(exec_id) {
+            return Err(TaskError::ExecExists { exec_id: exec_id.to_owned() });
+        }
+        if !matches!(task.init.phase(), Phase::Running { .. }) {
+            return Err(TaskError::Phase(task.init.phase().refuse("exec in")));
+        }
+        if spec.is_empty() {
+            return Err(TaskError::NoSpec);
+        }
+        let streams = Streams::new(stdio).map_err(TaskError::Stdio)?;
+        let process = Rc::new(Process::new(exec_id, streams, Some(spec)));
+        task.execs.borrow_mut().insert(exec_id.to_owned(), process);
+        let container_id = task.id.clone();
+        self.events.publish(&pb::TaskExecAdded { container_id, exec_id: exec_id.to_owned() });
+        Ok(())
+    }
+
+    /// Forgets a process that has ended or never started, and with the first one the container.
+    pub(crate) async fn delete(
+        &self,
+        id: &str,
+        exec_id: &str,
+    ) -> Result<(Pid, Option<Exit>), TaskError> {
+        let (task, process) = self.process(id, exec_id)?;
+        let _turn = process.turn.lock().await;
+        let exit = match process.phase() {
+            Phase::Running { .. } | Phase::Paused { .. } => {
+                return Err(TaskError::Phase(process.phase().refuse("delete")));
+            }
+            Phase::Stopped { exit, .. } => Some(exit),
+            Phase::Added | Phase::Created { .. } => None,
+        };
+        let pid = process.phase().pid().unwrap_or(Pid(0));
+        process.streams.drain(DELETE_DRAIN_LIMIT).await;
+        if exec_id.is_empty() {
+            task.runtime.delete(id, exit.is_none()).await.map_err(TaskError::Runtime)?;
+            process.streams.close();
+            if task.has_rootfs_mounts {
+                rootfs::unmount_all(&task.bundle.rootfs()).map_err(TaskError::Unmount)?;
+            }
+            *self.task.borrow_mut() = Slot::Free;
+        } else {
+            process.streams.close();
+            task.execs.borrow_mut().remove(exec_id);
+        }
+        self.events.publish(&pb::TaskDelete {
+            container_id: task.id.clone(),
+            pid: pid.number(),
+            exit_status: exit.map_or(0, Exit::status),
+            exited_at: exit.map(|exit| timestamp(exit.at)),
+            id: task.name_of(&process),
+        });
+        Ok((pid, exit))
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    pub(crate) async fn kill(
+        &self,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), TaskError> {
+        let (task, process) = self.process(id, exec_id)?;
+        let pid = match process.phase() {
+            Phase::Added => return Err(TaskError::NotCreated),
+            Phase::Stopped { .. } => return Err(TaskError::Finished),
+            Phase::Created { pid } | Phase::Running { pid } | Phase::Paused { pid } => pid,
+        };
+        if !exec_id.is_empty() && !all {
+            return signal_process(pid, signal);
+        }
+        match task.runtime.kill(id, signal, all).await {
+            Err(error) if error.reason() == Some(Reason::CONTAINER_NOT_RUNNING) => {
+                Err(TaskError::Finished)
+            }
+            other => other.map_err(TaskError::Runtime),
+        }
+    }
+
+    /// Freezes the container.
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), TaskError> {
+        let task = self.task(id)?;
+        let _turn = task.init.turn.lock().await;
+        task.init.phase().apply(Happening::Frozen).map_err(TaskError::Phase)?;
+        task.runtime.pause(id).await.map_err(TaskError::Runtime)?;
+        task.init.note(Happening::Frozen).map_err(TaskError::Phase)?;
+        self.events.publish(&pb::TaskPaused { container_id: id.to_owned() });
+        Ok(())
+    }
+
+    /// Thaws the container.
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), TaskError> {
+        let task = self.task(id)?;
+        let _turn = task.init.turn.lock().await;
+        task.init.phase().apply(Happening::Thawed).map_err(TaskError::Phase)?;
+        task.runtime.resume(id).await.map_err(TaskError::Runtime)?;
+        task.init.note(Happening::Thawed).map_err(TaskError::Phase)?;
+        self.events.publish(&pb::TaskResumed { container_id: id.to_owned() });
+        Ok(())
+    }
+
+    /// Changes the limits; `resources` is the runtime-spec's object as JSON.
+    pub(crate) async fn update(&self, id: &str, resources: &[u8]) -> Result<(), TaskError> {
+        let task = self.task(id)?;
+        if resources.is_empty() {
+            return Err(TaskError::NoResources);
+        }
+        let _turn = task.init.turn.lock().await;
+        if let phase @ (Phase::Added | Phase::Stopped { .. }) = task.init.phase() {
+            return Err(TaskError::Phase(phase.refuse("update")));
+        }
+        let file = task.bundle.dir().join("resources.json");
+        bundle::write(file.clone(), resources).map_err(TaskError::Bundle)?;
+        let updated = task.runtime.update(id, &file).await.map_err(TaskError::Runtime);
+        // It goes with the bundle at the latest.
+        let _ = fs::remove_file(file);
+        updated
+    }
+
+    /// Writes the container to disk.
+    pub(crate) async fn checkpoint(
+        &self,
+        id: &str,
+        path: &str,
+        options: &CheckpointOptions,
+    ) -> Result<(), TaskError> {
+        let task = self.task(id)?;
+        let image = if options.image_path.is_empty() { path } else { &options.image_path };
+        if !matches!(task.init.phase(), Phase::Running { .. } | Phase::Paused { .. }) {
+            return Err(TaskError::Phase(task.init.phase().refuse("checkpoint")));
+        }
+        task.runtime.checkpoint(id, Path::new(image), options).await.map_err(TaskError::Runtime)?;
+        let checkpoint = image.to_owned();
+        self.events.publish(&pb::TaskCheckpointed { container_id: id.to_owned(), checkpoint });
+        Ok(())
+    }
+
+    /// Lists the container's processes, each with the exec that made it.
+    pub(crate) async fn pids(&self, id: &str) -> Result<Vec<(u32, Option<String>)>, TaskError> {
+        let task = self.task(id)?;
+        let pids = task.runtime.processes(id).await.map_err(TaskError::Runtime)?;
+        let execs = task.execs.borrow();
+        let exec_of = |pid: u32| {
+            let of =
+                |exec: &&Rc<Process>| exec.phase().pid().is_some_and(|known| known.number() == pid);
+            execs.values().find(of).map(|exec| exec.exec_id.clone())
+        };
+        Ok(pids.into_iter().map(|pid| (pid, exec_of(pid))).collect())
+    }
+
+    /// Finds the container's cgroups.
+    pub(crate) fn cgroups(&self, id: &str) -> Result<Cgroups, TaskError> {
+        let task = self.task(id)?;
+        match task.init.phase() {
+            Phase::Created { pid } | Phase::Running { pid } | Phase::Paused { pid } => {
+                Cgroups::of(pid.0).map_err(TaskError::Cgroup)
+            }
+            Phase::Added | Phase::Stopped { .. } => Err(TaskError::Finished),
+        }
+    }
+
+    /// Ends the shim, unless there is a container and `now` is not asked for.
+    pub(crate) fn shut_down(&self, now: bool) {
+        if now || matches!(*self.task.borrow(), Slot::Free) {
+            self.shutdown.notify_one();
+        }
+    }
+
+    /// Whether there is anything to supervise.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(*self.task.borrow(), Slot::Free)
+    }
+
+    /// Waits until the shim is to end.
+    pub(crate) async fn shutdown_wanted(&self) {
+        self.shutdown.notified().await;
+    }
+}
+
+impl Task {
+    fn process(&self, exec_id: &str) -> Result<Rc<Process>, TaskError> {
+        if exec_id.is_empty() {
+            return Ok(Rc::clone(&self.init));
+        }
+        self.execs
+            .borrow()
+            .get(exec_id)
+            .cloned()
+            .ok_or_else(|| TaskError::NoExec { id: self.id.clone(), exec_id: exec_id.to_owned() })
+    }
+
+    /// The name of a process in events: the container's for the first one.
+    pub(crate) fn name_of(&self, process: &Process) -> String {
+        if process.exec_id.is_empty() { self.id.clone() } else { process.exec_id.clone() }
+    }
+
+    /// Ends what the first process left behind, and waits for the execs that go with it.
+    async fn end_the_rest(&self) {
+        if !self.own_pid_namespace {
+            match self.runtime.kill(&self.id, SIGKILL, true).await {
+                Err(error) if error.reason().is_none() => {
+                    self_log::warn("end the processes that the container left", &error);
+                }
+                // Nothing was left.
+                _ => {}
+            }
+        }
+        let execs: Vec<_> = self.execs.borrow().values().cloned().collect();
+        let all = async {
+            for exec in execs {
+                if matches!(exec.phase(), Phase::Running { .. }) {
+                    exec.exited().await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(EXECS_LIMIT, all).await;
+    }
+}
+
+fn signal_process(pid: Pid, signal: u32) -> Result<(), TaskError> {
+    let failed = |source| match source {
+        rustix::io::Errno::SRCH => TaskError::Finished,
+        source => TaskError::Signal { signal, pid: pid.0, source },
+    };
+    let number = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
+    let number = number.ok_or(TaskError::NoSignal(signal))?;
+    let target = rustix::process::Pid::from_raw(pid.0).ok_or(TaskError::NotCreated)?;
+    let process = pidfd_open(target, PidfdFlags::empty()).map_err(failed)?;
+    pidfd_send_signal(process, number).map_err(failed)
+}

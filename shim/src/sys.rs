@@ -1,0 +1,139 @@
+//! Kernel and libc calls that neither nix nor rustix wraps: the only unsafe code of the shim.
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor with the event loop, which then owns it.
+///
+/// # Errors
+/// `EPERM` for files that cannot be waited for, such as regular ones.
+pub(crate) fn watch_descriptor(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, names one description and closes only when it is dropped, which
+    // happens no sooner than the `AsyncFd`'s drop: the shim never calls `get_mut` on one.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(|error| error.into_parts().1)
+}
+
+/// `struct mount_attr` of mount_setattr(2), first version.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Maps the owners of everything below the detached mount `tree` by `user_namespace`.
+///
+/// # Errors
+/// `EINVAL` where the filesystem cannot be mapped, `ENOSYS` before Linux 5.12.
+pub(crate) fn mount_set_id_map(
+    tree: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let attr = MountAttr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(user_namespace.as_raw_fd().unsigned_abs()),
+    };
+    // SAFETY: the path is a NUL-terminated literal, `attr` is initialized, outlives the call, and
+    // its size is passed; the kernel writes to neither. Both descriptors are borrowed, so open.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Forks a process that does nothing, in a new user namespace without id maps.
+///
+/// The caller kills it, and the reaper reaps it. It also ends when its parent does.
+///
+/// # Errors
+/// `ENOSPC` where the limit of user namespaces is reached, `EPERM` where they are forbidden.
+pub(crate) fn fork_into_user_namespace() -> io::Result<i32> {
+    let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child continues on a copy
+    // of this stack. The process has one thread, so no lock is held by a thread that the child
+    // lacks, and the child makes nothing but the system calls below.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(0) => idle_until_killed(),
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn idle_until_killed() -> ! {
+    // SAFETY: takes integers; only how this process ends changes.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    loop {
+        // SAFETY: takes nothing and returns when a signal was handled.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Gives `command`'s process the descriptors `passed` as 3, 4, 5, ….
+pub(crate) fn pass_descriptors(command: &mut Command, passed: Vec<OwnedFd>) {
+    let place = move || {
+        // Upwards in two steps, so that no target overwrites a source that is still needed.
+        let mut high = [0; 8];
+        for (slot, fd) in high.iter_mut().zip(&passed) {
+            *slot = duplicate_above(fd.as_raw_fd(), 64)?;
+        }
+        for (index, fd) in high.iter().take(passed.len()).enumerate() {
+            duplicate_to(*fd, 3 + c_int::try_from(index).unwrap_or(c_int::MAX))?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec; it makes system calls only, on descriptors
+    // that it owns, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(place) };
+}
+
+/// Duplicates `fd` to a free number of at least `floor`, closed on exec.
+fn duplicate_above(fd: RawFd, floor: c_int) -> io::Result<RawFd> {
+    // SAFETY: takes integers, and makes a new descriptor without touching any other.
+    let new = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, floor) };
+    if new < 0 { Err(io::Error::last_os_error()) } else { Ok(new) }
+}
+
+/// Duplicates `fd` to the number `target`, kept on exec.
+fn duplicate_to(fd: RawFd, target: c_int) -> io::Result<()> {
+    // SAFETY: takes integers. It closes what `target` was; in a child that is about to execute
+    // another program, nothing owns it.
+    let new = unsafe { libc::dup2(fd, target) };
+    if new < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes the allocator hand large blocks back to the kernel as soon as they are freed.
+///
+/// glibc would raise both thresholds by itself as blocks come and go, and keep the pages.
+pub(crate) fn release_memory_eagerly() {
+    for (parameter, bytes) in
+        [(libc::M_MMAP_THRESHOLD, 32 << 10), (libc::M_TRIM_THRESHOLD, 16 << 10)]
+    {
+        // SAFETY: takes integers and changes the allocator's own settings, under its own lock.
+        // Failure leaves the defaults, which are correct.
+        let _ = unsafe { libc::mallopt(parameter, bytes) };
+    }
+}
+
+/// Gives free memory at the end of the heap, and free pages within it, back to the kernel.
+pub(crate) fn trim_memory() {
+    // SAFETY: takes an integer; the allocator releases pages that hold no live block.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
