@@ -7,6 +7,7 @@
 //! Tree             a process and everything it forks, ended together (by keg-supervise)
 //! Bundle           rootfs (probe + busybox) and config.json
 //! Runtime          keg-runtime or a peer on a private --root; makes Containers
+//! Shim             one containerd-shim-keg-v2, spoken to over ttrpc
 //! Daemon           kegd on private directories, and `keg` against it
 //! Terminal         a pseudo-terminal: type, expect, resize
 //! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
@@ -27,6 +28,7 @@ pub mod registry;
 pub mod report;
 pub mod runtime;
 pub mod scratch;
+pub mod shim;
 pub mod terminal;
 pub mod tree;
 pub mod wait;
@@ -44,6 +46,7 @@ pub use registry::{BadRegistry, Registry};
 pub use report::Report;
 pub use runtime::{Container, Runtime, Status};
 pub use scratch::Scratch;
+pub use shim::Shim;
 pub use terminal::Terminal;
 pub use tree::Tree;
 pub use wait::{wait_for, wait_until};

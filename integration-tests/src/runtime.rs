@@ -101,7 +101,7 @@ impl Runtime {
 
     /// Returns a container id that nobody else uses.
     #[must_use]
-    pub fn new_id(&self) -> String {
+    pub fn new_id() -> String {
         let number = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         format!("keg-it-{}-{number}", std::process::id())
     }
@@ -128,7 +128,7 @@ impl Runtime {
     #[must_use]
     #[track_caller]
     pub fn run(&self, bundle: Bundle) -> Outcome {
-        let id = self.new_id();
+        let id = Self::new_id();
         let bundle = bundle.prepare(&id);
         let guard = Guard { runtime: self, id: &id };
         let outcome = self.call([
@@ -207,7 +207,7 @@ impl Runtime {
     /// What the runtime said.
     #[track_caller]
     pub fn create_with(&self, bundle: Bundle, flags: &[&OsStr]) -> Result<Container, Outcome> {
-        let id = self.new_id();
+        let id = Self::new_id();
         let bundle = bundle.prepare(&id);
         let pid_file = self.scratch.join(format!("{id}.pid"));
         let _ = fs::remove_file(self.log());
@@ -289,7 +289,7 @@ fn is_cache(path: &Path) -> bool {
 
 impl Bundle {
     /// Gives the bundle the cgroup of container `id`, unless the test has chosen one.
-    fn prepare(self, id: &str) -> Self {
+    pub(crate) fn prepare(self, id: &str) -> Self {
         if self.spec()["linux"].get("cgroupsPath").is_some() || !self.spec()["linux"].is_object() {
             return self;
         }
@@ -473,7 +473,7 @@ fn remove(runtime: &Runtime, id: &str) {
 }
 
 /// Fails the test if a cgroup is left behind, after taking it away.
-fn check_nothing_left(id: &str) {
+pub(crate) fn check_nothing_left(id: &str) {
     let left = cgroups_of(id);
     for cgroup in &left {
         let _ = fs::remove_dir(cgroup);

@@ -5,6 +5,7 @@
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
 //! | `repo` | the rules of this repository: dependencies, licences, style |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
+//! | `shim` | containerd-shim-keg-v2 over ttrpc |
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,3 +13,4 @@ mod image;
 mod repo;
 mod runtime;
 mod seams;
+mod shim;

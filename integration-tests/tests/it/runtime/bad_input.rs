@@ -76,7 +76,7 @@ fn a_missing_config_is_named() {
     let runtime = host.runtime();
 
     let mut command = runtime.command(["create", "--bundle"]);
-    let outcome = Outcome::of(command.arg(bundle.path()).arg(runtime.new_id()), PATIENCE);
+    let outcome = Outcome::of(command.arg(bundle.path()).arg(Runtime::new_id()), PATIENCE);
 
     assert_ne!(outcome.exit_code, 0);
     assert!(outcome.text().contains("config.json"), "{outcome:?}");
@@ -90,7 +90,7 @@ fn a_malformed_config_is_named_with_the_place_of_the_fault() {
         let bundle = Bundle::probe().raw_config(text);
         let runtime = host.runtime();
         let mut command = runtime.command(["create", "--bundle"]);
-        let outcome = Outcome::of(command.arg(bundle.path()).arg(runtime.new_id()), PATIENCE);
+        let outcome = Outcome::of(command.arg(bundle.path()).arg(Runtime::new_id()), PATIENCE);
 
         assert_ne!(outcome.exit_code, 0, "{text:?}");
         assert!(outcome.text().contains("config.json"), "{text:?}: {outcome:?}");

@@ -47,7 +47,7 @@ fn run_passes_standard_input_on() {
     let host = requires!(root);
     let runtime = host.runtime();
     let bundle = Bundle::probe().args(["echo"]);
-    let id = runtime.new_id();
+    let id = Runtime::new_id();
     let input = bundle.path().join("input");
     fs::write(&input, "typed\n").unwrap();
 
@@ -338,7 +338,7 @@ struct Detached<'r> {
 
 impl<'r> Detached<'r> {
     fn run(runtime: &'r Runtime, bundle: &Bundle) -> Self {
-        let id = runtime.new_id();
+        let id = Runtime::new_id();
         let mut command = runtime.command(["run", "--detach", "--bundle"]);
         command.arg(bundle.path()).arg("--pid-file").arg(bundle.path().join("pid")).arg(&id);
         let tree = keg_fixtures::Tree::spawn(&command);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{Bundle, Container, requires};
+use keg_fixtures::{Bundle, Container, Runtime, requires};
 use serde_json::json;
 
 /// Reads a control file of the container's cgroup, whichever hierarchy has it.
@@ -127,7 +127,7 @@ fn a_limit_that_the_kernel_rejects_fails_the_create_by_name() {
 fn a_cgroup_path_of_several_levels_is_made_and_taken_away() {
     let host = requires!(root, cgroup_v1);
     let runtime = host.runtime();
-    let parent = runtime.new_id();
+    let parent = Runtime::new_id();
     let path = format!("/{parent}/inner");
     let bundle = Bundle::probe().args(["exit", "0"]).set("/linux/cgroupsPath", path);
 

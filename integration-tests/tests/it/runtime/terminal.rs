@@ -2,7 +2,7 @@
 
 use keg_fixtures::terminal::ConsoleSocket;
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{Bundle, Report, Terminal, requires};
+use keg_fixtures::{Bundle, Report, Runtime, Terminal, requires};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -133,7 +133,7 @@ fn a_terminal_without_console_socket_is_refused_when_detached() {
 fn run_in_the_foreground_copies_between_both_terminals() {
     let host = requires!(root);
     let runtime = host.runtime();
-    let id = runtime.new_id();
+    let id = Runtime::new_id();
     let bundle = Bundle::busybox()
         .sh("echo go; read -r line; echo \"got <$line>\"; stty size; exit 6")
         .set("/process/terminal", true)

@@ -2,3 +2,4 @@
 
 mod containerd;
 mod dockerd;
+mod runc;
