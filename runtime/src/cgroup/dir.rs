@@ -111,6 +111,20 @@ impl Dir {
         }
     }
 
+    /// As [`Dir::write_limit`]; but zero, which is the kernel's default, needs no file that holds it.
+    pub(super) fn write_number(
+        &self,
+        field: &str,
+        file: &str,
+        number: impl Into<i128>,
+    ) -> Result<(), CgroupError> {
+        let number = number.into();
+        match self.write_limit(field, file, &number.to_string()) {
+            Err(CgroupError::LimitAbsent { .. }) if number == 0 => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// The error of a failed write.
     pub(super) fn write_error(&self, file: &str, value: &str, errno: Errno) -> CgroupError {
         CgroupError::Write { file: self.path.join(file), value: value.into(), errno }

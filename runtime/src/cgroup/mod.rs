@@ -42,6 +42,9 @@ pub use freezer::FreezerState;
 use layout::{Layout, Mounted};
 pub use oom::{OomNotice, OomWatch};
 
+/// Whether [`Driver::Systemd`] can be used.
+pub const HAS_SYSTEMD: bool = false;
+
 /// Who makes the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Driver {
@@ -186,6 +189,43 @@ impl Cgroup {
             None => None,
         };
         Ok(Entrance { tasks, v2 })
+    }
+
+    /// The container's place in each hierarchy, for showing it inside.
+    pub fn hierarchies(&self) -> impl Iterator<Item = crate::rootfs::cgroups::Hierarchy> {
+        self.groups().map(|group| crate::rootfs::cgroups::Hierarchy {
+            controllers: group.controllers.clone(),
+            mount: group.mount.clone(),
+            directory: group.dir.clone(),
+        })
+    }
+
+    /// The cgroup below this one that `exec --cgroup` names: `PATH` in every hierarchy, or
+    /// `CONTROLLER[,CONTROLLER]:PATH` in those of v1 that have one of the controllers.
+    ///
+    /// # Errors
+    /// [`CgroupError::Path`] for a path that leads out of this cgroup.
+    pub fn below(mut self, text: &str) -> Result<Self, CgroupError> {
+        let (controllers, path) = match text.split_once(':') {
+            Some((controllers, path)) => (Some(controllers), path),
+            None => (None, text),
+        };
+        let path = Path::new(path);
+        if path.components().any(|part| part == Component::ParentDir) {
+            let why = "leads out of the container's cgroup";
+            return Err(CgroupError::Path { path: path.into(), why });
+        }
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let named = |group: &SavedGroup| match controllers {
+            None => true,
+            Some(names) => names.split(',').any(|name| group.has(name)),
+        };
+        for group in self.saved.v1.iter_mut().chain(&mut self.saved.v2) {
+            if named(group) && !relative.as_os_str().is_empty() {
+                group.dir.push(relative);
+            }
+        }
+        Ok(self)
     }
 
     fn groups(&self) -> impl Iterator<Item = &SavedGroup> {

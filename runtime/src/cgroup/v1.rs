@@ -134,7 +134,7 @@ fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
         dir.write_limit("cpu.realtimeRuntime", "cpu.rt_runtime_us", &runtime.to_string())?;
     }
     if let Some(idle) = cpu.idle() {
-        dir.write_limit("cpu.idle", "cpu.idle", &idle.to_string())?;
+        dir.write_number("cpu.idle", "cpu.idle", idle)?;
     }
     set_bandwidth(dir, cpu)
 }
@@ -146,14 +146,14 @@ fn set_bandwidth(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     const PERIOD: &str = "cpu.cfs_period_us";
     let quota = cpu.quota().filter(|usec| *usec != 0);
     let period = cpu.period().filter(|usec| *usec != 0).map(|usec| usec.to_string());
-    let burst = cpu.burst().map(|usec| usec.to_string());
+    let burst = cpu.burst();
 
     let mut burst_later = None;
-    if let Some(burst) = &burst {
-        match dir.try_write(BURST, burst) {
+    if let Some(burst) = burst {
+        match dir.try_write(BURST, &burst.to_string()) {
             Ok(()) => {}
             Err(Errno::EINVAL) if quota.is_some() => burst_later = Some(burst),
-            Err(_) => dir.write_limit("cpu.burst", BURST, burst)?,
+            Err(_) => dir.write_number("cpu.burst", BURST, burst)?,
         }
     }
     let mut period_later = None;
@@ -171,7 +171,7 @@ fn set_bandwidth(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
         dir.write_limit("cpu.period", PERIOD, period)?;
     }
     if let Some(burst) = burst_later {
-        dir.write_limit("cpu.burst", BURST, burst)?;
+        dir.write_number("cpu.burst", BURST, burst)?;
     }
     Ok(())
 }

@@ -66,7 +66,14 @@ pub(super) fn check_unified_key(file: &str) -> Result<(), CgroupError> {
 
 fn set_memory(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
     let limit = memory.limit().filter(|limit| *limit != 0);
-    let swap = convert::swap_alone(memory.swap(), memory.limit())?;
+    let swap = match (memory.swap(), limit) {
+        // An update of swap alone goes with the limit that is in force.
+        (Some(1..), None) => {
+            let in_force = i64::try_from(dir.read_u64("memory.max")?).unwrap_or(-1);
+            convert::swap_alone(memory.swap(), Some(in_force))?
+        }
+        _ => convert::swap_alone(memory.swap(), memory.limit())?,
+    };
     for (field, asked) in [
         ("memory.swappiness", memory.swappiness().is_some()),
         ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
@@ -131,7 +138,7 @@ fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
         }
     }
     if let Some(idle) = cpu.idle() {
-        dir.write_limit("cpu.idle", "cpu.idle", &idle.to_string())?;
+        dir.write_number("cpu.idle", "cpu.idle", idle)?;
     }
     // An idle cgroup has no weight, and the kernel refuses to be told one.
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0 && cpu.idle() != Some(1)) {
@@ -147,14 +154,14 @@ fn set_bandwidth(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     const BURST: &str = "cpu.max.burst";
     let quota = cpu.quota().filter(|usec| *usec != 0);
     let period = cpu.period().filter(|usec| *usec != 0);
-    let burst = cpu.burst().map(|usec| usec.to_string());
+    let burst = cpu.burst();
 
     let mut burst_later = None;
-    if let Some(burst) = &burst {
-        match dir.try_write(BURST, burst) {
+    if let Some(burst) = burst {
+        match dir.try_write(BURST, &burst.to_string()) {
             Ok(()) => {}
             Err(Errno::EINVAL) if quota.is_some() => burst_later = Some(burst),
-            Err(_) => dir.write_limit("cpu.burst", BURST, burst)?,
+            Err(_) => dir.write_number("cpu.burst", BURST, burst)?,
         }
     }
     if quota.is_some() || period.is_some() {
@@ -171,7 +178,7 @@ fn set_bandwidth(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
         dir.write_limit("cpu.quota", "cpu.max", &max)?;
     }
     match burst_later {
-        Some(burst) => dir.write_limit("cpu.burst", BURST, burst),
+        Some(burst) => dir.write_number("cpu.burst", BURST, burst),
         None => Ok(()),
     }
 }

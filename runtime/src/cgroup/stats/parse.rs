@@ -51,14 +51,24 @@ pub(super) fn blkio(text: &str) -> Option<Vec<BlkioEntry>> {
 }
 
 /// A line of v2's `io.stat`: a device and its `KEY=VALUE` fields.
-pub(super) fn io_stat_line(line: &str) -> Option<(u64, u64, Vec<(&str, u64)>)> {
+pub(super) fn io_stat_line(line: &str) -> Option<DeviceFigures<'_>> {
     let mut fields = line.split_whitespace();
     let (major, minor) = fields.next()?.split_once(':')?;
-    let figures = fields.filter_map(|field| {
-        let (key, value) = field.split_once('=')?;
-        Some((key, value.parse().ok()?))
-    });
-    Some((major.parse().ok()?, minor.parse().ok()?, figures.collect()))
+    let figures = fields
+        .filter_map(|field| {
+            let (key, value) = field.split_once('=')?;
+            Some((key, value.parse().ok()?))
+        })
+        .collect();
+    Some(DeviceFigures { major: major.parse().ok()?, minor: minor.parse().ok()?, figures })
+}
+
+/// The figures of a device, each with its name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DeviceFigures<'a> {
+    pub(super) major: u64,
+    pub(super) minor: u64,
+    pub(super) figures: Vec<(&'a str, u64)>,
 }
 
 /// A `*.pressure` file. `full` may be missing (for the CPU before Linux 5.13).

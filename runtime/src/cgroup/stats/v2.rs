@@ -81,9 +81,10 @@ fn measure_io(dir: &Dir, stats: &mut Stats) -> Result<(), CgroupError> {
     let text = dir.read("io.stat")?;
     for line in text.lines() {
         // A device that was never used has a line without figures.
-        let Some((major, minor, figures)) = parse::io_stat_line(line) else {
+        let Some(device) = parse::io_stat_line(line) else {
             return Err(dir.parse_error("io.stat", line, "device with its figures"));
         };
+        let parse::DeviceFigures { major, minor, figures } = device;
         for (key, value) in figures {
             let entry = |op: &str| BlkioEntry { major, minor, op: op.into(), value };
             let blkio = &mut stats.blkio;

@@ -230,7 +230,7 @@ fn export(filter: &ScmpFilterContext) -> Result<Vec<Instruction>, SeccompError> 
 
 /// The specification's architectures and libseccomp's. The specification's values are the numbers by
 /// which the kernel tells a filter the architecture, but for x32, which it tells by the call's number.
-const ARCHITECTURES: [(Arch, ScmpArch); 23] = [
+pub(super) const ARCHITECTURES: [(Arch, ScmpArch); 23] = [
     (Arch::ScmpArchX86, ScmpArch::X86),
     (Arch::ScmpArchX86_64, ScmpArch::X8664),
     (Arch::ScmpArchX32, ScmpArch::X32),

@@ -15,16 +15,18 @@
 mod cache;
 mod compile;
 mod join;
+mod known;
 mod listener;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
 use crate::sys::seccomp::{self as kernel, Instruction, flag};
 use cache::Cache;
+pub use known::{ACTIONS, OPERATORS, architectures, known_flags, supported_flags};
 pub use listener::{ListenerError, send_listener};
 
 /// A filter, ready to be loaded.
@@ -188,21 +190,13 @@ fn listener_of(profile: &LinuxSeccomp) -> Result<Option<Listener>, SeccompError>
 
 fn flags_of(profile: &LinuxSeccomp, listens: bool) -> Result<libc::c_ulong, SeccompError> {
     let mut flags = 0;
-    for named in profile.flags().iter().flatten() {
-        let bit = match named {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => flag::LOG,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if listens => {
-                flag::TSYNC | flag::TSYNC_ESRCH
-            }
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => flag::TSYNC,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => flag::SPEC_ALLOW,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listens => {
-                flag::WAIT_KILLABLE_RECV
-            }
+    for &named in profile.flags().iter().flatten() {
+        flags |= match known::bit(named) {
+            flag::TSYNC if listens => flag::TSYNC | flag::TSYNC_ESRCH,
             // Without notifications there is nothing to wait for, and the kernel refuses the flag.
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => continue,
+            flag::WAIT_KILLABLE_RECV if !listens => 0,
+            bit => bit,
         };
-        flags |= bit;
     }
     if listens {
         flags |= flag::NEW_LISTENER;
