@@ -1,3 +1,10 @@
-//! Low-level OCI runtime: bundle in, container out.
+//! The program `keg-runtime`: a command line like runc's around the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use keg_runtime::commands::{Cli, run};
+
+fn main() -> ExitCode {
+    run(Cli::parse())
+}

@@ -1,0 +1,265 @@
+//! `create`: everything but the program.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::{CommandError, Context};
+use crate::cgroup::Cgroup;
+use crate::console::{connect_stream, send_descriptor};
+use crate::plan::ContainerPlan;
+use crate::stage::launch::{Console, LaunchOptions, Launched, launch};
+use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
+use crate::sys;
+
+/// Options that `create` and `run` share.
+#[derive(Debug, Args)]
+pub(super) struct CreateOptions {
+    /// Directory with config.json.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// Socket that receives the container's terminal.
+    #[arg(long, value_name = "PATH")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// Socket that receives a descriptor of the container's first process.
+    #[arg(long, value_name = "PATH")]
+    pidfd_socket: Option<PathBuf>,
+    /// File that the pid of the container's first process is written to.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Change the root without pivot_root; needed on an initramfs.
+    #[arg(long)]
+    no_pivot: bool,
+    /// Keep the caller's session keyring.
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Descriptors beyond the standard streams that the container inherits, from 3 upward.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    options: CreateOptions,
+    /// Name of the container.
+    id: String,
+}
+
+impl Create {
+    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+        let created = create(context, &self.id, &self.options, Start::Later)?;
+        self.options.announce(created.launched.pid, created.launched.pidfd.as_fd()).inspect_err(
+            |_| {
+                created.launched.abandon();
+                created.discard();
+            },
+        )?;
+        Ok(0)
+    }
+}
+
+/// Who starts the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// A later command.
+    Later,
+    /// The caller of [`create`].
+    Now,
+}
+
+/// A container whose init waits.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) dir: ContainerDir,
+    pub(super) state: SavedState,
+    pub(super) plan: ContainerPlan,
+    pub(super) launched: Launched,
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+impl Created {
+    /// Removes what was made; the process is gone already.
+    pub(super) fn discard(&self) {
+        discard(&self.dir, self.cgroup.as_ref());
+    }
+}
+
+/// A failed start leaves nothing. What cannot be removed is left to `delete --force`; the failure
+/// itself is what the user must see.
+fn discard(dir: &ContainerDir, cgroup: Option<&Cgroup>) {
+    if let Some(cgroup) = cgroup {
+        let _ = cgroup.destroy();
+    }
+    let _ = dir.remove();
+}
+
+/// Makes a container from its bundle; its terminal goes to `--console-socket`.
+pub(super) fn create(
+    context: &Context,
+    id: &str,
+    options: &CreateOptions,
+    start: Start,
+) -> Result<Created, CommandError> {
+    create_with(context, id, options, start, |_| {
+        options.console_socket.as_deref().map(Console::Socket)
+    })
+}
+
+/// Makes a container from its bundle; its terminal goes to where `console` says.
+pub(super) fn create_with<'a>(
+    context: &Context,
+    id: &str,
+    options: &CreateOptions,
+    start: Start,
+    console: impl FnOnce(&ContainerPlan) -> Option<Console<'a>>,
+) -> Result<Created, CommandError> {
+    let id = ContainerId::new(id)?;
+    let bundle = options.bundle.canonicalize().map_err(|source| CommandError::Config {
+        path: options.bundle.join("config.json"),
+        source,
+    })?;
+    let path = bundle.join("config.json");
+    let config = read_bounded(&path)
+        .map_err(|source| CommandError::Config { path: path.clone(), source })?;
+    let spec = serde_json::from_slice(&config)
+        .map_err(|source| CommandError::Malformed { path, source })?;
+    let plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
+    super::self_protect::protect(&plan.namespaces)?;
+    let (extra_env, preserved) = options.keep_descriptors()?;
+
+    let dir = context.store.create(&id)?;
+    let mut state = SavedState::new(id, bundle, &plan);
+    let mut cgroup = None;
+    let outcome = dir
+        .save_config(&config)
+        .map_err(CommandError::Store)
+        .and_then(|()| make_cgroup(context, &plan, &dir, &mut state, &mut cgroup))
+        .and_then(|()| {
+            let options = LaunchOptions {
+                console: console(&plan),
+                gate: (start == Start::Later).then(|| dir.as_fd()),
+                no_pivot: options.no_pivot,
+                no_new_keyring: options.no_new_keyring,
+                seccomp_cache: Some(&context.store.seccomp_cache()),
+                extra_env: &extra_env,
+                preserved,
+            };
+            launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
+        });
+    let launched = outcome.inspect_err(|_| discard(&dir, cgroup.as_ref()))?;
+    let saved = SavedProcess::of(launched.pid)
+        .map_err(CommandError::kernel("look at the container's process"))
+        .and_then(|init| {
+            state.init = Some(init);
+            dir.save(&state).map_err(CommandError::Store)
+        });
+    if let Err(error) = saved {
+        launched.abandon();
+        discard(&dir, cgroup.as_ref());
+        return Err(error);
+    }
+    Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+/// Makes the cgroup, after writing down where it is: if this process is killed, `delete --force`
+/// finds it.
+fn make_cgroup(
+    context: &Context,
+    plan: &ContainerPlan,
+    dir: &ContainerDir,
+    state: &mut SavedState,
+    slot: &mut Option<Cgroup>,
+) -> Result<(), CommandError> {
+    let resolved = Cgroup::resolve(plan.cgroups_path.as_deref(), dir.id().as_str(), context.driver);
+    let mut cgroup = match resolved {
+        Ok(cgroup) => cgroup,
+        Err(_) if context.rootless && plan.cgroups_path.is_none() => {
+            return dir.save(state).map_err(CommandError::Store);
+        }
+        Err(error) => return Err(CommandError::Cgroup(error)),
+    };
+    state.cgroup = Some(cgroup.saved());
+    dir.save(state)?;
+    match cgroup.create(plan.resources.as_ref()) {
+        Ok(()) => {
+            state.cgroup = Some(cgroup.saved());
+            *slot = Some(cgroup);
+            Ok(())
+        }
+        Err(error) if context.rootless && error.is_permission() && plan.cgroups_path.is_none() => {
+            state.cgroup = None;
+            Ok(())
+        }
+        Err(error) => Err(CommandError::Cgroup(error)),
+    }
+}
+
+impl CreateOptions {
+    /// Tells the caller which process it is.
+    pub(super) fn announce(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> Result<(), CommandError> {
+        if let Some(path) = &self.pidfd_socket {
+            send_pidfd(path, pidfd)?;
+        }
+        match &self.pid_file {
+            None => Ok(()),
+            Some(path) => write_pid_file(path, pid),
+        }
+    }
+
+    /// Makes every inherited descriptor close-on-exec but those that the container is to have:
+    /// the ones of `--preserve-fds`, after those of systemd's socket activation. Returns the
+    /// variables that go with them, and how many descriptors there are.
+    fn keep_descriptors(&self) -> Result<(Vec<CString>, u32), CommandError> {
+        let listen: u32 =
+            std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+        keep_descriptors(self.preserve_fds, listen)?;
+        let mut env = Vec::new();
+        if listen > 0 {
+            env.push(CString::new(format!("LISTEN_FDS={listen}")).unwrap_or_default());
+            env.push(c"LISTEN_PID=1".to_owned());
+        }
+        Ok((env, self.preserve_fds + listen))
+    }
+}
+
+/// See [`CreateOptions::keep_descriptors`].
+pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<(), CommandError> {
+    let kept = preserve.checked_add(listen).filter(|kept| *kept < 1 << 20).ok_or_else(|| {
+        CommandError::Option {
+            option: "--preserve-fds",
+            value: preserve.to_string(),
+            expected: "a number of open descriptors",
+        }
+    })?;
+    sys::fd::cloexec_from(3 + kept)
+        .map_err(CommandError::kernel("mark descriptors close-on-exec"))?;
+    for fd in 3..3 + kept {
+        let fd = i32::try_from(fd).unwrap_or(i32::MAX);
+        sys::fd::set_cloexec(fd, false).map_err(|errno| CommandError::Kernel {
+            what: format!("keep descriptor {fd} (--preserve-fds): it is not open"),
+            errno,
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<(), CommandError> {
+    let sent: Result<(), Errno> =
+        connect_stream(path).and_then(|socket| send_descriptor(socket, b"pidfd", pidfd));
+    sent.map_err(CommandError::kernel(format!("send the pidfd to {path:?} (--pidfd-socket)")))
+}
+
+/// Writes the number and nothing else, under a name that appears when it is whole.
+pub(super) fn write_pid_file(path: &Path, pid: Pid) -> Result<(), CommandError> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let new = path.with_file_name(name);
+    std::fs::write(&new, pid.to_string())
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(CommandError::io(format!("write {path:?} (--pid-file)")))
+}

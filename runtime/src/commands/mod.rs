@@ -1,0 +1,394 @@
+//! The command line, as runc has it: global options, then a command with its own.
+//!
+//! A command parses, calls the library and prints. Every failure ends here as one line of the log,
+//! with a reason for programs, and as an exit code.
+
+mod create;
+mod delete;
+mod events;
+mod exec;
+mod features;
+mod foreground;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod resume;
+mod run;
+mod self_protect;
+mod spec;
+mod start;
+mod state;
+mod update;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::errno::Errno;
+use nix::unistd::geteuid;
+
+use crate::cgroup::{CgroupError, Driver};
+use crate::console::ConsoleError;
+use crate::hooks::HookError;
+use crate::lifecycle::Refused;
+use crate::log::{Level, Log, LogFormat};
+use crate::plan::PlanError;
+use crate::security::capabilities::UnknownCapability;
+use crate::stage::failure::ProgramFault;
+use crate::stage::launch::LaunchError;
+use crate::state_store::{StateStore, StoreError};
+
+/// Version of the runtime-spec that is implemented.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// Open Container Initiative runtime: runs containers from bundles.
+#[derive(Debug, Parser)]
+#[command(name = "keg-runtime", disable_version_flag = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    /// Print version information.
+    #[arg(short = 'v', long = "version")]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Log more.
+    #[arg(long)]
+    debug: bool,
+    /// File that the log is appended to, instead of standard error.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Form of the log's lines.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormatArg,
+    /// Directory for the state of containers [default: /run/keg-runtime].
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Let systemd make the cgroups; cgroupsPath is then slice:prefix:name.
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Whether cgroup failures for lack of permission are passed over.
+    #[arg(long, value_name = "BOOL", default_value = "auto", num_args = 1)]
+    rootless: Rootless,
+    /// Accepted for compatibility; CRIU is found in PATH.
+    #[arg(long, value_name = "PATH", hide = true)]
+    criu: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rootless {
+    Auto,
+    True,
+    False,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a container; its program does not run yet.
+    Create(create::Create),
+    /// Delete a container that has stopped.
+    Delete(delete::Delete),
+    /// Print what a container uses, and when it runs out of memory.
+    Events(events::Events),
+    /// Run a further process in a container.
+    Exec(Box<exec::Exec>),
+    /// Print what this runtime can do.
+    Features(features::Features),
+    /// Send a signal to a container's first process.
+    Kill(kill::Kill),
+    /// List containers.
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Stop all processes of a container where they are.
+    Pause(pause::Pause),
+    /// List the processes of a container.
+    Ps(ps::Ps),
+    /// Let the processes of a paused container go on.
+    Resume(resume::Resume),
+    /// Create a container and run its program.
+    Run(run::Run),
+    /// Write a config.json to start from.
+    Spec(spec::Spec),
+    /// Run the program of a created container.
+    Start(start::Start),
+    /// Print the state of a container.
+    State(state::State),
+    /// Change the limits of a container.
+    Update(update::Update),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The state directory.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The specification.
+    #[error(transparent)]
+    Plan(PlanError),
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(CgroupError),
+    /// A state that forbids the command.
+    #[error(transparent)]
+    Refused(Refused),
+    /// The start of a container.
+    #[error("keg-runtime create failed")]
+    Create(#[source] LaunchError),
+    /// The start of its program.
+    #[error("keg-runtime start failed")]
+    Start(#[source] LaunchError),
+    /// A further process.
+    #[error("exec failed")]
+    Exec(#[source] LaunchError),
+    /// The terminal.
+    #[error(transparent)]
+    Console(ConsoleError),
+    /// A hook that runs after the start or after the end.
+    #[error("hooks.{kind}[{index}]")]
+    Hook {
+        /// `poststart` or `poststop`.
+        kind: &'static str,
+        /// Which of them.
+        index: usize,
+        /// How it failed.
+        #[source]
+        source: HookError,
+    },
+    /// The bundle has no readable config.json.
+    #[error("read {path:?} (--bundle gives its directory)")]
+    Config {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// config.json, or the file that `--process` names, is no such thing.
+    #[error("{path:?} is malformed")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An option holds what it cannot hold.
+    #[error("{option}: {value:?}: expected {expected}")]
+    Option {
+        /// Which.
+        option: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// A capability that does not exist.
+    #[error(transparent)]
+    Capability(UnknownCapability),
+    /// A call to the kernel failed.
+    #[error("{what}")]
+    Kernel {
+        /// What was attempted.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        errno: Errno,
+    },
+    /// A file could not be written or read.
+    #[error("{what}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refused> for CommandError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl CommandError {
+    fn kernel(what: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let what = what.into();
+        move |errno| Self::Kernel { what, errno }
+    }
+
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// Returns the reason for programs: one of a closed list, told in ARCHITECTURE.md.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Create(error) | Self::Start(error) | Self::Exec(error) => match error {
+                LaunchError::Program { fault: ProgramFault::NotFound, .. } => "COMMAND_NOT_FOUND",
+                LaunchError::Program { fault: ProgramFault::NotExecutable, .. } => {
+                    "COMMAND_NOT_EXECUTABLE"
+                }
+                LaunchError::Hook { .. } | LaunchError::InnerHook { .. } => "HOOK_FAILED",
+                LaunchError::Cgroup(_) => "CGROUP",
+                LaunchError::Seccomp(_) => "SECCOMP",
+                LaunchError::Clone { errno: Errno::EPERM, .. } => "PERMISSION_DENIED",
+                _ => "SETUP_FAILED",
+            },
+            Self::Store(StoreError::Exists { .. }) => "ALREADY_EXISTS",
+            Self::Store(StoreError::NotFound { .. }) => "NOT_FOUND",
+            Self::Store(StoreError::Busy { .. }) => "BUSY",
+            Self::Store(_) | Self::Io { .. } | Self::Kernel { .. } => "INTERNAL",
+            Self::Plan(_) | Self::Config { .. } | Self::Malformed { .. } => "INVALID_CONFIG",
+            Self::Option { .. } | Self::Capability(_) | Self::Console(_) => "INVALID_ARGUMENT",
+            Self::Cgroup(_) => "CGROUP",
+            Self::Refused(_) => "WRONG_STATE",
+            Self::Hook { .. } => "HOOK_FAILED",
+        }
+    }
+}
+
+/// What every command gets.
+#[derive(Debug)]
+struct Context {
+    store: StateStore,
+    driver: Driver,
+    /// Whether a cgroup that cannot be made for lack of permission is done without.
+    rootless: bool,
+}
+
+/// Runs the command line to its end and returns the exit code.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    if cli.version {
+        let libseccomp = libseccomp::ScmpVersion::current()
+            .map(|version| format!("\nlibseccomp: {version}"))
+            .unwrap_or_default();
+        println!(
+            "keg-runtime version {}\nspec: {SPEC_VERSION}{libseccomp}",
+            env!("CARGO_PKG_VERSION")
+        );
+        return ExitCode::SUCCESS;
+    }
+    let global = cli.global;
+    let format = match global.log_format {
+        LogFormatArg::Text => LogFormat::Text,
+        LogFormatArg::Json => LogFormat::Json,
+    };
+    let mut log = match Log::open(global.log.as_deref(), format, global.debug) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(command) = cli.command else {
+        let _ = <Cli as clap::CommandFactory>::command().print_help();
+        return ExitCode::SUCCESS;
+    };
+    let context = Context {
+        store: StateStore::new(global.root.unwrap_or_else(default_root)),
+        driver: if global.systemd_cgroup { Driver::Systemd } else { Driver::CgroupFs },
+        rootless: match global.rootless {
+            Rootless::True => true,
+            Rootless::False => false,
+            Rootless::Auto => !geteuid().is_root(),
+        },
+    };
+    let failure_code = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
+    match dispatch(command, &context, &mut log) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let message = chain(&error);
+            log.write(Level::Error, &message, Some(error.reason()));
+            if !log.is_stderr() {
+                eprintln!("{message}");
+            }
+            ExitCode::from(failure_code)
+        }
+    }
+}
+
+fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
+    match command {
+        Command::Create(create) => create.run(context),
+        Command::Delete(delete) => delete.run(context),
+        Command::Events(events) => events.run(context),
+        Command::Exec(exec) => exec.run(context),
+        Command::Features(features) => features.run(),
+        Command::Kill(kill) => kill.run(context),
+        Command::List(list) => list.run(context),
+        Command::Pause(pause) => pause.run(context),
+        Command::Ps(ps) => ps.run(context),
+        Command::Resume(resume) => resume.run(context),
+        Command::Run(run) => run.run(context, log),
+        Command::Spec(spec) => spec.run(),
+        Command::Start(start) => start.run(context),
+        Command::State(state) => state.run(context),
+        Command::Update(update) => update.run(context),
+    }
+}
+
+fn default_root() -> PathBuf {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match runtime_dir {
+        Some(dir) if !geteuid().is_root() => dir.join("keg-runtime"),
+        _ => PathBuf::from("/run/keg-runtime"),
+    }
+}
+
+/// Returns an error with all its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = match error.downcast_ref::<Errno>() {
+            Some(errno) => crate::stage::failure::lower(*errno),
+            None => error.to_string(),
+        };
+        text.push_str(": ");
+        text.push_str(&words);
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_appended_and_errors_of_the_kernel_read_like_a_sentence() {
+        let error = CommandError::Kernel { what: "do it".to_owned(), errno: Errno::ENOENT };
+
+        assert_eq!(chain(&error), "do it: no such file or directory");
+    }
+}

@@ -1,0 +1,221 @@
+//! The container's file system, from the host's mounts to the changed root.
+//!
+//! ```text
+//! prepare     host's mounts stop talking back · root tree attached over "/"
+//! populate    mounts in order · devices · terminal on /dev/console
+//!             (hooks run here: both trees are visible)
+//! seal        masks · read-only paths · read-only mounts · pivot
+//! ```
+//!
+//! The root tree is a detached clone of the rootfs that the parent opened; it is attached on top of
+//! "/", so the path of the bundle need not be reachable for the container's user, and is looked up
+//! once, before anything of the container runs. Sources of bind mounts are opened by the parent
+//! too, with the host's rights. Each phase takes what the one before returned.
+
+pub mod cgroups;
+mod copy_up;
+pub mod devices;
+mod masks;
+pub mod mount;
+mod pivot;
+pub mod resolve;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use self::cgroups::{Hierarchy, mount_cgroups};
+use self::mount::{attach, clone_at, clone_tree, set_propagation};
+use self::resolve::{Missing, Root, lexically_clean};
+use crate::namespaces::NamespaceKind;
+use crate::plan::ContainerPlan;
+use crate::plan::mounts::{MountSource, Propagation};
+use crate::stage::failure::{AtStep, Failure, Step};
+use crate::sys::mount::{MountAttr, attr, mount_setattr};
+
+/// What the parent opened with the host's rights, before the container's process was made.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// A detached clone of the rootfs; absent where the parent lacks the privilege.
+    pub rootfs: Option<OwnedFd>,
+    /// A detached clone per bind mount, in the order of the plan; absent likewise.
+    pub binds: Vec<Option<OwnedFd>>,
+}
+
+impl Sources {
+    /// Opens what the plan names.
+    ///
+    /// # Errors
+    /// The step that failed. That the caller may not clone mounts is no error: the process inside,
+    /// which owns its mount namespace, then does.
+    pub fn open(plan: &ContainerPlan) -> Result<Self, Failure> {
+        if !plan.namespaces.has(NamespaceKind::Mount) {
+            return Ok(Self::default());
+        }
+        let rootfs = match clone_tree(&plan.rootfs.path, true) {
+            Err(rustix::io::Errno::PERM) => return Ok(Self::default()),
+            result => Some(result.at(Step::RootBind)?),
+        };
+        let mut binds = Vec::with_capacity(plan.rootfs.mounts.len());
+        for (index, mount) in plan.rootfs.mounts.iter().enumerate() {
+            binds.push(match &mount.source {
+                MountSource::Bind { path, recursive } if !mount.remount => {
+                    Some(clone_tree(path, *recursive).at_index(Step::MountSource, index)?)
+                }
+                _ => None,
+            });
+        }
+        Ok(Self { rootfs, binds })
+    }
+}
+
+/// A root whose mounts are being put in place.
+#[derive(Debug)]
+pub struct Prepared {
+    root: Root,
+    old_root: OwnedFd,
+}
+
+/// A root with everything in place, but not entered yet.
+#[derive(Debug)]
+pub struct Populated {
+    prepared: Prepared,
+    readonly_later: Vec<OwnedFd>,
+}
+
+/// Cuts the mount namespace off the host's, as far as the plan says, and attaches the rootfs.
+///
+/// # Errors
+/// The step that failed.
+pub fn prepare(plan: &ContainerPlan, rootfs: Option<OwnedFd>) -> Result<Prepared, Failure> {
+    let base = base_propagation(plan.rootfs.propagation);
+    let old_root = pivot::open_current_root()?;
+    set_propagation(&old_root, base).at(Step::RootPropagation)?;
+    if base.kind == libc::MS_SHARED {
+        // pivot_root(2) wants the mount below the new root not to be shared.
+        set_propagation(&old_root, Propagation { kind: libc::MS_PRIVATE, recursive: false })
+            .at(Step::RootPropagation)?;
+    }
+    let tree = match rootfs {
+        Some(tree) => tree,
+        None => clone_tree(&plan.rootfs.path, true).at(Step::RootBind)?,
+    };
+    set_propagation(&tree, base).at(Step::RootPropagation)?;
+    attach(&tree, &old_root).at(Step::RootBind)?;
+    Ok(Prepared { root: Root::new(tree), old_root })
+}
+
+/// What cannot be cloned cannot become a root, so `unbindable` waits until the end.
+fn base_propagation(propagation: Propagation) -> Propagation {
+    if propagation.kind == libc::MS_UNBINDABLE {
+        Propagation { kind: libc::MS_PRIVATE, ..propagation }
+    } else {
+        propagation
+    }
+}
+
+impl Prepared {
+    /// Returns the root.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// Puts the mounts and devices in place.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn populate(
+        self,
+        plan: &ContainerPlan,
+        mut binds: Vec<Option<OwnedFd>>,
+        hierarchies: &[Hierarchy],
+    ) -> Result<Populated, Failure> {
+        let base = base_propagation(plan.rootfs.propagation);
+        let label = plan.rootfs.mount_label.as_deref();
+        let mut readonly_later = Vec::new();
+        for (index, entry) in plan.rootfs.mounts.iter().enumerate() {
+            if entry.source == MountSource::Cgroups {
+                let own_root = plan.namespaces.has(NamespaceKind::Cgroup);
+                mount_cgroups(&self.root, index, entry, hierarchies, own_root)?;
+                continue;
+            }
+            let opened = binds.get_mut(index).and_then(Option::take);
+            let mounted = mount::mount(&self.root, index, entry, opened, base, label)?;
+            readonly_later.extend(mounted.readonly_later);
+        }
+        if !brings_own_dev(plan) {
+            devices::create_devices(&self.root, &plan.rootfs.devices)?;
+        }
+        Ok(Populated { prepared: self, readonly_later })
+    }
+}
+
+/// Devices that are the host's own are not touched.
+fn brings_own_dev(plan: &ContainerPlan) -> bool {
+    plan.rootfs.mounts.iter().any(|mount| {
+        matches!(mount.source, MountSource::Bind { .. })
+            && lexically_clean(&mount.destination) == std::path::Path::new("/dev")
+    })
+}
+
+impl Populated {
+    /// Returns the root.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.prepared.root
+    }
+
+    /// Shows the terminal `peer` as `/dev/console`. The mount is made from the descriptor, not from
+    /// its name in `/dev/pts` (CVE-2025-52565).
+    ///
+    /// # Errors
+    /// [`Step::ConsoleMount`].
+    pub fn mount_console(&self, peer: impl AsFd) -> Result<(), Failure> {
+        let place = self
+            .root()
+            .open_or_create(std::path::Path::new("/dev/console"), Missing::File)
+            .at(Step::ConsoleMount)?;
+        let tree = clone_at(peer, false).at(Step::ConsoleMount)?;
+        attach(tree, place).at(Step::ConsoleMount)
+    }
+
+    /// Takes away what the container may not see or change, and makes the root the root.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn seal(self, plan: &ContainerPlan, no_pivot: bool) -> Result<(), Failure> {
+        let Self { prepared: Prepared { root, old_root }, readonly_later } = self;
+        masks::make_readonly(&root, &plan.rootfs.readonly_paths)?;
+        masks::mask(&root, &plan.rootfs.masked_paths)?;
+        let readonly = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+        for mount in &readonly_later {
+            mount_setattr(mount, false, &readonly).at(Step::ReadonlyRoot)?;
+        }
+        if plan.rootfs.readonly {
+            mount_setattr(&root, false, &readonly).at(Step::ReadonlyRoot)?;
+        }
+        if no_pivot {
+            pivot::change_root(&root)?;
+        } else {
+            pivot::pivot(&root, old_root)?;
+        }
+        let propagation = plan.rootfs.propagation;
+        if propagation.kind == libc::MS_UNBINDABLE {
+            set_propagation(&root, propagation).at(Step::RootPropagation)?;
+        }
+        Ok(())
+    }
+}
+
+/// Enters the rootfs of a container that shares the host's mount namespace.
+///
+/// # Errors
+/// [`Step::RootBind`] or [`Step::Pivot`].
+pub fn enter_shared(plan: &ContainerPlan) -> Result<(), Failure> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root: Result<OwnedFd, Errno> =
+        nix::fcntl::open(&plan.rootfs.path, flags, nix::sys::stat::Mode::empty());
+    pivot::change_root(&Root::new(root.at(Step::RootBind)?))
+}

@@ -1,0 +1,360 @@
+//! The container's first process, from the clone to its program. Runs inside; fails by number.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setsid};
+
+use super::failure::{AtStep, Failure, Step};
+use super::gate;
+use super::joining::Joins;
+use super::message::{ChildEnd, ToChild, ToParent};
+use crate::cgroup::Entrance;
+use crate::console::{self, Pty};
+use crate::hooks;
+use crate::namespaces::NamespaceKind;
+use crate::plan::{ContainerPlan, TimeOffset};
+use crate::process::{self, LastSteps, NotifyTarget};
+use crate::procfs::Procfs;
+use crate::rootfs::cgroups::Hierarchy;
+use crate::rootfs::resolve::Root;
+use crate::rootfs::{self, Sources};
+use crate::security::lsm::ExecLabel;
+use crate::security::seccomp::Program;
+use crate::state_store::OciState;
+use crate::sys;
+use crate::sys::clone::{Cloned, Kinship, clone_alone};
+use crate::sys::process::{exit_now, join_session_keyring, key_permissions, set_key_permissions};
+
+/// What init waits for before it executes the program.
+#[derive(Debug)]
+pub(super) enum Gate {
+    /// A `start`, at this listening socket.
+    Socket(OwnedFd),
+    /// The runtime that made it.
+    Parent,
+}
+
+/// Everything that init needs; prepared by the runtime, inherited by the clone.
+#[derive(Debug)]
+pub(super) struct Init<'a> {
+    pub(super) plan: &'a ContainerPlan,
+    pub(super) state: OciState<'a>,
+    pub(super) procfs: &'a Procfs,
+    pub(super) joins: &'a Joins,
+    pub(super) entrance: Option<&'a Entrance>,
+    pub(super) entered_v2: bool,
+    pub(super) hierarchies: &'a [Hierarchy],
+    pub(super) sources: Sources,
+    pub(super) label: &'a ExecLabel,
+    pub(super) seccomp: Option<&'a Program>,
+    pub(super) notify: Option<OwnedFd>,
+    pub(super) console: Option<OwnedFd>,
+    pub(super) gate: Gate,
+    pub(super) setgroups_denied: bool,
+    pub(super) awaits_proceed: bool,
+    pub(super) no_pivot: bool,
+    pub(super) keyring: Option<CString>,
+    pub(super) limits_set: bool,
+    pub(super) extra_env: &'a [CString],
+    pub(super) preserved: u32,
+}
+
+impl Init<'_> {
+    /// Is init; never returns. Where a user namespace is joined, is the process before it first.
+    pub(super) fn run(mut self, mut channel: ChildEnd) -> ! {
+        let Err(failure) = self.start(&mut channel);
+        // If the other end is gone too, nobody is left to be told.
+        let _ = channel.send(ToParent::Failed(failure));
+        exit_now(1)
+    }
+
+    fn start(&mut self, channel: &mut ChildEnd) -> Result<std::convert::Infallible, Failure> {
+        umask(Mode::empty());
+        self.enter_cgroup()?;
+        if !self.limits_set {
+            process::apply_oom_score(&self.plan.process, self.procfs)?;
+        }
+        self.joins.join_inside()?;
+        if self.joins.user {
+            self.continue_as_sibling(channel)?;
+        }
+        setsid().at(Step::Session)?;
+        if self.awaits_proceed {
+            expect(channel, ToChild::Proceed)?;
+        }
+        self.become_root()?;
+        self.make_namespaces()?;
+        self.set_names()?;
+        if !self.limits_set {
+            process::apply_rlimits(&self.plan.process)?;
+        }
+        let terminal = self.build_root(channel)?;
+        for (index, sysctl) in self.plan.sysctls.iter().enumerate() {
+            self.procfs
+                .write(&sysctl.path, sysctl.value.as_bytes())
+                .at_index(Step::Sysctl, index)?;
+        }
+        process::apply_properties(&self.plan.process)?;
+        process::apply_container_properties(self.plan)?;
+        self.join_keyring()?;
+        if let Some(peer) = terminal {
+            console::adopt_terminal(&peer).at(Step::ConsoleAttach)?;
+        }
+        self.become_program(channel)
+    }
+
+    /// A thread that moves itself is the cheap way in; see the cgroup module.
+    fn enter_cgroup(&self) -> Result<(), Failure> {
+        let Some(entrance) = self.entrance else { return Ok(()) };
+        if !self.entered_v2 {
+            entrance.enter_self_v2().at(Step::EnterCgroup)?;
+        }
+        entrance.enter_self().at(Step::EnterCgroup)
+    }
+
+    /// The joined user namespace gives the right to make the other namespaces, and those must be
+    /// made by a process that is in it.
+    fn continue_as_sibling(&mut self, channel: &ChildEnd) -> Result<(), Failure> {
+        let flags = clone_flags(self.plan).difference(CloneFlags::CLONE_NEWUSER);
+        let flags = u64::try_from(flags.bits()).unwrap_or(0);
+        match clone_alone(flags, Kinship::Sibling, None).at(Step::CloneInit)? {
+            Cloned::Child => Ok(()),
+            Cloned::Parent { pid, .. } => {
+                let told = channel.send(ToParent::InitPid(pid.as_raw()));
+                exit_now(i32::from(told.is_err()));
+            }
+        }
+    }
+
+    /// All capabilities in the user namespace are there already; the ids are not.
+    fn become_root(&self) -> Result<(), Failure> {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(NamespaceKind::User) {
+            let mapped =
+                |map: &crate::user::IdMap, other| if map.to_host(0).is_some() { 0 } else { other };
+            let gid = Gid::from_raw(mapped(&namespaces.gid_map, self.plan.process.gid));
+            let uid = Uid::from_raw(mapped(&namespaces.uid_map, self.plan.process.uid));
+            if !self.setgroups_denied {
+                nix::unistd::setgroups(&[]).at(Step::BecomeRoot)?;
+            }
+            nix::unistd::setresgid(gid, gid, gid).at(Step::BecomeRoot)?;
+            nix::unistd::setresuid(uid, uid, uid).at(Step::BecomeRoot)?;
+        } else if self.joins.user {
+            let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+            nix::unistd::setresgid(gid, gid, gid).at(Step::BecomeRoot)?;
+            nix::unistd::setresuid(uid, uid, uid).at(Step::BecomeRoot)?;
+        }
+        // What runs in the container already may not look into this process.
+        set_dumpable(false).at(Step::BecomeRoot)
+    }
+
+    /// Two kinds cannot come with the clone: the root of a cgroup namespace is where its maker is,
+    /// and the clocks of a time namespace can be set until its first process is in it.
+    fn make_namespaces(&self) -> Result<(), Failure> {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(NamespaceKind::Cgroup) {
+            unshare(CloneFlags::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+        }
+        if namespaces.new.contains(NamespaceKind::Time) {
+            self.make_time_namespace(&namespaces.time_offsets).at(Step::TimeNamespace)?;
+        }
+        Ok(())
+    }
+
+    fn make_time_namespace(&self, offsets: &[TimeOffset]) -> Result<(), Errno> {
+        let kind = NamespaceKind::Time.flag();
+        unshare(kind)?;
+        // Not dumpable, this process could not open its own file of offsets.
+        set_dumpable(true)?;
+        let written = offsets.iter().try_for_each(|offset| {
+            let line = format!("{} {} {}\n", offset.clock, offset.secs, offset.nanosecs);
+            self.procfs.write("self/timens_offsets", line.as_bytes())
+        });
+        set_dumpable(false)?;
+        written?;
+        // execve(2) does not enter it before Linux 6.3.
+        let file = nix::fcntl::open(
+            "/proc/self/ns/time_for_children",
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        setns(file, kind)
+    }
+
+    fn set_names(&self) -> Result<(), Failure> {
+        use std::os::unix::ffi::OsStrExt;
+        if let Some(name) = &self.plan.hostname {
+            nix::unistd::sethostname(std::ffi::OsStr::from_bytes(name.as_bytes()))
+                .at(Step::Hostname)?;
+        }
+        if let Some(name) = &self.plan.domainname {
+            rustix::system::setdomainname(name.as_bytes()).at(Step::Domainname)?;
+        }
+        Ok(())
+    }
+
+    /// Builds and enters the root; returns the process's end of its terminal.
+    fn build_root(&mut self, channel: &ChildEnd) -> Result<Option<OwnedFd>, Failure> {
+        let plan = self.plan;
+        if !plan.namespaces.has(NamespaceKind::Mount) {
+            self.run_create_hooks(channel)?;
+            rootfs::enter_shared(plan)?;
+            let root = self.current_root()?;
+            process::create_cwd(&plan.process, &root);
+            return self.open_terminal(&root);
+        }
+        let sources = std::mem::take(&mut self.sources);
+        let populated = rootfs::prepare(plan, sources.rootfs)?.populate(
+            plan,
+            sources.binds,
+            self.hierarchies,
+        )?;
+        let terminal = self.open_terminal(populated.root())?;
+        if let Some(peer) = &terminal {
+            populated.mount_console(peer)?;
+        }
+        process::create_cwd(&plan.process, populated.root());
+        self.run_create_hooks(channel)?;
+        populated.seal(plan, self.no_pivot)?;
+        Ok(terminal)
+    }
+
+    fn current_root(&self) -> Result<Root, Failure> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        nix::fcntl::open(Path::new("/"), flags, Mode::empty()).map(Root::new).at(Step::Pivot)
+    }
+
+    fn open_terminal(&mut self, root: &Root) -> Result<Option<OwnedFd>, Failure> {
+        let Some(socket) = self.console.take() else { return Ok(None) };
+        let pty = Pty::open(root, self.plan.process.console_size).at(Step::Console)?;
+        console::send_master(socket, &pty.master).at(Step::ConsoleSend)?;
+        Ok(Some(pty.peer))
+    }
+
+    fn run_create_hooks(&self, channel: &ChildEnd) -> Result<(), Failure> {
+        let all = &self.plan.hooks;
+        #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
+        let outside = all.prestart().is_some() || all.create_runtime().is_some();
+        if outside {
+            channel.send(ToParent::Mounted).at(Step::Protocol)?;
+            expect(channel, ToChild::HooksDone)?;
+        }
+        let Some(inside) = all.create_container() else { return Ok(()) };
+        self.run_hooks(inside, Step::CreateContainerHook, "creating")
+    }
+
+    fn run_hooks(
+        &self,
+        list: &[oci_spec::runtime::Hook],
+        step: Step,
+        status: &'static str,
+    ) -> Result<(), Failure> {
+        let pid = self.procfs.own_pid().at(step)?;
+        let state = self.state.to_json(status, Some(pid));
+        hooks::run_all(list, &state).map_err(|(index, error)| Failure {
+            step,
+            index: u16::try_from(index).unwrap_or(u16::MAX),
+            errno: error.code(),
+        })
+    }
+
+    /// A keyring of its own keeps the container's keys from the host's, and the other way round.
+    fn join_keyring(&self) -> Result<(), Failure> {
+        /// The user that owns the keyring may search it.
+        const USER_SEARCH: u32 = 0x0008_0000;
+        let Some(name) = &self.keyring else { return Ok(()) };
+        let id = match join_session_keyring(name) {
+            Ok(id) => id,
+            // No key management in this kernel, so nothing to keep apart.
+            Err(Errno::ENOSYS) => return Ok(()),
+            Err(errno) => return Err(Failure::new(Step::Keyring, errno)),
+        };
+        let permissions = key_permissions(id).at(Step::Keyring)?;
+        set_key_permissions(id, permissions | USER_SEARCH).at(Step::Keyring)
+    }
+
+    /// Closes what was inherited from the runtime and is not needed any more: nothing of the host
+    /// stays open while init waits, and the lock on the state directory is the runtime's again.
+    fn let_go(&self, channel: &ChildEnd) -> Result<(), Failure> {
+        let gate = match &self.gate {
+            Gate::Socket(listener) => Some(listener.as_fd()),
+            Gate::Parent => None,
+        };
+        let notify = self.notify.as_ref().map(AsFd::as_fd);
+        let mut keep: Vec<u32> = [Some(channel.as_fd()), Some(self.procfs.as_fd()), gate, notify]
+            .into_iter()
+            .flatten()
+            .map(|fd| fd.as_raw_fd().cast_unsigned())
+            .collect();
+        sys::fd::close_all_but(3 + self.preserved, &mut keep).at(Step::Descriptors)
+    }
+
+    fn become_program(
+        &mut self,
+        channel: &mut ChildEnd,
+    ) -> Result<std::convert::Infallible, Failure> {
+        let process = &self.plan.process;
+        let root = self.current_root()?;
+        let mut env = process.env.clone();
+        env.extend_from_slice(self.extra_env);
+        process::add_home(&mut env, process.uid, &root);
+        drop(root);
+        // A directory that only the user may enter is entered again as the user.
+        let entered = match process::enter_cwd(process) {
+            Err(Failure { step: Step::Chdir, errno, .. }) if errno == Errno::EACCES as i32 => false,
+            result => result.map(|()| true)?,
+        };
+        let program = process::find_program(process)?;
+        process::reset_inherited(process)?;
+
+        self.let_go(channel)?;
+        channel.send(ToParent::Ready).at(Step::Protocol)?;
+        match &self.gate {
+            Gate::Parent => expect(channel, ToChild::Execute)?,
+            Gate::Socket(listener) => *channel = gate::wait(listener).at(Step::AwaitStart)?,
+        }
+        self.gate = Gate::Parent;
+
+        let notify = self.notify.take().map(|socket| NotifyTarget {
+            socket,
+            state: self.state.process_state(self.procfs.own_pid().unwrap_or(0), self.seccomp),
+        });
+        let steps = LastSteps {
+            process,
+            procfs: self.procfs,
+            label: self.label,
+            seccomp: self.seccomp,
+            notify,
+            setgroups_denied: self.setgroups_denied,
+        };
+        process::become_user(&steps)?;
+        if !entered {
+            process::enter_cwd(process)?;
+        }
+        if let Some(inside) = self.plan.hooks.start_container() {
+            self.run_hooks(inside, Step::StartContainerHook, "created")?;
+        }
+        process::execute(&steps, &program, &env)?;
+        Err(Failure::new(Step::Exec, Errno::EINVAL))
+    }
+}
+
+/// The namespaces that come with the clone.
+pub(super) fn clone_flags(plan: &ContainerPlan) -> CloneFlags {
+    plan.namespaces.new.without(NamespaceKind::Cgroup).without(NamespaceKind::Time).flags()
+}
+
+fn expect(channel: &ChildEnd, message: ToChild) -> Result<(), Failure> {
+    match channel.receive().at(Step::Protocol)? {
+        Some(received) if received == message => Ok(()),
+        // The runtime is gone: so is whoever wanted this container.
+        _ => Err(Failure::new(Step::Protocol, Errno::EPIPE)),
+    }
+}

@@ -1,0 +1,462 @@
+//! The runtime's side of a start: from a plan to an init that waits, or to nothing at all.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use oci_spec::runtime::Hook;
+
+use super::failure::{Failure, ProgramFault, Step, describe_program};
+use super::gate;
+use super::idmap::{self, IdMapError};
+use super::init::{Gate, Init, clone_flags};
+use super::joining::{JoinError, Joins};
+use super::message::{ParentEnd, ToChild, ToParent, channel};
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::console::{ConsoleError, connect_socket};
+use crate::hooks::{self, HookError};
+use crate::namespaces::NamespaceKind;
+use crate::plan::ContainerPlan;
+use crate::procfs::Procfs;
+use crate::rootfs::Sources;
+use crate::rootfs::cgroups::Hierarchy;
+use crate::security::lsm::{ExecLabel, LabelError};
+use crate::security::seccomp::{Program, SeccompError};
+use crate::state_store::OciState;
+use crate::sys::clone::{Cloned, Kinship, clone_alone};
+use crate::sys::process::kill_by_pidfd;
+
+/// Why a container could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The host's `/proc` is not what it must be.
+    #[error("/proc is not procfs: the runtime needs the host's own")]
+    Procfs(#[source] Errno),
+    /// A namespace cannot be joined.
+    #[error(transparent)]
+    Join(JoinError),
+    /// Ids cannot be mapped.
+    #[error(transparent)]
+    IdMap(IdMapError),
+    /// The cgroup cannot be entered.
+    #[error(transparent)]
+    Cgroup(CgroupError),
+    /// The filter of system calls cannot be had.
+    #[error(transparent)]
+    Seccomp(SeccompError),
+    /// The security label cannot be had.
+    #[error(transparent)]
+    Label(LabelError),
+    /// The terminal has no receiver.
+    #[error(transparent)]
+    Console(ConsoleError),
+    /// The supervisor of a notifying filter cannot be reached.
+    #[error("connect to linux.seccomp.listenerPath {path:?}")]
+    Listener {
+        /// Its socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        errno: Errno,
+    },
+    /// The process could not be made.
+    #[error("create the container's process (clone3){}", clone_hint(*errno))]
+    Clone {
+        /// The kernel's answer.
+        #[source]
+        errno: Errno,
+    },
+    /// The runtime itself lacks something.
+    #[error("{what}")]
+    Host {
+        /// What it attempted.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        errno: Errno,
+    },
+    /// A hook that runs outside failed.
+    #[error("hooks.{kind}[{index}]")]
+    Hook {
+        /// `prestart` or `createRuntime`.
+        kind: &'static str,
+        /// Which of them.
+        index: usize,
+        /// How.
+        #[source]
+        source: HookError,
+    },
+    /// A hook that runs inside failed.
+    #[error("{what}: the hook {path:?} failed: {how}")]
+    InnerHook {
+        /// Which, by its place in config.json.
+        what: String,
+        /// The program.
+        path: PathBuf,
+        /// How it ended.
+        how: String,
+    },
+    /// A step inside failed.
+    #[error("{what}")]
+    Step {
+        /// The step with its operand.
+        what: String,
+        /// Which step.
+        step: Step,
+        /// The kernel's answer.
+        #[source]
+        errno: Errno,
+    },
+    /// The program cannot be run.
+    #[error("unable to start container process: {what}")]
+    Program {
+        /// runc's sentence, which other programs look for.
+        what: String,
+        /// What kind of fault.
+        fault: ProgramFault,
+    },
+    /// Init ended without a word.
+    #[error("the container's process ended while it was set up: {how}")]
+    Died {
+        /// How.
+        how: String,
+    },
+}
+
+fn clone_hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => ": new namespaces need root, or a new user namespace in linux.namespaces",
+        Errno::ENOSPC => ": a limit below /proc/sys/user is reached",
+        Errno::EAGAIN => ": the limit of processes is reached",
+        _ => "",
+    }
+}
+
+/// What the caller decides about a start.
+#[derive(Debug)]
+pub struct LaunchOptions<'a> {
+    /// Receives the terminal, if there is one.
+    pub console: Option<Console<'a>>,
+    /// The state directory in which init listens for `start`; `None` for `run`.
+    pub gate: Option<BorrowedFd<'a>>,
+    /// chroot(2) instead of pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Where compiled filters are kept.
+    pub seccomp_cache: Option<&'a Path>,
+    /// Variables that the runtime adds (`LISTEN_FDS`, `NOTIFY_SOCKET`).
+    pub extra_env: &'a [CString],
+    /// How many descriptors from 3 upward the container inherits.
+    pub preserved: u32,
+}
+
+/// Who receives a terminal.
+#[derive(Debug)]
+pub enum Console<'a> {
+    /// A socket of the caller's, by path.
+    Socket(&'a Path),
+    /// A connected socket.
+    Connected(OwnedFd),
+}
+
+/// An init that waits for `Execute`.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its number in the caller's PID namespace.
+    pub pid: Pid,
+    /// The same without the danger of a recycled number.
+    pub pidfd: OwnedFd,
+    channel: ParentEnd,
+}
+
+/// Makes the container's process and brings it to where only the program is missing.
+///
+/// # Errors
+/// [`LaunchError`]; no process is left then.
+pub fn launch(
+    plan: &ContainerPlan,
+    state: OciState<'_>,
+    cgroup: Option<&Cgroup>,
+    options: LaunchOptions<'_>,
+) -> Result<Launched, LaunchError> {
+    let procfs = Procfs::open().map_err(LaunchError::Procfs)?;
+    let joins = Joins::open(&plan.namespaces).map_err(LaunchError::Join)?;
+    let label = ExecLabel::prepare(
+        plan.process.apparmor_profile.as_deref(),
+        plan.process.selinux_label.as_deref(),
+    )
+    .map_err(LaunchError::Label)?;
+    let seccomp = plan
+        .seccomp
+        .as_ref()
+        .map(|profile| Program::prepare(profile, options.seccomp_cache))
+        .transpose()
+        .map_err(LaunchError::Seccomp)?;
+    let sources = Sources::open(plan).map_err(|failure| step_error(failure, plan))?;
+    let entrance = cgroup.map(Cgroup::entrance).transpose().map_err(LaunchError::Cgroup)?;
+    let hierarchies: Vec<Hierarchy> =
+        cgroup.map(|cgroup| cgroup.hierarchies().collect()).unwrap_or_default();
+    let gate = match options.gate {
+        None => Gate::Parent,
+        Some(directory) => Gate::Socket(
+            gate::create(directory)
+                .map_err(|errno| LaunchError::Host { what: "create start.sock", errno })?,
+        ),
+    };
+    let keyring = (!options.no_new_keyring)
+        .then(|| CString::new(format!("_ses.{}", state.id)).unwrap_or_default());
+    let new_user = plan.namespaces.new.contains(NamespaceKind::User);
+    let init = Init {
+        plan,
+        state,
+        procfs: &procfs,
+        joins: &joins,
+        entrance: entrance.as_ref(),
+        entered_v2: entrance.as_ref().is_some_and(|entrance| entrance.v2_dir().is_some()),
+        hierarchies: &hierarchies,
+        sources,
+        label: &label,
+        notify: connect_listener(seccomp.as_ref())?,
+        seccomp: seccomp.as_ref(),
+        console: connect_console(plan.process.terminal, options.console)?,
+        gate,
+        setgroups_denied: new_user && idmap::denies_setgroups(&plan.namespaces.gid_map),
+        awaits_proceed: new_user || needs_idmaps(plan) || !plan.net_devices.is_empty(),
+        no_pivot: options.no_pivot,
+        keyring,
+        limits_set: false,
+        extra_env: options.extra_env,
+        preserved: options.preserved,
+    };
+    make(init)
+}
+
+fn needs_idmaps(plan: &ContainerPlan) -> bool {
+    plan.rootfs.mounts.iter().any(|mount| mount.idmap.is_some())
+}
+
+pub(super) fn connect_console(
+    terminal: bool,
+    console: Option<Console<'_>>,
+) -> Result<Option<OwnedFd>, LaunchError> {
+    match (terminal, console) {
+        (false, None) => Ok(None),
+        (true, None) => Err(LaunchError::Console(ConsoleError::SocketMissing)),
+        (false, Some(_)) => Err(LaunchError::Console(ConsoleError::SocketUseless)),
+        (true, Some(Console::Connected(socket))) => Ok(Some(socket)),
+        (true, Some(Console::Socket(path))) => {
+            connect_socket(path).map(Some).map_err(LaunchError::Console)
+        }
+    }
+}
+
+pub(super) fn connect_listener(program: Option<&Program>) -> Result<Option<OwnedFd>, LaunchError> {
+    let Some(listener) = program.and_then(Program::listener) else { return Ok(None) };
+    crate::console::connect_stream(&listener.path)
+        .map(Some)
+        .map_err(|errno| LaunchError::Listener { path: listener.path.clone(), errno })
+}
+
+/// Clones, and speaks the parent's part.
+fn make(init: Init<'_>) -> Result<Launched, LaunchError> {
+    let plan = init.plan;
+    let (ours, theirs) =
+        channel().map_err(|errno| LaunchError::Host { what: "create a socket pair", errno })?;
+    // A process that joins a user namespace makes the others there, see the module above.
+    let flags = if init.joins.user { 0 } else { clone_flags(plan).bits() };
+    let flags = u64::try_from(flags).unwrap_or(0);
+    let into = init.entrance.and_then(|entrance| entrance.v2_dir());
+    let back = init.joins.enter().map_err(LaunchError::Join)?;
+    let cloned = clone_alone(flags, Kinship::Child, into);
+    let (pid, pidfd) = match cloned {
+        Ok(Cloned::Child) => {
+            drop(ours);
+            init.run(theirs)
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(errno) => {
+            back.go().map_err(LaunchError::Join)?;
+            return Err(LaunchError::Clone { errno });
+        }
+    };
+    drop(theirs);
+    let mut launched = Launched { pid, pidfd, channel: ours };
+    let outcome = back
+        .go()
+        .map_err(LaunchError::Join)
+        .and_then(|()| assist(&init, &launched))
+        .and_then(|()| converse(&init, &mut launched));
+    match outcome {
+        Ok(()) => Ok(launched),
+        Err(error) => {
+            launched.abandon();
+            Err(error)
+        }
+    }
+}
+
+/// Does for the new process what only the host's rights can do.
+fn assist(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
+    let plan = init.plan;
+    if !init.awaits_proceed || init.joins.user {
+        return Ok(());
+    }
+    if plan.namespaces.new.contains(NamespaceKind::User) {
+        let NamespacePlanMaps { uids, gids } = maps(plan);
+        idmap::write_maps(init.procfs, launched.pid, uids, gids).map_err(LaunchError::IdMap)?;
+    }
+    idmap::map_mounts(init.procfs, launched.pid, &plan.rootfs.mounts, &init.sources.binds)
+        .map_err(|failure| step_error(failure, plan))?;
+    launched.tell(ToChild::Proceed)
+}
+
+struct NamespacePlanMaps<'a> {
+    uids: &'a crate::user::IdMap,
+    gids: &'a crate::user::IdMap,
+}
+
+fn maps(plan: &ContainerPlan) -> NamespacePlanMaps<'_> {
+    NamespacePlanMaps { uids: &plan.namespaces.uid_map, gids: &plan.namespaces.gid_map }
+}
+
+/// Listens until init is ready.
+fn converse(init: &Init<'_>, launched: &mut Launched) -> Result<(), LaunchError> {
+    loop {
+        match launched.hear()? {
+            ToParent::InitPid(pid) => {
+                launched.replace(Pid::from_raw(pid))?;
+                if init.awaits_proceed {
+                    idmap::map_mounts(
+                        init.procfs,
+                        launched.pid,
+                        &init.plan.rootfs.mounts,
+                        &init.sources.binds,
+                    )
+                    .map_err(|failure| step_error(failure, init.plan))?;
+                    launched.tell(ToChild::Proceed)?;
+                }
+            }
+            ToParent::Mounted => {
+                run_outer_hooks(init, launched.pid)?;
+                launched.tell(ToChild::HooksDone)?;
+            }
+            ToParent::Ready => return Ok(()),
+            ToParent::Failed(failure) => return Err(step_error(failure, init.plan)),
+        }
+    }
+}
+
+fn run_outer_hooks(init: &Init<'_>, pid: Pid) -> Result<(), LaunchError> {
+    let state = init.state.to_json("creating", Some(pid.as_raw()));
+    let hooks = &init.plan.hooks;
+    #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
+    let kinds = [("prestart", hooks.prestart()), ("createRuntime", hooks.create_runtime())];
+    for (kind, list) in kinds {
+        let list: &[Hook] = list.as_deref().unwrap_or_default();
+        hooks::run_all(list, &state).map_err(|(index, source)| LaunchError::Hook {
+            kind,
+            index,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Puts a failure into words.
+#[must_use]
+pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
+    let list = match failure.step {
+        Step::FindProgram | Step::Exec => {
+            let (what, fault) = describe_program(failure, &plan.process);
+            return LaunchError::Program { what, fault };
+        }
+        Step::CreateContainerHook => plan.hooks.create_container(),
+        Step::StartContainerHook => plan.hooks.start_container(),
+        step => {
+            let what = failure.describe(Some(plan));
+            return LaunchError::Step { what, step, errno: Errno::from_raw(failure.errno) };
+        }
+    };
+    LaunchError::InnerHook {
+        what: failure.describe(Some(plan)),
+        path: list
+            .iter()
+            .flatten()
+            .nth(usize::from(failure.index))
+            .map(|hook| hook.path().clone())
+            .unwrap_or_default(),
+        how: hooks::describe_code(failure.errno),
+    }
+}
+
+impl Launched {
+    /// Lets init execute the program, where the runtime itself is what it waits for; returns when
+    /// it has.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; no process is left then.
+    pub fn execute(&self, plan: &ContainerPlan) -> Result<(), LaunchError> {
+        let outcome = self.tell(ToChild::Execute).and_then(|()| match self.channel.receive() {
+            Ok(None) => Ok(()),
+            Ok(Some(ToParent::Failed(failure))) => Err(step_error(failure, plan)),
+            Ok(Some(_)) => Err(protocol(Errno::EBADMSG)),
+            Err(errno) => Err(protocol(errno)),
+        });
+        if outcome.is_err() {
+            self.abandon();
+        }
+        outcome
+    }
+
+    /// Kills the process and waits for its end. What cannot be killed is gone already.
+    pub fn abandon(&self) {
+        let _ = kill_by_pidfd(&self.pidfd);
+        let _ = waitpid(self.pid, None);
+    }
+
+    fn tell(&self, message: ToChild) -> Result<(), LaunchError> {
+        match self.channel.send(message) {
+            // What it said before it went is worth more than that it went.
+            Err(Errno::EPIPE) => Ok(()),
+            result => result.map_err(protocol),
+        }
+    }
+
+    fn hear(&self) -> Result<ToParent, LaunchError> {
+        match self.channel.receive().map_err(protocol)? {
+            Some(message) => Ok(message),
+            None => Err(LaunchError::Died { how: self.how_it_ended() }),
+        }
+    }
+
+    /// The process before init has made it, and ends.
+    fn replace(&mut self, init: Pid) -> Result<(), LaunchError> {
+        let error = |errno| LaunchError::Host { what: "take over init from its maker", errno };
+        waitpid(self.pid, None).map_err(error)?;
+        let raw = rustix::process::Pid::from_raw(init.as_raw()).ok_or(error(Errno::ESRCH))?;
+        self.pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
+            .map_err(|errno| error(Errno::from_raw(errno.raw_os_error())))?;
+        self.pid = init;
+        Ok(())
+    }
+
+    fn how_it_ended(&self) -> String {
+        // The stream has ended, so the process is ending; if it is not, it is not ours any more.
+        let _ = kill_by_pidfd(self.pidfd.as_fd());
+        match waitpid(self.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => format!("exit code {code}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!(
+                "killed by {signal}; a limit in linux.resources may be too low, see the kernel's log"
+            ),
+            Ok(_) | Err(_) => "for an unknown reason".to_owned(),
+        }
+    }
+}
+
+fn protocol(errno: Errno) -> LaunchError {
+    LaunchError::Host { what: "talk to the container's process", errno }
+}

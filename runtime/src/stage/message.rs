@@ -1,0 +1,226 @@
+//! The protocol between the runtime and the processes that it makes, one type per direction.
+//!
+//! Messages are of fixed size and travel over a pair of `SOCK_SEQPACKET` sockets, so each is
+//! received whole or not at all, and the end of either process is the end of the stream.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
+
+use super::failure::Failure;
+
+/// Size of every message in bytes.
+const SIZE: usize = 8;
+
+/// What the runtime tells a process of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToChild {
+    /// The id maps are written, network devices are moved in, idmapped mounts are ready.
+    Proceed,
+    /// The hooks that run outside are done.
+    HooksDone,
+    /// Nobody will call `start`: execute the program (`run`).
+    Execute,
+}
+
+/// What a process of a start tells the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToParent {
+    /// The container's first process has this number; it comes from the process that made it in a
+    /// joined user namespace.
+    InitPid(i32),
+    /// Everything is mounted, the root is not changed yet: time for hooks.
+    Mounted,
+    /// All is set up, and only the program is missing.
+    Ready,
+    /// A step failed, and the process ends.
+    Failed(Failure),
+}
+
+/// A message that can be sent.
+pub trait Message: Sized + Copy {
+    /// Returns the message's bytes.
+    fn encode(self) -> [u8; SIZE];
+    /// Reads what [`Message::encode`] made.
+    fn decode(bytes: [u8; SIZE]) -> Option<Self>;
+}
+
+impl Message for ToChild {
+    fn encode(self) -> [u8; SIZE] {
+        let tag = match self {
+            Self::Proceed => 1,
+            Self::HooksDone => 2,
+            Self::Execute => 3,
+        };
+        [tag, 0, 0, 0, 0, 0, 0, 0]
+    }
+
+    fn decode(bytes: [u8; SIZE]) -> Option<Self> {
+        match bytes[0] {
+            1 => Some(Self::Proceed),
+            2 => Some(Self::HooksDone),
+            3 => Some(Self::Execute),
+            _ => None,
+        }
+    }
+}
+
+impl Message for ToParent {
+    fn encode(self) -> [u8; SIZE] {
+        let mut bytes = [0; SIZE];
+        match self {
+            Self::InitPid(pid) => {
+                bytes[0] = 1;
+                bytes[1..5].copy_from_slice(&pid.to_le_bytes());
+            }
+            Self::Mounted => bytes[0] = 2,
+            Self::Ready => bytes[0] = 3,
+            Self::Failed(failure) => {
+                bytes[0] = 4;
+                bytes[1..].copy_from_slice(&failure.encode());
+            }
+        }
+        bytes
+    }
+
+    fn decode(bytes: [u8; SIZE]) -> Option<Self> {
+        let [tag, rest @ ..] = bytes;
+        match tag {
+            1 => Some(Self::InitPid(i32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]))),
+            2 => Some(Self::Mounted),
+            3 => Some(Self::Ready),
+            4 => Failure::decode(rest).map(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// One end of the conversation: sends `S`, receives `R`.
+#[derive(Debug)]
+pub struct Channel<S, R> {
+    socket: OwnedFd,
+    types: PhantomData<(S, R)>,
+}
+
+/// The runtime's end.
+pub type ParentEnd = Channel<ToChild, ToParent>;
+/// The end of the process that is made.
+pub type ChildEnd = Channel<ToParent, ToChild>;
+
+/// Makes both ends.
+///
+/// # Errors
+/// The kernel's.
+pub fn channel() -> Result<(ParentEnd, ChildEnd), Errno> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    Ok((Channel::new(ours), Channel::new(theirs)))
+}
+
+impl<S, R> AsFd for Channel<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<S: Message, R: Message> Channel<S, R> {
+    /// Takes over a connected `SOCK_SEQPACKET` socket.
+    #[must_use]
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket, types: PhantomData }
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// `EPIPE` if the other side is gone.
+    pub fn send(&self, message: S) -> Result<(), Errno> {
+        let bytes = message.encode();
+        loop {
+            match sendmsg::<()>(
+                self.socket.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                &[],
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Receives a message; `None` when the other side is gone, or has executed its program.
+    ///
+    /// # Errors
+    /// `EBADMSG` for bytes that are no message.
+    pub fn receive(&self) -> Result<Option<R>, Errno> {
+        let mut bytes = [0; SIZE];
+        loop {
+            let received = recvmsg::<()>(
+                self.socket.as_raw_fd(),
+                &mut [IoSliceMut::new(&mut bytes)],
+                None,
+                MsgFlags::empty(),
+            )
+            .map(|message| message.bytes);
+            match received {
+                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+                Ok(SIZE) => return R::decode(bytes).map(Some).ok_or(Errno::EBADMSG),
+                Ok(_) => return Err(Errno::EBADMSG),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::failure::Step;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let (parent, child) = channel().unwrap();
+        let failure = Failure { step: Step::Pivot, index: 7, errno: 22 };
+        let sent = [
+            ToParent::InitPid(4711),
+            ToParent::Mounted,
+            ToParent::Ready,
+            ToParent::Failed(failure),
+        ];
+
+        for message in sent {
+            child.send(message).unwrap();
+        }
+
+        for message in sent {
+            assert_eq!(parent.receive().unwrap(), Some(message));
+        }
+    }
+
+    #[test]
+    fn the_end_of_one_side_is_seen_by_the_other() {
+        let (parent, child) = channel().unwrap();
+        parent.send(ToChild::Proceed).unwrap();
+        drop(parent);
+
+        assert_eq!(child.receive().unwrap(), Some(ToChild::Proceed));
+        assert_eq!(child.receive().unwrap(), None);
+        assert_eq!(child.send(ToParent::Ready).unwrap_err(), Errno::EPIPE);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let (parent, child) = channel().unwrap();
+        nix::sys::socket::send(child.socket.as_raw_fd(), b"too long to be one", MsgFlags::empty())
+            .unwrap();
+
+        assert_eq!(parent.receive().unwrap_err(), Errno::EBADMSG);
+    }
+}

@@ -1,0 +1,37 @@
+//! The processes of a start, and how they talk.
+//!
+//! ```text
+//! runtime                                init
+//!   │ cgroup made, sources opened          ·
+//!   │── clone3: namespaces, v2 cgroup ────▶│ enters the v1 cgroups, joins namespaces
+//!   │   id maps, idmapped mounts, devices  │
+//!   │── Proceed ──────────────────────────▶│ (only if one of these was needed)
+//!   │                                      │ mounts, devices, terminal
+//!   │◀─ Mounted ───────────────────────────│ (only if there are hooks)
+//!   │   prestart, createRuntime hooks      │
+//!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot, limits
+//!   │◀─ Ready ─────────────────────────────│ waits on start.sock (run: on this channel)
+//!   │ state.json                           │
+//!                                          │
+//! runtime (start)                          │
+//!   │── connects, Execute ────────────────▶│ privileges, startContainer hooks, filter, execve
+//!   │◀─ end of stream: it runs ────────────│
+//! ```
+//!
+//! One process is enough, since clone3(2) makes all namespaces at once and the new process is the
+//! first one inside. Only where a *user* namespace is joined there is one more: the kernel gives the
+//! privilege to make the others after the joining, and a PID namespace holds only later children.
+//! It sends `InitPid` and ends; init is its sibling.
+//!
+//! Invariants: every message says all there is to say in eight bytes ([`message`]); a step that
+//! fails is named by number ([`failure`]), and the parent finds the words. A process whose other
+//! end is gone ends. Nothing of the container runs before `Ready` was sent and `Execute` came.
+
+pub mod exec;
+pub mod failure;
+pub mod gate;
+pub mod idmap;
+mod init;
+pub mod joining;
+pub mod launch;
+pub mod message;
