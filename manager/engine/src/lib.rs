@@ -1,14 +1,56 @@
 //! Containers: record, OCI specification, lifecycle, logs, events, recovery.
+//!
+//! ```text
+//!  request ──▶ create ──▶ Record ──▶ start ──▶ bundle, shim, task ──▶ exit ──▶ remove
+//!                           │          ▲ attach            │
+//!                           │          └── logs, stop, kill, wait
+//!                        keg.db ◀── recovery, when the daemon starts
+//! ```
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`model`], [`lifecycle`], [`id`], [`signal`] | the words |
+//! | [`process_plan`], [`users`], [`layered_root`], [`spec`] | what runs, as whom, behind which walls |
+//! | [`shim`] | the seam to the shims |
+//! | [`log`], [`events`] | what containers write, and what happens to them |
+//! | [`Engine`] | the operations, one module each |
+//!
+//! Every operation is a method of [`Engine`]; none knows of any API.
 
+mod attach;
+mod container;
+mod create;
+mod engine;
+mod error;
 pub mod events;
+mod exit;
+mod host;
 pub mod id;
 pub mod layered_root;
 pub mod lifecycle;
 pub mod log;
+mod logs;
 pub mod model;
 mod names;
 pub mod process_plan;
+mod query;
+mod recovery;
+mod remove;
+mod settings;
 pub mod shim;
 pub mod signal;
 pub mod spec;
+mod start;
+mod stop;
 pub mod users;
+
+pub use attach::{AttachEnd, AttachOptions, Attachment, Resizer};
+pub use create::Created;
+pub use engine::Engine;
+pub use error::EngineError;
+pub use host::{CgroupVersion, Host};
+pub use logs::{LogStreamReceiver, LogsRequest};
+pub use query::{Counts, Details, ListQuery};
+pub use recovery::Recovered;
+pub use settings::Settings;
+pub use stop::{Patience, WaitCondition};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use keg_image::Platform;
 use keg_network::NetworkMode;
 use serde::{Deserialize, Serialize};
 
@@ -264,17 +265,6 @@ impl Propagation {
             Self::Slave => "slave",
         }
     }
-}
-
-/// Where an image can run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// `linux`.
-    pub os: String,
-    /// GOARCH name.
-    pub architecture: String,
-    /// `v8`, or empty.
-    pub variant: String,
 }
 
 /// A container to be made.

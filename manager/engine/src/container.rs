@@ -1,0 +1,207 @@
+//! One container in memory: its record, who waits for it, and whose turn it is.
+//!
+//! ```text
+//!   start, remove, exit ──▶ turn() ── one at a time ──▶ apply(event) ──▶ watch ──▶ wait, logs, stop
+//!   attach ──▶ Live { task, waiting } ◀── start hands the task to those who wait
+//! ```
+//!
+//! Invariant: the lifecycle changes only while the turn is held, so that two clients that start,
+//! stop and remove the same container never meet half-way.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::error::EngineError;
+use crate::id::ContainerId;
+use crate::lifecycle::{Event, Exit, Lifecycle, Refused};
+use crate::model::Record;
+use crate::shim::TaskClient;
+use crate::shim::io::{IoError, Streams, StreamsWanted};
+
+/// What those who wait are told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// How many times its process has ended since the daemon began to watch.
+    pub exits: u64,
+    /// How it ended last.
+    pub last_exit: Option<Exit>,
+    /// Whether its process runs, frozen or not.
+    pub alive: bool,
+    /// Whether it is gone.
+    pub removed: bool,
+}
+
+/// What exists only while a container has a task.
+#[derive(Debug, Default)]
+struct Live {
+    task: Option<TaskClient>,
+    /// Clients that attached before the start; dropped unanswered if it fails.
+    waiting: Vec<Waiting>,
+}
+
+/// A client that attached before there was a process.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// What it wants to be connected to.
+    pub(crate) wanted: StreamsWanted,
+    /// Where its connection goes.
+    pub(crate) reply: oneshot::Sender<Result<Streams, IoError>>,
+}
+
+/// A container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    id: ContainerId,
+    record: RwLock<Arc<Record>>,
+    turn: tokio::sync::Mutex<()>,
+    live: Mutex<Live>,
+    progress: watch::Sender<Progress>,
+}
+
+/// The right to change a container's lifecycle, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    container: &'a Container,
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Container {
+    /// Takes a record into memory.
+    pub(crate) fn new(record: Record) -> Arc<Self> {
+        let progress = Progress {
+            last_exit: record.lifecycle.exit().cloned(),
+            alive: record.lifecycle.is_alive(),
+            ..Progress::default()
+        };
+        Arc::new(Self {
+            id: record.id.clone(),
+            record: RwLock::new(Arc::new(record)),
+            turn: tokio::sync::Mutex::new(()),
+            live: Mutex::default(),
+            progress: watch::Sender::new(progress),
+        })
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// Its record as it is now.
+    pub(crate) fn record(&self) -> Arc<Record> {
+        Arc::clone(&self.record.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its name, for texts.
+    pub(crate) fn label(&self) -> String {
+        self.record().name.as_str().to_owned()
+    }
+
+    /// Waits for the right to change its lifecycle.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        Turn { container: self, _guard: self.turn.lock().await }
+    }
+
+    /// What happens to it, as it happens.
+    pub(crate) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The connection to its shim, while it has one.
+    pub(crate) fn task(&self) -> Option<TaskClient> {
+        self.live().task.clone()
+    }
+
+    /// The connection to its shim, if its process runs.
+    ///
+    /// # Errors
+    /// [`EngineError::NotRunning`], [`EngineError::BeingRemoved`].
+    pub(crate) fn running_task(&self) -> Result<TaskClient, EngineError> {
+        let record = self.record();
+        let not_running = || EngineError::NotRunning {
+            container: record.name.as_str().to_owned(),
+            state: record.lifecycle.name(),
+        };
+        match &record.lifecycle {
+            Lifecycle::Running { .. } | Lifecycle::Paused { .. } => {
+                self.task().ok_or_else(not_running)
+            }
+            Lifecycle::Removing => {
+                Err(EngineError::BeingRemoved { container: record.name.as_str().to_owned() })
+            }
+            _ => Err(not_running()),
+        }
+    }
+
+    /// Returns the task, or a promise of a connection to the next one.
+    pub(crate) fn task_or_wait(
+        &self,
+        wanted: &StreamsWanted,
+    ) -> Result<TaskClient, oneshot::Receiver<Result<Streams, IoError>>> {
+        let mut live = self.live();
+        if let Some(task) = &live.task {
+            return Ok(task.clone());
+        }
+        // Who gave up waiting makes room for who comes.
+        live.waiting.retain(|waiting| !waiting.reply.is_closed());
+        let (reply, promise) = oneshot::channel();
+        live.waiting.push(Waiting { wanted: wanted.clone(), reply });
+        Err(promise)
+    }
+
+    /// Makes the task known, and returns those who waited for it.
+    pub(crate) fn set_task(&self, task: TaskClient) -> Vec<Waiting> {
+        let mut live = self.live();
+        live.task = Some(task);
+        std::mem::take(&mut live.waiting)
+    }
+
+    /// Forgets the task; who waited for one is told that there is none.
+    pub(crate) fn clear_task(&self) {
+        let mut live = self.live();
+        live.task = None;
+        live.waiting.clear();
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // A panic while it is held leaves it whole: every change is one assignment.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// The record as it would be after `event`; nothing is changed.
+    ///
+    /// # Errors
+    /// [`Refused`] if the event cannot happen now.
+    pub(crate) fn after(&self, event: Event) -> Result<Record, Refused> {
+        let record = self.container.record();
+        let lifecycle = record.lifecycle.clone().apply(event)?;
+        Ok(Record { lifecycle, ..Record::clone(&record) })
+    }
+
+    /// Makes `record` the container's, once it is stored, and tells who waits.
+    pub(crate) fn commit(&self, record: Record) {
+        let before = self.container.record().lifecycle.is_alive();
+        let after = record.lifecycle.clone();
+        *self.container.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+        self.container.progress.send_modify(|progress| {
+            progress.alive = after.is_alive();
+            if let Some(exit) = after.exit() {
+                progress.last_exit = Some(exit.clone());
+            }
+            if before && matches!(after, Lifecycle::Exited { .. }) {
+                progress.exits += 1;
+            }
+        });
+    }
+
+    /// Tells who waits that the container is gone.
+    pub(crate) fn gone(&self) {
+        self.container.progress.send_modify(|progress| {
+            progress.alive = false;
+            progress.removed = true;
+        });
+    }
+}

@@ -1,0 +1,298 @@
+//! Makes containers: everything is checked first, and then stored in one transaction.
+//!
+//! ```text
+//!  resolve image ─▶ check request ─▶ plan process ─▶ directory ─▶ one transaction:
+//!                                                       name, id range, snapshot, record
+//! ```
+//!
+//! A crash before the transaction leaves an empty directory, which the next start of the daemon
+//! removes; after it the container exists.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path};
+
+use jiff::Timestamp;
+use keg_image::ImageRecord;
+use keg_network::NetworkMode;
+use keg_store::{Container as StoredContainer, PrepareOptions, Runtime, WriteTx};
+
+use crate::container::Container;
+use crate::engine::{EXTENSION, Engine, Shared, encode, file_error};
+use crate::error::EngineError;
+use crate::id::{ContainerId, ContainerName};
+use crate::lifecycle::Lifecycle;
+use crate::model::{
+    CreateRequest, IdRange, ImageUse, MountSource, NamespaceMode, ProcessPlan, Record, UsernsMode,
+};
+use crate::names::made_up;
+use crate::process_plan;
+
+/// Made-up names that are tried before the last gets a long number.
+const NAME_ATTEMPTS: u32 = 8;
+/// Longest host name (sethostname(2)).
+const HOSTNAME_BYTES_MAX: usize = 64;
+/// Least memory that a runtime can start a process in; Docker's own bound.
+const MEMORY_BYTES_MIN: i64 = 6 << 20;
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: ContainerName,
+    /// What the caller should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Makes a container. Starts nothing.
+    ///
+    /// # Errors
+    /// If the image is not here, the request makes no sense, or the name is in use. Nothing is
+    /// left of it then.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created, EngineError> {
+        let engine = self.clone();
+        Self::detached("a new container", async move {
+            let record =
+                engine.blocking("a new container", move |shared| make(shared, request)).await?;
+            engine.insert(Container::new(record.clone()));
+            engine.tell(&record, "create", &[]);
+            Ok(Created { id: record.id, name: record.name, warnings: Vec::new() })
+        })
+        .await
+    }
+}
+
+/// Does all of it that waits for the disk.
+fn make(shared: &Shared, request: CreateRequest) -> Result<Record, EngineError> {
+    let random: [u8; 32] = random()?;
+    let id = ContainerId::from_random(random);
+    let image = shared.images.resolve(&request.config.image, request.platform.as_ref())?;
+    let request = complete(shared, request, &image);
+    check(shared, &request)?;
+    let process = plan(&request, &image, &id)?;
+
+    let dir = shared.dir(&id);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir.path())
+        .map_err(file_error("make", dir.path()))?;
+    let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
+    let outcome =
+        shared.store.transaction(|tx| store(shared, tx, &request, &image, &id, process, seed));
+    if outcome.is_err() {
+        // What cannot be removed is found when the daemon starts next.
+        let _ = std::fs::remove_dir(dir.path());
+    }
+    outcome
+}
+
+/// Fills in what the request leaves to the image and to the daemon.
+fn complete(shared: &Shared, mut request: CreateRequest, image: &ImageRecord) -> CreateRequest {
+    if let Some(of_image) =
+        image.config.config().as_ref().and_then(|config| config.labels().as_ref())
+    {
+        for (key, value) in of_image {
+            request.config.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let network = *request.host.network_mode.get_or_insert(shared.settings.default_network);
+    let shares_name = network == NetworkMode::Host || request.host.uts_mode == NamespaceMode::Host;
+    if request.config.hostname.is_empty() && shares_name {
+        request.config.hostname = shared.host.hostname.clone();
+    }
+    request
+}
+
+fn plan(
+    request: &CreateRequest,
+    image: &ImageRecord,
+    id: &ContainerId,
+) -> Result<ProcessPlan, EngineError> {
+    let hostname = match request.config.hostname.as_str() {
+        "" => id.short(),
+        hostname => hostname,
+    };
+    let none = oci_spec::image::Config::default();
+    let of_image = image.config.config().as_ref().unwrap_or(&none);
+    process_plan::plan(of_image, &request.config, hostname).map_err(EngineError::Plan)
+}
+
+/// Enters the container into the database, whole or not at all.
+fn store(
+    shared: &Shared,
+    tx: &WriteTx<'_>,
+    request: &CreateRequest,
+    image: &ImageRecord,
+    id: &ContainerId,
+    process: ProcessPlan,
+    seed: u32,
+) -> Result<Record, EngineError> {
+    let ns = &shared.settings.namespace;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => free_name(shared, tx, seed)?,
+    };
+    let snapshot_key = format!("container-{id}");
+    let mut stored = StoredContainer::new(id.as_str());
+    stored.labels = request.config.labels.clone();
+    stored.image = image.display_name();
+    stored.runtime = Runtime { name: "io.containerd.keg.v2".to_owned(), options: Vec::new() };
+    stored.snapshotter = shared.snapshotter.name().to_owned();
+    stored.snapshot_key.clone_from(&snapshot_key);
+    tx.create_container(ns, &stored)?;
+    tx.reserve_name(ns, name.as_str(), id.as_str())?;
+    let range = match request.host.userns {
+        UsernsMode::Auto => {
+            Some(tx.allocate_id_range(ns, id.as_str(), &shared.settings.id_pool)?)
+        }
+        UsernsMode::Host => None,
+    };
+    let options = PrepareOptions { id_range: range, ..PrepareOptions::default() };
+    shared.snapshotter.prepare_in(tx, ns, &snapshot_key, image.snapshot_parent(), &options)?;
+
+    let record = Record {
+        id: id.clone(),
+        name,
+        created_at: Timestamp::now(),
+        image: ImageUse { reference: request.config.image.clone(), id: image.id.to_string() },
+        config: request.config.clone(),
+        host: request.host.clone(),
+        process,
+        id_range: range.map(|range| IdRange { start: range.base, length: range.count }),
+        snapshot_key,
+        restart_count: 0,
+        lifecycle: Lifecycle::Created { failure: None },
+    };
+    tx.set_container_extension(ns, id.as_str(), EXTENSION, &encode(&record)?)?;
+    Ok(record)
+}
+
+/// Makes a name up that nobody has.
+fn free_name(shared: &Shared, tx: &WriteTx<'_>, seed: u32) -> Result<ContainerName, EngineError> {
+    let ns = &shared.settings.namespace;
+    for attempt in 0..NAME_ATTEMPTS {
+        let seed = seed.wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+        let name = made_up(seed, attempt);
+        if tx.name_owner(ns, &name)?.is_none() {
+            return ContainerName::parse(&name).map_err(EngineError::InvalidId);
+        }
+    }
+    ContainerName::parse(&made_up(seed, NAME_ATTEMPTS)).map_err(EngineError::InvalidId)
+}
+
+/// Refuses what cannot work, before anything is made.
+fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
+    let invalid = |field, problem: &str| {
+        Err(EngineError::InvalidField { field, problem: problem.to_owned() })
+    };
+    let hostname = &request.config.hostname;
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if hostname.len() > HOSTNAME_BYTES_MAX || !hostname.bytes().all(valid) {
+        return invalid(
+            "hostname",
+            "a host name has at most 64 letters, digits, \"-\", \".\" or \"_\"",
+        );
+    }
+    if shared.settings.runtime_program(&request.host.runtime).is_none() {
+        return Err(EngineError::InvalidField {
+            field: "runtime",
+            problem: format!(
+                "{:?} is neither a configured runtime nor an absolute path",
+                request.host.runtime
+            ),
+        });
+    }
+    let limits = &request.host.resources;
+    if limits.memory_bytes.is_some_and(|limit| limit < MEMORY_BYTES_MIN) {
+        return invalid("memory", "the least memory that a container can be given is 6 MiB");
+    }
+    if let (Some(swap), memory) =
+        (limits.memory_swap_bytes.filter(|swap| *swap >= 0), limits.memory_bytes)
+    {
+        match memory {
+            None => return invalid("memory-swap", "a limit on swap needs a limit on memory"),
+            Some(memory) if swap < memory => {
+                return invalid(
+                    "memory-swap",
+                    "it counts memory and swap together, so it cannot be less than memory",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    if limits.cpu_shares.is_some_and(|shares| !(2..=262_144).contains(&shares)) {
+        return invalid("cpu-shares", "a weight is from 2 to 262144");
+    }
+    let cpus = u64::from(shared.host.cpus) * 1_000_000_000;
+    if limits.nano_cpus.is_some_and(|limit| limit < 10_000_000 || limit > cpus) {
+        return Err(EngineError::InvalidField {
+            field: "cpus",
+            problem: format!("this host has {} processors; give 0.01 to {0}.00", shared.host.cpus),
+        });
+    }
+    check_mounts(request)
+}
+
+fn check_mounts(request: &CreateRequest) -> Result<(), EngineError> {
+    let invalid = |problem| EngineError::InvalidField { field: "mount", problem };
+    let mut targets = BTreeSet::new();
+    for mount in &request.host.mounts {
+        let target = &mount.target;
+        if !is_plain_absolute(target) || target == Path::new("/") {
+            return Err(invalid(format!(
+                "the target {target:?} is not an absolute path below /, without \"..\""
+            )));
+        }
+        if !targets.insert(target) {
+            return Err(invalid(format!("two mounts have the target {target:?}")));
+        }
+        match &mount.source {
+            MountSource::Bind { path, create } => {
+                if !is_plain_absolute(path) {
+                    return Err(invalid(format!(
+                        "the source {path:?} is not an absolute path without \"..\""
+                    )));
+                }
+                if !create {
+                    std::fs::metadata(path)
+                        .map_err(|source| EngineError::BindSource { path: path.clone(), source })?;
+                }
+            }
+            MountSource::Volume { name } => {
+                if ContainerName::parse(name).is_err() || name.starts_with('/') {
+                    return Err(invalid(format!(
+                        "{name:?} is no name for a volume: use letters, digits, \"_\", \".\" and \"-\""
+                    )));
+                }
+            }
+            MountSource::Tmpfs { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path begins at the root and goes down only.
+fn is_plain_absolute(path: &Path) -> bool {
+    path.is_absolute()
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+        && path
+            .components()
+            .all(|component| matches!(component, Component::RootDir | Component::Normal(_)))
+}
+
+/// Octets from the kernel's random source.
+fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], EngineError> {
+    let mut octets = [0; LENGTH];
+    rustix::rand::getrandom(&mut octets[..], rustix::rand::GetRandomFlags::empty()).map_err(
+        |errno| EngineError::File {
+            action: "read random octets from",
+            path: "getrandom(2)".into(),
+            source: errno.into(),
+        },
+    )?;
+    Ok(octets)
+}

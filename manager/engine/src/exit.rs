@@ -1,0 +1,120 @@
+//! Learns that containers end, and takes away what they leave.
+//!
+//! One task per running container waits at its shim. When the answer comes, the exit is stored,
+//! then told, then the task and the shim are ended. A shim that dies before it answers has left an
+//! exit record, or none: then its `delete` is run, and the container is marked as killed.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::lifecycle::{Event, Exit};
+use crate::model::Record;
+use crate::shim::TaskClient;
+use crate::shim::exit_record::ExitRecord;
+use crate::shim::task::TaskExit;
+use crate::start::chain;
+
+/// Exit code of a process that was killed because nobody was left to wait for it.
+const KILLED: u32 = 137;
+
+impl Engine {
+    /// Waits, in a task of its own, for the end of a container that runs.
+    pub(crate) fn watch_exit(&self, container: Arc<Container>, task: TaskClient) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let answer = task.wait("").await;
+            let exit = match answer {
+                Ok(exit) => engine.exit_of(&container, Some(exit)).await,
+                Err(error) => {
+                    tracing::warn!(container = %container.id(), error = %chain(&error),
+                        "the shim of a running container does not answer any more");
+                    let exit = engine.exit_of(&container, None).await;
+                    engine.ended(&container, exit, None).await;
+                    return;
+                }
+            };
+            engine.ended(&container, exit, Some(task)).await;
+        });
+    }
+
+    /// Puts together what is known of an exit: the shim's answer, and its record on the disk.
+    pub(crate) async fn exit_of(&self, container: &Container, answer: Option<TaskExit>) -> Exit {
+        let id = container.id().clone();
+        let record = self
+            .blocking("an exit record", move |shared| {
+                ExitRecord::read(&shared.dir(&id).exit_record()).map_err(EngineError::ExitRecord)
+            })
+            .await
+            .unwrap_or_else(|error| {
+                tracing::warn!(container = %container.id(), error = %error.chain(),
+                    "an exit record cannot be read");
+                None
+            });
+        match (answer, record) {
+            (Some(answer), record) => Exit {
+                code: answer.status,
+                exited_at: answer.exited_at.unwrap_or_else(Timestamp::now),
+                oom_killed: record.is_some_and(|record| record.oom_killed),
+                error: String::new(),
+            },
+            (None, Some(record)) => record.exit(),
+            (None, None) => Exit {
+                code: KILLED,
+                exited_at: Timestamp::now(),
+                oom_killed: false,
+                error: "the container's shim ended before it could tell how the process ended"
+                    .to_owned(),
+            },
+        }
+    }
+
+    /// Stores and tells that a container has ended, and takes away what it left.
+    pub(crate) async fn ended(
+        &self,
+        container: &Arc<Container>,
+        exit: Exit,
+        task: Option<TaskClient>,
+    ) {
+        let turn = container.turn().await;
+        let record = container.record();
+        if !record.lifecycle.is_alive() {
+            return;
+        }
+        let code = exit.code.to_string();
+        if let Err(error) = self.apply(&turn, Event::Exited(exit.clone())).await {
+            // What runs no more must not be shown as running because the disk is full.
+            tracing::error!(container = %record.id, error = %error.chain(),
+                "cannot store that a container ended");
+            if let Ok(record) = turn.after(Event::Exited(exit)) {
+                turn.commit(record);
+            }
+        }
+        self.tell(&record, "die", &[("exitCode", code), ("execDuration", duration(&record))]);
+        container.clear_task();
+        self.tear_down(&record, task).await;
+        drop(turn);
+        if record.host.auto_remove {
+            self.auto_remove(container).await;
+        }
+    }
+
+    /// Removes a container whose maker asked for that, once it has ended.
+    pub(crate) async fn auto_remove(&self, container: &Arc<Container>) {
+        match self.remove_container(container, false).await {
+            Ok(())
+            | Err(EngineError::BeingRemoved { .. } | EngineError::NoSuchContainer { .. }) => {}
+            Err(error) => tracing::warn!(container = %container.id(), error = %error.chain(),
+                "cannot remove a container that has ended"),
+        }
+    }
+}
+
+/// Whole seconds that the process ran.
+fn duration(record: &Record) -> String {
+    let started = record.lifecycle.started_at().unwrap_or_else(Timestamp::now);
+    Timestamp::now().duration_since(started).as_secs().to_string()
+}

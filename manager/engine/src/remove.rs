@@ -1,0 +1,94 @@
+//! Removes containers.
+//!
+//! The record goes first, with name, id range and snapshot, in one transaction; then the files. A
+//! crash between the two leaves files that nothing names, which the next start of the daemon finds.
+
+use std::sync::Arc;
+
+use crate::container::Container;
+use crate::engine::{Engine, Shared};
+use crate::error::EngineError;
+use crate::lifecycle::{Event, Lifecycle};
+use crate::model::Record;
+
+impl Engine {
+    /// Removes a container, its writable layer and its log; with `force`, kills it first.
+    ///
+    /// # Errors
+    /// [`EngineError::Running`] without `force`, [`EngineError::BeingRemoved`].
+    pub async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+        let container = self.find(name)?;
+        let engine = self.clone();
+        Self::detached("a removal", async move { engine.remove_container(&container, force).await })
+            .await
+    }
+
+    pub(crate) async fn remove_container(
+        &self,
+        container: &Arc<Container>,
+        force: bool,
+    ) -> Result<(), EngineError> {
+        loop {
+            let turn = container.turn().await;
+            let record = container.record();
+            let label = || record.name.as_str().to_owned();
+            match &record.lifecycle {
+                Lifecycle::Running { .. } | Lifecycle::Paused { .. } if force => {
+                    // The exit needs its turn.
+                    drop(turn);
+                    self.kill_container(container).await?;
+                    continue;
+                }
+                Lifecycle::Running { .. } | Lifecycle::Paused { .. } => {
+                    return Err(EngineError::Running { container: label() });
+                }
+                Lifecycle::Removing => {
+                    return Err(EngineError::BeingRemoved { container: label() });
+                }
+                Lifecycle::Created { .. } | Lifecycle::Exited { .. } | Lifecycle::Dead { .. } => {}
+            }
+            if let Ok(removing) = turn.after(Event::RemoveBegun) {
+                turn.commit(removing);
+            }
+            let outcome =
+                self.blocking("a removal", move |shared| take_away(shared, &record)).await;
+            let record = container.record();
+            if let Err(error) = outcome {
+                let failed = Event::RemoveFailed { error: error.chain() };
+                if let Err(error) = self.apply(&turn, failed).await {
+                    tracing::error!(container = %record.id, error = %error.chain(),
+                        "cannot store that a removal failed");
+                }
+                return Err(error);
+            }
+            self.forget(container.id());
+            turn.gone();
+            self.tell(&record, "destroy", &[]);
+            return Ok(());
+        }
+    }
+}
+
+/// Takes the container out of the database, and then its files away.
+fn take_away(shared: &Shared, record: &Record) -> Result<(), EngineError> {
+    let (ns, id) = (&shared.settings.namespace, record.id.as_str());
+    shared.store.transaction(|tx| {
+        tx.delete_container(ns, id)?;
+        shared.snapshotter.remove_in(tx, ns, &record.snapshot_key)?;
+        Ok::<_, EngineError>(())
+    })?;
+    remove_files(shared, record);
+    Ok(())
+}
+
+/// Takes away what nothing names any more. What cannot be is found when the daemon starts next.
+fn remove_files(shared: &Shared, record: &Record) {
+    let dir = shared.dir(&record.id);
+    if let Err(error) = std::fs::remove_dir_all(dir.path()) {
+        tracing::warn!(path = ?dir.path(), %error, "cannot remove the files of a removed container");
+    }
+    if let Err(error) = shared.snapshotter.cleanup() {
+        tracing::warn!(error = %crate::start::chain(&error),
+            "cannot remove the snapshot of a removed container");
+    }
+}

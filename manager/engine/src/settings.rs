@@ -1,0 +1,76 @@
+//! What the engine is told once, when it starts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use keg_network::NetworkMode;
+use keg_store::{IdRangePool, Namespace};
+
+/// Settings of the engine; they do not change while it runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Persistent directory.
+    pub root: PathBuf,
+    /// Runtime directory; empty after a reboot.
+    pub state: PathBuf,
+    /// Namespace of all that this engine keeps.
+    pub namespace: Namespace,
+    /// Shim program.
+    pub shim: PathBuf,
+    /// Shims write more into their logs.
+    pub shim_debug: bool,
+    /// Runtimes by name, with their programs.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Name of the runtime for containers that ask for none; it need not be among `runtimes`, and
+    /// the shim then chooses.
+    pub default_runtime: String,
+    /// Network of containers that ask for none.
+    pub default_network: NetworkMode,
+    /// Where user namespaces get their ids.
+    pub id_pool: IdRangePool,
+    /// Seconds between the stop signal and SIGKILL, unless a container says otherwise.
+    pub stop_timeout_secs: u32,
+    /// Bytes of a log file before the next is begun.
+    pub log_file_bytes: u64,
+    /// Log files kept per container, the current one included.
+    pub log_files: u32,
+}
+
+impl Settings {
+    /// Directories with what lives as long as a container.
+    pub(crate) fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Named volumes.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// Bundles of running containers.
+    pub(crate) fn tasks(&self) -> PathBuf {
+        self.state.join("tasks").join(self.namespace.as_str())
+    }
+
+    /// The socket that shims publish events to.
+    pub(crate) fn events_socket(&self) -> PathBuf {
+        self.state.join("events.sock")
+    }
+
+    /// The socket that shims keep theirs beside.
+    pub(crate) fn daemon_socket(&self) -> PathBuf {
+        self.state.join("kegd.sock")
+    }
+
+    /// The program of a runtime that a container asks for: a configured name, or a path. Empty if
+    /// the shim is to choose; `None` if there is no such runtime.
+    pub(crate) fn runtime_program(&self, asked: &str) -> Option<PathBuf> {
+        let name = if asked.is_empty() { &self.default_runtime } else { asked };
+        match self.runtimes.get(name) {
+            Some(program) => Some(program.clone()),
+            None if asked.is_empty() => Some(PathBuf::new()),
+            None if Path::new(name).is_absolute() => Some(PathBuf::from(name)),
+            None => None,
+        }
+    }
+}

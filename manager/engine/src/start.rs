@@ -1,0 +1,463 @@
+//! Starts containers, and undoes what a start that fails has made.
+//!
+//! ```text
+//!  prepare          files of /etc, volumes, user, specification
+//!  bundle           state/tasks/NS/ID with config.json      ◀─ from here on a crash is found
+//!  shim start       a process, an address
+//!  Task.Create      root file system mounted, init waits
+//!  attach           clients that wait are connected: nothing is missed
+//!  Task.Start       the program is executed   ║ meanwhile the record says Running
+//!  watch            a task that waits for the exit
+//! ```
+//!
+//! Every step is undone by [`Engine::tear_down`] if a later one fails: it asks the shim, and if
+//! there is none to ask, runs the shim's `delete`.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use keg_network::EtcFiles;
+use keg_network::files::{HostFiles, Request as EtcRequest};
+use keg_proto::containerd::types::Mount as TaskMount;
+use keg_store::Reason;
+
+use crate::container::{Container, Turn, Waiting};
+use crate::engine::{Engine, Shared, file_error};
+use crate::error::EngineError;
+use crate::layered_root::LayeredRoot;
+use crate::lifecycle::{Event, Exit, Lifecycle};
+use crate::model::{ContainerDir, MountSource, Record};
+use crate::shim::io::connect as io_connect;
+use crate::shim::launch::runtime_options;
+use crate::shim::task::{CreateTask, Stdio};
+use crate::shim::{Bundle, LaunchError, TaskClient, TaskError};
+use crate::signal::Signal;
+use crate::spec;
+use crate::users::{self, AccountFiles, Identity};
+
+/// Largest `/etc/passwd` or `/etc/group` that is read.
+const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What the shim is given.
+struct Prepared {
+    mounts: Vec<TaskMount>,
+    stdio: Stdio,
+    runtime: String,
+}
+
+impl Engine {
+    /// Starts a container; one that runs is left alone. Returns once its process runs.
+    ///
+    /// # Errors
+    /// [`EngineError::Runtime`] if its command cannot be executed, and much else. The container is
+    /// then as it was, and remembers why.
+    pub async fn start(&self, name: &str) -> Result<(), EngineError> {
+        let container = self.find(name)?;
+        let engine = self.clone();
+        Self::detached("a start", async move { engine.start_container(&container).await }).await
+    }
+
+    pub(crate) async fn start_container(
+        &self,
+        container: &Arc<Container>,
+    ) -> Result<(), EngineError> {
+        let turn = container.turn().await;
+        let record = container.record();
+        let label = || record.name.as_str().to_owned();
+        match &record.lifecycle {
+            Lifecycle::Created { .. } | Lifecycle::Exited { .. } => {}
+            Lifecycle::Running { .. } => return Ok(()),
+            Lifecycle::Paused { .. } => return Err(EngineError::Paused { container: label() }),
+            Lifecycle::Removing => return Err(EngineError::BeingRemoved { container: label() }),
+            Lifecycle::Dead { error } => {
+                return Err(EngineError::Dead { container: label(), problem: error.clone() });
+            }
+        }
+        match self.bring_up(container, &turn, &record).await {
+            Ok(task) => {
+                self.tell(&container.record(), "start", &[]);
+                self.watch_exit(Arc::clone(container), task);
+                Ok(())
+            }
+            Err(error) => {
+                self.start_failed(container, turn, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Remembers why a start failed. Nothing of the start is left by now.
+    async fn start_failed(&self, container: &Arc<Container>, turn: Turn<'_>, error: &EngineError) {
+        container.clear_task();
+        let exit = Exit {
+            code: error.exit_code(),
+            exited_at: Timestamp::now(),
+            oom_killed: false,
+            error: error.chain(),
+        };
+        let code = exit.code.to_string();
+        if let Err(error) = self.apply(&turn, Event::StartFailed(exit)).await {
+            tracing::error!(container = %container.id(), error = %error.chain(),
+                "cannot store that a start failed");
+        }
+        drop(turn);
+        let record = container.record();
+        self.tell(&record, "die", &[("exitCode", code)]);
+        if record.host.auto_remove {
+            self.auto_remove(container).await;
+        }
+    }
+
+    async fn bring_up(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        record: &Arc<Record>,
+    ) -> Result<TaskClient, EngineError> {
+        let bundle = self.shared.bundle(&record.id);
+        // What a crashed start left would be in the way of this one.
+        if bundle.path().exists() {
+            self.tear_down(record, None).await;
+        }
+        let to_prepare = Arc::clone(record);
+        let prepared = self
+            .blocking("a bundle", move |shared| {
+                prepare(shared, &to_prepare).inspect_err(|_| {
+                    let _ = shared.bundle(&to_prepare.id).remove();
+                })
+            })
+            .await?;
+        match self.run(container, turn, record, &bundle, prepared).await {
+            Ok(task) => Ok(task),
+            Err(error) => {
+                let task = container.task();
+                container.clear_task();
+                self.tear_down(record, task).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        record: &Arc<Record>,
+        bundle: &Bundle,
+        prepared: Prepared,
+    ) -> Result<TaskClient, EngineError> {
+        let label = || record.name.as_str().to_owned();
+        let launch_error = |source| EngineError::Launch { container: label(), source };
+        let task_error = |source| EngineError::Task { container: label(), source };
+        let options = runtime_options(&prepared.runtime);
+        let id = record.id.as_str();
+        let address =
+            self.shared.shim.start(id, bundle, options.as_ref()).await.map_err(launch_error)?;
+        let task = TaskClient::connect(id, &address).await.map_err(task_error)?;
+        let create = CreateTask {
+            bundle: bundle.path().to_owned(),
+            rootfs: prepared.mounts,
+            stdio: prepared.stdio,
+            options,
+        };
+        let pid = match task.create(create).await {
+            Ok(pid) => pid,
+            Err(error) => {
+                // The caller tears down by way of this connection.
+                drop(container.set_task(task));
+                return Err(runtime_error(label(), error));
+            }
+        };
+        let waiting = container.set_task(task.clone());
+        futures_util::future::join_all(
+            waiting.into_iter().map(|waiting| connect_waiting(&task, waiting)),
+        )
+        .await;
+
+        let started = Event::Started { pid, at: Timestamp::now() };
+        let running = match turn.after(started) {
+            Ok(record) => record,
+            Err(refused) => {
+                tracing::error!(error = %refused, "a start came at the wrong time");
+                Record::clone(record)
+            }
+        };
+        let stored = running.clone();
+        let (started, saved) = tokio::join!(
+            task.start(""),
+            self.blocking("a container's record", move |shared| shared.save(&stored)),
+        );
+        started.map_err(|error| runtime_error(label(), error))?;
+        saved?;
+        turn.commit(running);
+        Ok(task)
+    }
+
+    /// Takes away what a start has made, or what is left of a container that has ended: task,
+    /// shim, mounts, bundle. Whatever fails is logged; the next start of the daemon tries again.
+    pub(crate) async fn tear_down(&self, record: &Record, task: Option<TaskClient>) {
+        let bundle = self.shared.bundle(&record.id);
+        let id = record.id.as_str();
+        let asked = match task {
+            Some(task) => end_task(&task).await,
+            None => false,
+        };
+        if !asked {
+            if let Err(error) = self.shared.shim.delete(id, &bundle).await {
+                tracing::warn!(container = id, error = %chain(&error),
+                    "cannot clean up after a shim that is gone");
+            }
+        }
+        if let Err(error) =
+            tokio::task::spawn_blocking(move || bundle.remove()).await.unwrap_or_else(|join| {
+                Err(LaunchError::Bundle { path: "bundle".into(), source: io::Error::other(join) })
+            })
+        {
+            tracing::warn!(container = id, error = %chain(&error), "cannot remove a bundle");
+        }
+    }
+}
+
+/// Connects a client that attached before the start. That it went away meanwhile is no error, and
+/// that it cannot be connected is its own.
+async fn connect_waiting(task: &TaskClient, waiting: Waiting) {
+    if waiting.reply.is_closed() {
+        return;
+    }
+    let streams = io_connect(task.io_socket(), &waiting.wanted).await;
+    let _ = waiting.reply.send(streams);
+}
+
+/// Kills and deletes a task and ends its shim. Returns whether the shim did all of it.
+async fn end_task(task: &TaskClient) -> bool {
+    // A task that has ended, or that was never made, cannot be killed, and need not be.
+    let _ = task.kill("", Signal::KILL, true).await;
+    let deleted = match task.delete("").await {
+        Ok(_) => true,
+        Err(error) => error.is_not_found(),
+    };
+    deleted && task.shutdown().await.is_ok()
+}
+
+/// Writes the bundle and all that it refers to.
+fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
+    let dir = shared.dir(&record.id);
+    let owner = record.id_range.map_or(0, |range| range.start);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir.path())
+        .map_err(file_error("make", dir.path()))?;
+    // The exit of an earlier run must not be taken for that of this one.
+    remove_if_there(&dir.exit_record())?;
+    write_etc(record, &dir, owner)?;
+    make_sources(shared, record)?;
+
+    let ns = &shared.settings.namespace;
+    let mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
+    let identity = identity(shared, record)?;
+    let input = spec::Input {
+        record,
+        identity: &identity,
+        dir: &dir,
+        volumes: &shared.settings.volumes(),
+        last_capability: shared.host.last_capability,
+    };
+    let spec = spec::build(&input).map_err(EngineError::Spec)?;
+    let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {
+        container: record.id.as_str().to_owned(),
+        source,
+    })?;
+
+    let tasks = shared.settings.tasks();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&tasks)
+        .map_err(file_error("make", &tasks))?;
+    shared.bundle(&record.id).make(&json).map_err(|source| EngineError::Launch {
+        container: record.name.as_str().to_owned(),
+        source,
+    })?;
+    let runtime = shared.settings.runtime_program(&record.host.runtime).unwrap_or_default();
+    Ok(Prepared {
+        mounts: mounts.into_iter().map(task_mount).collect(),
+        stdio: stdio(shared, record, &dir),
+        runtime: runtime.to_string_lossy().into_owned(),
+    })
+}
+
+fn task_mount(mount: keg_store::Mount) -> TaskMount {
+    TaskMount {
+        r#type: mount.type_,
+        source: mount.source.to_string_lossy().into_owned(),
+        target: String::new(),
+        options: mount.options,
+    }
+}
+
+/// Where the shim is to take and put the streams of the first process (ARCHITECTURE.md, "The seam
+/// between kegd and the shim").
+fn stdio(shared: &Shared, record: &Record, dir: &ContainerDir) -> Stdio {
+    let settings = &shared.settings;
+    let stdout = format!(
+        "keg://{}?format=json-file&max-size={}&max-file={}&exit={}",
+        percent_encode(&dir.log()),
+        settings.log_file_bytes,
+        settings.log_files,
+        percent_encode(&dir.exit_record()),
+    );
+    Stdio {
+        terminal: record.config.tty,
+        stdin: if record.config.open_stdin { "keg:".to_owned() } else { String::new() },
+        stderr: if record.config.tty { String::new() } else { stdout.clone() },
+        stdout,
+    }
+}
+
+/// Writes a path as a part of a URI (RFC 3986, section 2.1).
+pub(crate) fn percent_encode(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(*byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+/// Renders the files of `/etc` that are the container's own, and gives them to its root.
+fn write_etc(record: &Record, dir: &ContainerDir, owner: u32) -> Result<(), EngineError> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (hosts, resolv_conf) = (read("/etc/hosts"), read("/etc/resolv.conf"));
+    let request = EtcRequest {
+        hostname: record.hostname(),
+        domainname: &record.config.domainname,
+        ..EtcRequest::default()
+    };
+    let host = HostFiles { hosts: &hosts, resolv_conf: &resolv_conf };
+    let files = EtcFiles::render(record.network_mode(), &request, host);
+    for (name, text) in
+        [("hosts", files.hosts), ("hostname", files.hostname), ("resolv.conf", files.resolv_conf)]
+    {
+        let path = dir.etc(name);
+        std::fs::write(&path, text).map_err(file_error("write", &path))?;
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+            .map_err(file_error("give to the container", &path))?;
+    }
+    Ok(())
+}
+
+/// Makes what is to be mounted and may be made: volumes, and sources of `-v`.
+fn make_sources(shared: &Shared, record: &Record) -> Result<(), EngineError> {
+    for mount in &record.host.mounts {
+        match &mount.source {
+            MountSource::Bind { path, create } => {
+                let there = std::fs::symlink_metadata(path);
+                let missing =
+                    matches!(&there, Err(error) if error.kind() == io::ErrorKind::NotFound);
+                let outcome = match (missing, create) {
+                    (true, true) => std::fs::create_dir_all(path),
+                    _ => there.map(drop),
+                };
+                outcome.map_err(|source| EngineError::BindSource { path: path.clone(), source })?;
+            }
+            MountSource::Volume { name } => {
+                let data = shared.settings.volumes().join(name).join("_data");
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o711)
+                    .create(&data)
+                    .map_err(file_error("make", &data))?;
+            }
+            MountSource::Tmpfs { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Looks the container's user up in its own files.
+pub(crate) fn identity(shared: &Shared, record: &Record) -> Result<Identity, EngineError> {
+    user_identity(shared, record, &record.process.user, &record.host.group_add)
+}
+
+/// Looks any user up in a container's own files.
+pub(crate) fn user_identity(
+    shared: &Shared,
+    record: &Record,
+    user: &str,
+    groups: &[String],
+) -> Result<Identity, EngineError> {
+    let label = || record.name.as_str().to_owned();
+    let layers_error = |source| EngineError::Layers { container: label(), source };
+    let ns = &shared.settings.namespace;
+    let key = &record.snapshot_key;
+    let mut layers = vec![shared.snapshotter.directory(ns, key)?];
+    if let Some(parent) = shared.snapshotter.stat(ns, key)?.parent {
+        layers.extend(shared.snapshotter.layers(ns, &parent)?);
+    }
+    let root = LayeredRoot::open(&layers).map_err(layers_error)?;
+    let read = |path: &str| -> Result<String, EngineError> {
+        let content = root.read(Path::new(path), ACCOUNT_FILE_BYTES_MAX).map_err(layers_error)?;
+        Ok(String::from_utf8_lossy(&content.unwrap_or_default()).into_owned())
+    };
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let files = AccountFiles { passwd: &passwd, group: &group };
+    users::resolve(user, groups, files)
+        .map_err(|source| EngineError::User { container: label(), source })
+}
+
+fn remove_if_there(path: &Path) -> Result<(), EngineError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A failure of the runtime in the runtime's own words; other failures of a shim stay what they
+/// are.
+pub(crate) fn runtime_error(container: String, error: TaskError) -> EngineError {
+    let Some(status) = error.status() else {
+        return EngineError::Task { container, source: error };
+    };
+    let reason = match error.runtime_reason().as_deref() {
+        Some("COMMAND_NOT_FOUND") => Reason::CommandNotFound,
+        Some("COMMAND_NOT_EXECUTABLE") => Reason::CommandNotExecutable,
+        Some("UNSUPPORTED_BY_HOST") => Reason::UnsupportedByHost,
+        Some("INVALID_ARGUMENT") => Reason::InvalidArgument,
+        _ => Reason::RuntimeFailed,
+    };
+    EngineError::Runtime { container, complaint: status.message.clone(), reason }
+}
+
+/// An error with all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_in_uris_keep_their_meaning() {
+        assert_eq!(percent_encode(Path::new("/a b/c?d&e%é")), "/a%20b/c%3Fd%26e%25%C3%A9");
+    }
+}
