@@ -20,6 +20,9 @@ const BATCH_BYTES: usize = 64 * 1024;
   keg logs -f --tail 20 web            the last 20 lines, and those to come
   keg logs -t --since 10m web          the last ten minutes, with their times")]
 pub(crate) struct LogsArgs {
+    /// Accepted for scripts: Keg's logs have no further details
+    #[arg(long)]
+    details: bool,
     /// Go on until the container ends
     #[arg(short = 'f', long)]
     follow: bool,

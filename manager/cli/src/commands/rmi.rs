@@ -15,6 +15,9 @@ pub(crate) struct RmiArgs {
     /// Remove all names of an id, also where stopped containers use the image
     #[arg(short = 'f', long)]
     force: bool,
+    /// Accepted for scripts: Keg keeps no parents without a name
+    #[arg(long)]
+    no_prune: bool,
     /// Names or ids of images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,

@@ -1,5 +1,6 @@
 //! The program `keg` as people and scripts meet it, against a daemon that does as it is told.
 
+mod compatibility;
 mod fake_daemon;
 mod terminal;
 
