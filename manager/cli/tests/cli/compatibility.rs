@@ -51,7 +51,7 @@ fn flags(help: &str) -> BTreeSet<String> {
     for line in help.lines() {
         let indented = line.len() - line.trim_start().len();
         let words = line.trim_start();
-        if indented <= 6 && indented >= 2 && words.starts_with('-') {
+        if (2..=6).contains(&indented) && words.starts_with('-') {
             let names = words.split_whitespace().take_while(|word| word.starts_with('-'));
             flags.extend(names.map(flag_name));
         }
