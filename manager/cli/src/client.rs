@@ -16,6 +16,11 @@ use crate::failure::Failure;
 /// Where kegd listens if nothing else is said.
 pub(crate) const DEFAULT_HOST: &str = "unix:///run/keg/kegd.sock";
 
+/// Bytes that the daemon may send ahead in one stream, and in all of them: with HTTP/2's own 64 KiB
+/// a stream of output would stand still for every answer.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// A daemon that can be called.
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
@@ -67,6 +72,8 @@ impl Daemon {
         });
         // The URI only fills a header: the connector goes to the socket.
         let channel = Endpoint::from_static("http://kegd")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_with_connector(connector)
             .await
             .map_err(|source| Failure::client(ConnectError::Handshake { path, source }))?;
