@@ -342,6 +342,7 @@ impl Supervisor {
         let Phase::Created { pid } = process.phase() else {
             return Err(TaskError::Phase(process.phase().refuse("start")));
         };
+        process.streams.open_stdin().map_err(TaskError::Stdio)?;
         task.runtime.start(id).await.map_err(TaskError::Runtime)?;
         process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
         let container_id = task.id.clone();
@@ -371,6 +372,7 @@ impl Supervisor {
                 .await
                 .map_err(TaskError::Runtime)?;
             process.streams.start(ours).await.map_err(TaskError::Stdio)?;
+            process.streams.open_stdin().map_err(TaskError::Stdio)?;
             bundle::read_pid(&pid_file).map(Pid).map_err(TaskError::Bundle)
         };
         let started = started.await;
@@ -410,6 +412,7 @@ impl Supervisor {
             .await
             .map_err(TaskError::Runtime)?;
         let pid = self.connect_init(task, ours).await?;
+        init.streams.open_stdin().map_err(TaskError::Stdio)?;
         init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
         self.watch_oom(task, pid);
         let container_id = task.id.clone();

@@ -129,7 +129,8 @@ pub(crate) struct Streams {
     /// Holds a stdin FIFO open, so that its reader sees no end before `CloseIO`.
     stdin_keeper: RefCell<Option<File>>,
     stdin_reader: RefCell<Option<tokio::task::JoinHandle<()>>>,
-    started: Cell<bool>,
+    /// `CloseIO` was called.
+    stdin_closed: Cell<bool>,
 }
 
 /// The shim's ends, between the runtime's call and its success.
@@ -175,7 +176,7 @@ impl Streams {
             pumps: RefCell::default(),
             stdin_keeper: RefCell::default(),
             stdin_reader: RefCell::default(),
-            started: Cell::new(false),
+            stdin_closed: Cell::new(false),
         })
     }
 
@@ -270,13 +271,14 @@ impl Streams {
                 writable(end).map_err(|source| StdioError::Pipe { which: "stdin", source })?;
             self.hub.stdin().open_pipe(end);
         }
-        self.read_stdin_fifo()?;
-        self.started.set(true);
         Ok(())
     }
 
-    /// Starts to copy a stdin FIFO, if the request names one.
-    fn read_stdin_fifo(&self) -> Result<(), StdioError> {
+    /// Starts to copy a stdin FIFO, if the request names one: when the program is about to run.
+    ///
+    /// Not sooner: the client's end of the FIFO opens with it, and some clients know what to do at
+    /// the end of their input only after `Create` was answered.
+    pub(crate) fn open_stdin(&self) -> Result<(), StdioError> {
         let path = Path::new(&self.request.stdin);
         if self.request.stdin.is_empty() || uri::is_keg(&self.request.stdin) {
             return Ok(());
@@ -293,7 +295,9 @@ impl Streams {
                 .custom_flags(libc::O_NONBLOCK)
                 .open(path)
                 .map_err(failed)?;
-            *self.stdin_keeper.borrow_mut() = Some(keeper);
+            if !self.stdin_closed.get() {
+                *self.stdin_keeper.borrow_mut() = Some(keeper);
+            }
             let reader = nonblocking(reader.into()).map_err(failed)?;
             let copy = stdin::copy_fifo(reader, Rc::clone(&self.hub));
             *self.stdin_reader.borrow_mut() = Some(tokio::task::spawn_local(copy));
@@ -329,8 +333,9 @@ impl Streams {
 
     /// Lets the process see the end of its standard input, once all clients closed theirs.
     pub(crate) fn close_stdin(&self) {
-        let keeper = self.stdin_keeper.borrow_mut().take();
-        if keeper.is_none() && uri::is_keg(&self.request.stdin) {
+        self.stdin_closed.set(true);
+        self.stdin_keeper.borrow_mut().take();
+        if uri::is_keg(&self.request.stdin) {
             self.hub.stdin().close();
         }
     }
