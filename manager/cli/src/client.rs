@@ -53,7 +53,7 @@ impl Daemon {
     /// A [`Failure`] that says what is wrong with the address or the socket, and what to do.
     pub(crate) async fn connect(host: &str) -> Result<Self, Failure> {
         let path = socket_path(host).ok_or_else(|| {
-            let remedy = "give --host (or KEG_HOST) as unix:///PATH/TO/kegd.sock";
+            let remedy = "give --host or KEG_HOST as unix:///PATH/TO/kegd.sock";
             Failure::usage(ConnectError::BadAddress { host: host.to_owned() }).with_remedy(remedy)
         })?;
         // The first connection is made here and not by the connector, whose errors lose their kind.
@@ -112,12 +112,10 @@ fn refused(path: &Path, source: io::Error) -> Failure {
     let kind = source.kind();
     let failure = Failure::client(ConnectError::Socket { path: path.to_owned(), source });
     match kind {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => failure.with_remedy(
-            "is it running? Start it as root with `kegd`, or name its socket by --host or KEG_HOST",
-        ),
-        io::ErrorKind::PermissionDenied => failure.with_remedy(
-            "the socket admits root and its group: use sudo, or join the group (`ls -l` on the socket names it)",
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => failure
+            .with_remedy("start it as root with `kegd`, or name its socket by --host or KEG_HOST"),
+        io::ErrorKind::PermissionDenied => failure
+            .with_remedy("use sudo, or join the group that the socket admits (`ls -l` names it)"),
         _ => failure,
     }
 }
@@ -147,6 +145,6 @@ mod tests {
 
         let text = failure.render();
         assert!(text.contains("unix:///nonexistent/kegd.sock"), "{text}");
-        assert!(text.contains("Start it as root with `kegd`"), "{text}");
+        assert!(text.contains("try: start it as root with `kegd`"), "{text}");
     }
 }

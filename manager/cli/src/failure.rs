@@ -117,7 +117,7 @@ impl Failure {
         let mut text = format!("keg: {}\n", harmless(&self.message));
         if let Some(remedy) = &self.remedy {
             // Writing into a String cannot fail.
-            let _ = writeln!(text, "     {}", harmless(remedy));
+            let _ = writeln!(text, "     try: {}", harmless(remedy));
         }
         text
     }
@@ -137,8 +137,8 @@ impl From<Status> for Failure {
         if lost {
             return Self {
                 kind: Kind::Client,
-                message: "the connection to kegd broke".to_owned(),
-                remedy: Some("containers go on without it; see whether kegd runs".to_owned()),
+                message: "the connection to kegd broke; containers go on without it".to_owned(),
+                remedy: Some("see whether kegd runs, then `keg ps -a`".to_owned()),
                 exit_code: None,
             };
         }
@@ -190,7 +190,7 @@ mod tests {
         let failure = Failure::from(status("IMAGE_NOT_FOUND"));
 
         assert_eq!(failure.reason(), Some(ErrorReason::ImageNotFound));
-        assert_eq!(failure.render(), "keg: no image \"x\"\n     run `keg pull x`\n");
+        assert_eq!(failure.render(), "keg: no image \"x\"\n     try: run `keg pull x`\n");
         assert_eq!(failure.exit_code(), 1);
     }
 

@@ -204,8 +204,9 @@ async fn show_output(mut responses: Streaming<AttachResponse>) -> Result<Session
             Some(attach_response::Message::Attached(_)) | None => {}
         }
     }
-    Err(Failure::client(SessionError::Cut)
-        .with_remedy("the container may go on; `keg ps -a` shows it, `keg attach` joins it again"))
+    Err(Failure::client(SessionError::Cut).with_remedy(
+        "see by `keg ps -a` whether the container goes on, and join it again by `keg attach`",
+    ))
 }
 
 /// Sends standard input until it ends, then waits for ever; returns only if the user leaves.

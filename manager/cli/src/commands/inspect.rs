@@ -111,7 +111,7 @@ async fn look_up(daemon: &Daemon, name: &str, kind: Option<Kind>) -> Result<Valu
     match daemon.images().inspect(request).await.map_err(Failure::from) {
         Ok(response) => Ok(views::image::inspect(response.get_ref())),
         Err(failure) if kind.is_none() && is_missing(&failure) => {
-            let remedy = "`keg ps -a` and `keg images` list what there is";
+            let remedy = "list what there is with `keg ps -a` and `keg images`";
             let nothing = NothingOfThatName { name: name.to_owned() };
             Err(Failure::client(nothing).with_remedy(remedy))
         }

@@ -60,7 +60,7 @@ fn run_does_not_pull_if_told_so() {
     let outcome = outcome(&daemon, &["run", "--pull", "never", "tool"]);
 
     assert_eq!(outcome.status.code(), Some(125));
-    assert_eq!(text(&outcome.stderr), "keg: no image \"tool\"\n     pull it\n");
+    assert_eq!(text(&outcome.stderr), "keg: no image \"tool\"\n     try: pull it\n");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn an_image_that_no_registry_has_is_one_clear_error() {
     assert_eq!(
         text(&outcome.stderr),
         "Unable to find image 'nosuch:latest' locally\n\
-         keg: docker.io has no \"nosuch\"\n     check the name\n"
+         keg: docker.io has no \"nosuch\"\n     try: check the name\n"
     );
 }
 
@@ -87,7 +87,7 @@ fn commands_that_cannot_start_have_dockers_exit_codes() {
             let outcome = outcome(&daemon, words);
 
             assert_eq!(outcome.status.code(), Some(code), "{words:?}");
-            let expected = "keg: exec \"nosuch\": no such file\n     check the spelling\n";
+            let expected = "keg: exec \"nosuch\": no such file\n     try: check the spelling\n";
             assert_eq!(text(&outcome.stderr), expected);
             assert_eq!(text(&outcome.stdout), "");
         }
@@ -153,7 +153,7 @@ fn a_connection_that_breaks_is_told_with_what_to_do() {
 
     assert_eq!(outcome.status.code(), Some(125));
     assert_eq!(text(&outcome.stdout), "half");
-    assert!(text(&outcome.stderr).contains("`keg attach` joins it again"), "{outcome:?}");
+    assert!(text(&outcome.stderr).contains("join it again by `keg attach`"), "{outcome:?}");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn one_failure_of_several_does_not_keep_the_others_from_being_done() {
 
     assert_eq!(outcome.status.code(), Some(1));
     assert_eq!(text(&outcome.stdout), "a\nb\n");
-    assert_eq!(text(&outcome.stderr), "keg: no container \"absent\"\n     see `keg ps -a`\n");
+    assert_eq!(text(&outcome.stderr), "keg: no container \"absent\"\n     try: see `keg ps -a`\n");
 }
 
 #[test]
