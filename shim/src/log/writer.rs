@@ -23,6 +23,9 @@ use crate::self_log;
 /// Permissions of a log: as Docker's, nobody else reads what containers print.
 const MODE: u32 = 0o640;
 
+/// How close to its limit a raw file may come with a line whose end is not known.
+const RAW_MARGIN_BYTES: usize = 4096;
+
 /// What a log is and how large it may become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogSettings {
@@ -72,6 +75,8 @@ pub(crate) struct LogWriter {
     stdout: Lines,
     stderr: Lines,
     pending: Pending,
+    /// Whether raw output ended with a newline.
+    at_line_start: bool,
     lost_bytes: u64,
 }
 
@@ -99,6 +104,7 @@ impl LogWriter {
             stdout: Lines::default(),
             stderr: Lines::default(),
             pending: Pending::default(),
+            at_line_start: true,
             lost_bytes: 0,
         })
     }
@@ -106,9 +112,7 @@ impl LogWriter {
     /// Appends what `stream` wrote.
     pub(crate) fn append(&mut self, stream: Stream, bytes: &[u8]) -> Outcome {
         if self.settings.format == Format::Raw {
-            let before = self.pending.bytes.len();
-            self.pending.bytes.extend_from_slice(bytes);
-            self.plan_cut(before);
+            self.take_raw(bytes);
         } else {
             self.encode(stream, |lines, emit| lines.push(bytes, emit));
         }
@@ -168,18 +172,63 @@ impl LogWriter {
         }
     }
 
+    /// Takes output as it is, and plans rotations between its lines.
+    ///
+    /// A line whose end is yet to come is begun in the next file if this one is nearly full. Only a
+    /// line longer than that margin is ever cut in two.
+    fn take_raw(&mut self, mut bytes: &[u8]) {
+        let Some(max) = self.settings.max_size_bytes else {
+            self.pending.bytes.extend_from_slice(bytes);
+            return;
+        };
+        let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
+        let margin = RAW_MARGIN_BYTES.min(max / 4);
+        while !bytes.is_empty() {
+            let used = usize::try_from(self.planned_size_bytes(self.pending.bytes.len()));
+            let used = used.unwrap_or(usize::MAX);
+            let room = max.saturating_sub(used);
+            if bytes.len() + margin <= room {
+                self.push_raw(bytes);
+                return;
+            }
+            let window = &bytes[..room.min(bytes.len())];
+            let taken = match memchr::memrchr(b'\n', window) {
+                Some(end) => end + 1,
+                None if used > 0 && self.at_line_start => 0,
+                None => window.len(),
+            };
+            self.push_raw(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            let nearly_full = room - taken < margin || taken == 0;
+            if nearly_full && !bytes.is_empty() {
+                self.pending.cuts.push(self.pending.bytes.len());
+            }
+        }
+    }
+
+    fn push_raw(&mut self, bytes: &[u8]) {
+        self.pending.bytes.extend_from_slice(bytes);
+        if let Some(last) = bytes.last() {
+            self.at_line_start = *last == b'\n';
+        }
+    }
+
     /// Plans a rotation before the entry at `before`, if the file would become too large with it.
     fn plan_cut(&mut self, before: usize) {
         let Some(max) = self.settings.max_size_bytes else { return };
+        let empty = self.planned_size_bytes(before) == 0;
+        if !empty && self.planned_size_bytes(self.pending.bytes.len()) > max.get() {
+            self.pending.cuts.push(before);
+        }
+    }
+
+    /// How large the file will be when what is pending up to `end` is in it.
+    fn planned_size_bytes(&self, end: usize) -> u64 {
         let (base, start) = match self.pending.cuts.last() {
             Some(cut) => (0, *cut),
             None => (self.size_bytes, 0),
         };
-        let length = |from: usize, to: usize| u64::try_from(to - from).unwrap_or(u64::MAX);
-        let empty = base + length(start, before) == 0;
-        if !empty && base + length(start, self.pending.bytes.len()) > max.get() {
-            self.pending.cuts.push(before);
-        }
+        base + u64::try_from(end - start).unwrap_or(u64::MAX)
     }
 
     /// Writes all that is pending, with the planned rotations. What was written is forgotten, also
@@ -365,6 +414,45 @@ mod tests {
             count += text.lines().count();
         }
         assert_eq!(count, 100);
+    }
+
+    #[test]
+    fn raw_output_is_rotated_between_lines_however_it_arrives() {
+        for block in [1, 7, 64, 1000, 5000] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 400, 1000)).unwrap();
+            let input: String = (0..500).map(|number| format!("line {number}\n")).collect();
+
+            for piece in input.as_bytes().chunks(block) {
+                assert_eq!(log.append(Stream::Stdout, piece), Outcome::Done);
+            }
+
+            let count = u32::try_from(names(dir.path()).len()).unwrap();
+            let base = dir.path().join("sub/c.log");
+            let older = (1..count).rev().map(|number| numbered(&base, number));
+            let mut all = String::new();
+            for path in older.chain([base.clone()]) {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(text.len() <= 400 && text.ends_with('\n'), "{block} {path:?}: {text}");
+                all.push_str(&text);
+            }
+            assert_eq!(all, input);
+        }
+    }
+
+    #[test]
+    fn a_raw_line_longer_than_a_file_is_cut_rather_than_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 100, 1000)).unwrap();
+
+        assert_eq!(log.append(Stream::Stdout, &[b'x'; 950]), Outcome::Done);
+
+        let sizes = names(dir.path())
+            .into_iter()
+            .map(|name| fs::metadata(dir.path().join("sub").join(name)).unwrap().len());
+        let sizes: Vec<u64> = sizes.collect();
+        assert_eq!(sizes.iter().sum::<u64>(), 950);
+        assert!(sizes.iter().all(|size| *size <= 100), "{sizes:?}");
     }
 
     #[test]
