@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkdir};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxPids, LinuxResources};
 
 use super::devices::Policy;
 use super::dir::Dir;
 use super::error::CgroupError;
-use super::{Cgroup, SavedGroup, remove, v1, v2};
+use super::systemd::{SavedUnit, Seat};
+use super::{Cgroup, SavedGroup, Unsettled, remove, v1, v2};
 
 /// A controller that a bundle asks for: its name in v1 and in v2 (`None` where there is none), and
 /// the field that asks.
@@ -27,17 +28,63 @@ impl Cgroup {
     /// An unprivileged user who names no path and asks for no limit goes without a cgroup where the
     /// kernel denies one: such a hierarchy is dropped from `self`.
     ///
+    /// With systemd, [`Cgroup::settle`] must follow once the first process is inside.
+    ///
     /// # Errors
     /// [`CgroupError::ControllerAbsent`] and its kin for limits that cannot be had,
     /// [`CgroupError::Occupied`] if the cgroup is in use. What was made is removed again.
     pub fn create(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
         let mut made = Vec::new();
-        self.create_all(resources, &mut made).inspect_err(|_| {
+        let outcome = match self.saved.unit.clone() {
+            None => self.create_all(resources, &mut made),
+            Some(unit) => self.create_by_systemd(&unit, resources, &mut made),
+        };
+        outcome.inspect_err(|_| {
+            // The first error is the one to tell; a directory that is in use by now stays.
+            if self.unsettled.take().is_some() {
+                let _ = self.saved.unit.as_ref().map(SavedUnit::stop);
+            }
             for dir in made.iter().rev() {
-                // The first error is the one to tell; a directory that is in use by now stays.
                 let _ = remove::remove_empty(dir);
             }
         })
+    }
+
+    /// Does what can be done only when the container's first process is in its cgroup. Does nothing
+    /// unless systemd made it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Systemd`], or those of a limit of processes.
+    pub fn settle(&mut self) -> Result<(), CgroupError> {
+        let Some(Unsettled { seat, pids_limit }) = self.unsettled.take() else { return Ok(()) };
+        drop(seat);
+        let (Some(limit), Some(unit)) = (pids_limit, &self.saved.unit) else { return Ok(()) };
+        unit.limit_tasks(limit)?;
+        let mut pids = LinuxPids::default();
+        pids.set_limit(limit);
+        let mut resources = LinuxResources::default();
+        resources.set_pids(Some(pids));
+        self.write_limits(&resources)
+    }
+
+    fn create_by_systemd(
+        &mut self,
+        unit: &SavedUnit,
+        resources: Option<&LinuxResources>,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), CgroupError> {
+        let mut resources = resources.cloned();
+        let pids = resources.as_mut().and_then(|resources| resources.pids_mut().take());
+        let seat = Seat::take().map_err(CgroupError::Seat)?;
+        unit.start(&self.name(), &seat, resources.as_ref())?;
+        self.unsettled = Some(Unsettled { seat, pids_limit: pids.map(|pids| pids.limit()) });
+        self.create_all(resources.as_ref(), made)
+    }
+
+    /// The last component of the path, for people.
+    fn name(&self) -> String {
+        let dir = self.groups().next().and_then(|group| group.dir.file_name());
+        dir.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     fn create_all(
@@ -52,7 +99,7 @@ impl Cgroup {
 
         let (mut v1_groups, mut denied) = (Vec::new(), false);
         for group in std::mem::take(&mut self.saved.v1) {
-            match make_v1(&group, made) {
+            match make_v1(&group, self.unsettled.is_none(), made) {
                 Err(error) if self.may_do_without(&error) => denied = true,
                 outcome => {
                     outcome?;
@@ -99,6 +146,13 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::create`]; limits that were written before the failing one stay.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        if let Some(unit) = &self.saved.unit {
+            unit.update(resources)?;
+        }
+        self.write_limits(resources)
+    }
+
+    fn write_limits(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         self.check_unified(Some(resources))?;
         let v2_controllers = match &self.saved.v2 {
             Some(group) => names(&Dir::open(&group.dir)?.read("cgroup.controllers")?),
@@ -159,7 +213,7 @@ impl Cgroup {
         made: &mut Vec<PathBuf>,
     ) -> Result<Vec<String>, CgroupError> {
         let fresh = make_dirs(group, made)?;
-        if fresh == Fresh::No {
+        if fresh == Fresh::No && self.unsettled.is_none() {
             refuse_occupied(&Dir::open(&group.dir)?)?;
         }
         let available = names(&Dir::open(&group.mount)?.read("cgroup.controllers")?);
@@ -288,8 +342,13 @@ fn make_dirs(group: &SavedGroup, made: &mut Vec<PathBuf>) -> Result<Fresh, Cgrou
     Ok(fresh)
 }
 
-fn make_v1(group: &SavedGroup, made: &mut Vec<PathBuf>) -> Result<(), CgroupError> {
-    if make_dirs(group, made)? == Fresh::No {
+/// `must_be_empty`: whether a directory that exists already must have no process.
+fn make_v1(
+    group: &SavedGroup,
+    must_be_empty: bool,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), CgroupError> {
+    if make_dirs(group, made)? == Fresh::No && must_be_empty {
         refuse_occupied(&Dir::open(&group.dir)?)?;
     }
     if group.has("cpuset") {

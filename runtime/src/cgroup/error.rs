@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use super::systemd::DBusError;
+
 /// Why a cgroup could not be found, made, limited, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -195,6 +197,20 @@ pub enum CgroupError {
         #[source]
         errno: Errno,
     },
+    /// systemd could not be asked, or did not do it.
+    #[error("{action} the systemd unit {unit:?}")]
+    Systemd {
+        /// What was attempted.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// Why not.
+        #[source]
+        cause: DBusError,
+    },
+    /// The process that holds the place in a unit could not be made.
+    #[error("make a process that holds the place in the unit")]
+    Seat(#[source] Errno),
     /// A directory of a cgroup could not be removed.
     #[error("remove the cgroup {dir:?}")]
     Remove {
@@ -217,6 +233,7 @@ impl CgroupError {
             | Self::Write { errno, .. }
             | Self::DeviceFilter { errno, .. }
             | Self::Signal { errno, .. }
+            | Self::Seat(errno)
             | Self::Remove { errno, .. } => Some(*errno),
             _ => None,
         }

@@ -63,6 +63,14 @@ impl Layout {
     }
 }
 
+/// Where a process is in the hierarchy of v2, as this process sees it.
+pub(super) fn v2_path_of(pid: nix::unistd::Pid) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let memberships = parse_memberships(&text).ok()?;
+    let v2 = memberships.into_iter().find(|membership| membership.controllers.is_empty())?;
+    Some(v2.path)
+}
+
 /// A line of `/proc/self/cgroup`: a hierarchy and where this process is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Membership {

@@ -27,6 +27,7 @@ mod oom;
 mod processes;
 mod remove;
 pub mod stats;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -41,9 +42,11 @@ pub use error::CgroupError;
 pub use freezer::FreezerState;
 use layout::{Layout, Mounted};
 pub use oom::{OomNotice, OomWatch};
+pub use systemd::DBusError;
+use systemd::{SavedUnit, Seat};
 
 /// Whether [`Driver::Systemd`] can be used.
-pub const HAS_SYSTEMD: bool = false;
+pub const HAS_SYSTEMD: bool = true;
 
 /// Who makes the cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,9 +59,19 @@ pub enum Driver {
 }
 
 /// The cgroup of one container, in all hierarchies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Cgroup {
     saved: SavedCgroup,
+    /// With systemd, between [`Cgroup::create`] and [`Cgroup::settle`].
+    unsettled: Option<Unsettled>,
+}
+
+/// What is still to be done once the first process is in the cgroup.
+#[derive(Debug)]
+struct Unsettled {
+    seat: Seat,
+    /// The limit of processes, which counts the seat as long as it is there.
+    pids_limit: Option<i64>,
 }
 
 /// A [`Cgroup`] as `state.json` keeps it.
@@ -71,6 +84,9 @@ pub struct SavedCgroup {
     v2: Option<SavedGroup>,
     /// Whether the bundle named the path: then it is an error if the cgroup cannot be made.
     explicit: bool,
+    /// The unit, where systemd makes the cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<SavedUnit>,
 }
 
 /// The directory of a container in one hierarchy.
@@ -94,26 +110,27 @@ impl Cgroup {
     ///
     /// An absolute `cgroups_path` starts at the root of the hierarchy. A relative one, or the id in
     /// its place, starts at the cgroup of this process; where v2 is alone, at its parent, since v2
-    /// lets no cgroup have both processes and limited children. Nothing is made yet.
+    /// lets no cgroup have both processes and limited children. With systemd, the path has the form
+    /// `SLICE:PREFIX:NAME`. Nothing is made yet.
     ///
     /// # Errors
     /// [`CgroupError::NoHierarchy`] where none is mounted, [`CgroupError::Path`] for a path that
-    /// names no cgroup of its own.
+    /// names no cgroup of its own, [`CgroupError::Systemd`] if an unprivileged user has no systemd.
     pub fn resolve(
         cgroups_path: Option<&Path>,
         id: &str,
         driver: Driver,
     ) -> Result<Self, CgroupError> {
-        let Driver::CgroupFs = driver else {
-            return Err(CgroupError::Path {
-                path: cgroups_path.unwrap_or(Path::new("")).into(),
-                why: "the systemd driver is not available",
-            });
-        };
         let layout = Layout::of_this_machine()?;
         let explicit = cgroups_path.filter(|path| !path.as_os_str().is_empty());
-        let path = explicit.unwrap_or(Path::new(id));
-        let inner = clean(path)?;
+        let (path, unit) = match driver {
+            Driver::CgroupFs => (explicit.unwrap_or(Path::new(id)).to_owned(), None),
+            Driver::Systemd => {
+                let (unit, path) = SavedUnit::resolve(explicit, id)?;
+                (Path::new("/").join(path), Some(unit))
+            }
+        };
+        let inner = clean(&path)?;
         let place = |mounted: &Mounted, beside_own: bool| {
             let dir = if path.is_absolute() {
                 mounted.mount.join(&inner)
@@ -132,8 +149,9 @@ impl Cgroup {
             v1: layout.v1.iter().map(|mounted| place(mounted, false)).collect(),
             v2: layout.v2.as_ref().map(|mounted| place(mounted, layout.is_pure_v2())),
             explicit: explicit.is_some(),
+            unit,
         };
-        Ok(Self { saved })
+        Ok(Self { saved, unsettled: None })
     }
 
     /// Restores what [`Cgroup::saved`] gave.
@@ -152,7 +170,7 @@ impl Cgroup {
                 return Err(CgroupError::Path { path: dir.clone(), why });
             }
         }
-        Ok(Self { saved })
+        Ok(Self { saved, unsettled: None })
     }
 
     /// What is to be kept of this cgroup between two commands.
@@ -226,6 +244,24 @@ impl Cgroup {
             }
         }
         Ok(self)
+    }
+
+    /// The same, but in v2 where the process `init` is, if that is below the container's cgroup and
+    /// the latter hands controllers down: the kernel lets no process into such a cgroup itself.
+    #[must_use]
+    pub fn beside(mut self, init: nix::unistd::Pid) -> Self {
+        if let Some(group) = &mut self.saved.v2
+            && let Ok(Some(dir)) = Dir::open_existing(&group.dir)
+            && dir.read("cgroup.subtree_control").is_ok_and(|given| !given.trim().is_empty())
+            && let Some(path) = layout::v2_path_of(init)
+            && let Ok(inner) = clean(&path)
+        {
+            let place = group.mount.join(inner);
+            if place.starts_with(&group.dir) {
+                group.dir = place;
+            }
+        }
+        self
     }
 
     fn groups(&self) -> impl Iterator<Item = &SavedGroup> {

@@ -22,8 +22,12 @@ impl Cgroup {
     /// are dying, but kills none. What does not exist is removed already.
     ///
     /// # Errors
-    /// [`CgroupError::Remove`] if processes still live there after ten seconds.
+    /// [`CgroupError::Remove`] if processes still live there after ten seconds. With systemd,
+    /// processes are killed, and [`CgroupError::Systemd`] is an error too.
     pub fn destroy(&self) -> Result<(), CgroupError> {
+        if let Some(unit) = &self.saved.unit {
+            unit.stop()?;
+        }
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut remaining: Vec<&Path> = self.groups().map(|group| group.dir.as_path()).collect();

@@ -152,8 +152,12 @@ pub(super) fn create_with<'a>(
             launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
         });
     let launched = outcome.inspect_err(|_| discard(&dir, cgroup.as_ref()))?;
-    let saved = SavedProcess::of(launched.pid)
-        .map_err(CommandError::kernel("look at the container's process"))
+    let settled = cgroup.as_mut().map_or(Ok(()), Cgroup::settle).map_err(CommandError::Cgroup);
+    let saved = settled
+        .and_then(|()| {
+            SavedProcess::of(launched.pid)
+                .map_err(CommandError::kernel("look at the container's process"))
+        })
         .and_then(|init| {
             state.init = Some(init);
             dir.save(&state).map_err(CommandError::Store)

@@ -213,6 +213,13 @@ impl Exec {
 
     fn cgroup_of(&self, state: &SavedState) -> Result<Option<Cgroup>, CommandError> {
         let Some(cgroup) = state.open_cgroup() else { return Ok(None) };
+        if self.cgroup.is_empty() {
+            let init = state.init.map(|init| nix::unistd::Pid::from_raw(init.pid));
+            return Ok(Some(match init {
+                Some(init) => cgroup.beside(init),
+                None => cgroup,
+            }));
+        }
         self.cgroup
             .iter()
             .try_fold(cgroup, |cgroup, below| cgroup.below(below))

@@ -126,7 +126,7 @@ enum Command {
     /// Print the state of a container.
     State(state::State),
     /// Change the limits of a container.
-    Update(update::Update),
+    Update(Box<update::Update>),
 }
 
 /// Why a command failed.

@@ -83,7 +83,7 @@ impl Update {
     pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
         let resources = match &self.resources {
             Some(file) => parse(file, &read(file)?)?,
-            None => self.from_options()?,
+            None => self.resources_of_options()?,
         };
         let dir = context.store.open_locked(&ContainerId::new(self.id.clone())?)?;
         let state = dir.load_existing()?;
@@ -99,7 +99,7 @@ impl Update {
     }
 
     /// The resources that the options describe: only what is given, nothing else.
-    fn from_options(&self) -> Result<LinuxResources, CommandError> {
+    fn resources_of_options(&self) -> Result<LinuxResources, CommandError> {
         let bytes = |option, text: &Option<String>| {
             text.as_deref().map(|text| parse_bytes(option, text)).transpose()
         };
@@ -234,7 +234,7 @@ mod tests {
 
     fn from_options(line: &[&str]) -> Value {
         let line = Line::parse_from([&["update"], line, &["id"]].concat());
-        serde_json::to_value(line.update.from_options().unwrap()).unwrap()
+        serde_json::to_value(line.update.resources_of_options().unwrap()).unwrap()
     }
 
     #[test]

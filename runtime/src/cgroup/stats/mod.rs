@@ -262,6 +262,11 @@ impl Cgroup {
     }
 }
 
+/// Reads a list of CPUs or memory nodes such as `0-2,7`.
+pub(super) fn parse_list(text: &str) -> Option<Vec<u16>> {
+    parse::ranges(text)
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's attribute calls it so")]
 fn is_zero(number: &u64) -> bool {
     *number == 0

@@ -183,7 +183,7 @@ fn unpack(bytes: &[u8], key: &Key) -> Option<Vec<Instruction>> {
         return None;
     }
     let program = content.strip_prefix(MAGIC)?.strip_prefix(&key.0)?;
-    if program.is_empty() || program.len() % INSTRUCTION_BYTES != 0 {
+    if program.is_empty() || !program.len().is_multiple_of(INSTRUCTION_BYTES) {
         return None;
     }
     Some(decode(program))
