@@ -47,21 +47,23 @@ enum CidfileError {
 /// Makes a container, and prints its id.
 pub(crate) async fn run(args: CreateArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
-    let created = create(&daemon, &args.flags).await?;
+    let created = create(&daemon, &args.flags, false).await?;
     output::print_line(&created.id)?;
     Ok(0)
 }
 
 /// Makes the container that the flags describe, pulling its image as they say, and writes its id
-/// into the file that they name.
+/// into the file that they name. `detached` says that nobody joins it.
 ///
 /// # Errors
 /// A [`Failure`] of usage, from the daemon, or of that file.
 pub(crate) async fn create(
     daemon: &Daemon,
     flags: &ContainerFlags,
+    detached: bool,
 ) -> Result<CreateContainerResponse, Failure> {
-    let request = flags.describe(&Surroundings::of_this_process()?, terminal::size())?;
+    let surroundings = Surroundings::of_this_process()?;
+    let request = flags.describe(&surroundings, terminal::size(), detached)?;
     let cidfile = flags.cidfile.as_deref().map(open_cidfile).transpose()?;
     if flags.pull == PullPolicy::Always {
         pull_for(daemon, flags).await?;

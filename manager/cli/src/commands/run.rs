@@ -76,7 +76,7 @@ pub(crate) async fn run(args: RunArgs, host: &str) -> Result<u8, Failure> {
 
 async fn run_container(args: &RunArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
-    let created = create(&daemon, &args.flags).await?;
+    let created = create(&daemon, &args.flags, args.detach).await?;
     let start = StartContainerRequest { container: created.id.clone() };
     if args.detach {
         daemon.containers().start(start).await?;

@@ -209,7 +209,8 @@ impl ContainerFlags {
         self.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)
     }
 
-    /// Describes the container. `terminal_size` is that of our terminal, if we have one.
+    /// Describes the container. `terminal_size` is that of our terminal, if we have one; `detached`
+    /// says that nobody joins it.
     ///
     /// # Errors
     /// A [`Failure`] of usage for the first flag that makes no sense.
@@ -217,6 +218,7 @@ impl ContainerFlags {
         &self,
         surroundings: &Surroundings,
         terminal_size: Option<TerminalSize>,
+        detached: bool,
     ) -> Result<CreateContainerRequest, Failure> {
         let (image, command) = self.image_and_command();
         let env = environment::variables(&self.env_file, &self.env, surroundings.variables)
@@ -238,7 +240,8 @@ impl ContainerFlags {
             hostname: self.hostname.clone(),
             tty: self.tty,
             open_stdin: self.wants_stdin(),
-            stdin_once: false,
+            // A terminal can be left and joined again; a pipe that ends has ended.
+            stdin_once: !detached && self.wants_stdin() && !self.tty,
             labels,
             stop_signal: self.stop_signal.clone(),
             stop_timeout_secs: self.stop_timeout,
@@ -327,7 +330,7 @@ mod tests {
         let run = Run::try_parse_from(words).map_err(|error| error.to_string())?;
         let surroundings = Surroundings { current_dir: "/here".into(), variables: |_| None };
         let size = Some(TerminalSize { width: 80, height: 24 });
-        run.flags.describe(&surroundings, size).map_err(|failure| failure.render())
+        run.flags.describe(&surroundings, size, false).map_err(|failure| failure.render())
     }
 
     fn config(line: &str) -> ContainerConfig {
@@ -362,7 +365,7 @@ mod tests {
         let run = Run::try_parse_from(words).expect("flags");
         let surroundings = Surroundings { current_dir: "/".into(), variables: |_| None };
 
-        let request = run.flags.describe(&surroundings, None).expect("a container");
+        let request = run.flags.describe(&surroundings, None, true).expect("a container");
 
         let config = request.config.expect("a config");
         assert_eq!(config.hostname, "web");
@@ -403,6 +406,13 @@ mod tests {
         assert_eq!(streams("-i img"), (true, true, true));
         assert_eq!(streams("-a stdin -a STDOUT img"), (true, true, false));
         assert_eq!(streams("-a stderr img"), (false, false, true));
+    }
+
+    #[test]
+    fn a_pipe_ends_with_its_client_and_a_terminal_does_not() {
+        assert!(config("-i img").stdin_once);
+        assert!(!config("-it img").stdin_once);
+        assert!(!config("img").stdin_once);
     }
 
     #[test]
