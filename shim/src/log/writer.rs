@@ -13,15 +13,20 @@ use std::io::{self, Write};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use super::compress::{Job, compressed};
 use super::format::{Format, Times};
 use super::lines::{Lines, Stream};
+use super::rate::RateLimit;
 use crate::clock::{Fraction, rfc3339};
 use crate::self_log;
 
 /// Permissions of a log: as Docker's, nobody else reads what containers print.
-const MODE: u32 = 0o640;
+pub(super) const MODE: u32 = 0o640;
+
+/// What stands for a reached rate limit where an error is needed.
+const RATE_REACHED: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 /// How close to its limit a raw file may come with a line whose end is not known.
 const RAW_MARGIN_BYTES: usize = 4096;
@@ -36,9 +41,13 @@ pub(crate) struct LogSettings {
     /// Files to keep, the current one included.
     pub(crate) max_files: NonZeroU32,
     pub(crate) when_full: WhenFull,
+    /// Whether rotated files are compressed (gzip).
+    pub(crate) compress: bool,
+    /// Most bytes per second; `None`: as many as come.
+    pub(crate) max_bytes_per_sec: Option<NonZeroU64>,
 }
 
-/// What to do when the disk takes no more.
+/// What to do when the disk takes no more, or the rate limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// Lose output and count it.
@@ -75,9 +84,22 @@ pub(crate) struct LogWriter {
     stdout: Lines,
     stderr: Lines,
     pending: Pending,
+    rate: Option<RateLimit>,
+    compression: Compression,
     /// Whether raw output ended with a newline.
     at_line_start: bool,
     lost_bytes: u64,
+}
+
+/// What happens to rotated files.
+#[derive(Debug)]
+enum Compression {
+    /// Nothing to do, or not wanted.
+    Idle,
+    /// A file waits for someone to call [`LogWriter::compress_some`].
+    Waiting,
+    /// Someone does.
+    Running(Option<Box<Job>>),
 }
 
 /// Encoded entries that are not yet in a file.
@@ -86,6 +108,8 @@ struct Pending {
     bytes: Vec<u8>,
     /// Offsets into `bytes` before which the file is rotated, ascending.
     cuts: Vec<usize>,
+    /// Whether the rate limit let them pass.
+    admitted: bool,
 }
 
 impl LogWriter {
@@ -97,7 +121,10 @@ impl LogWriter {
         }
         let file = open_append(&settings.path).map_err(failed)?;
         let size_bytes = file.metadata().map_err(failed)?.len();
+        let rate = settings.max_bytes_per_sec.map(|rate| RateLimit::new(rate, Instant::now()));
         Ok(Self {
+            rate,
+            compression: Compression::Idle,
             settings,
             file,
             size_bytes,
@@ -130,14 +157,68 @@ impl LogWriter {
         if self.pending.bytes.is_empty() {
             return Outcome::Done;
         }
-        match self.flush() {
+        let written = if self.admit() { self.flush() } else { Err(RATE_REACHED.into()) };
+        match written {
             Ok(()) => self.report_loss(),
             Err(_) if self.settings.when_full == WhenFull::Block => return Outcome::Blocked,
             Err(error) => self.lose(&error),
         }
         self.pending.bytes.clear();
         self.pending.cuts.clear();
+        self.pending.admitted = false;
         Outcome::Done
+    }
+
+    /// Asks the rate limit, once for what is pending.
+    fn admit(&mut self) -> bool {
+        let Some(rate) = &mut self.rate else { return true };
+        let pending = &mut self.pending;
+        pending.admitted = pending.admitted || rate.admits(pending.bytes.len(), Instant::now());
+        pending.admitted
+    }
+
+    /// Whether a rotated file waits to be compressed and nobody does it yet: then the caller is to
+    /// call [`Self::compress_some`] until there is nothing left.
+    pub(super) fn begin_compression(&mut self) -> bool {
+        let waiting = matches!(self.compression, Compression::Waiting);
+        if waiting {
+            self.compression = Compression::Running(None);
+        }
+        waiting
+    }
+
+    /// Compresses a part of a rotated file; `false` when there is nothing left to do.
+    pub(super) fn compress_some(&mut self) -> bool {
+        let Compression::Running(job) = &mut self.compression else { return false };
+        let base = &self.settings.path;
+        let stepped = match job {
+            Some(job) => job.step(),
+            None => match oldest_plain(base, self.settings.max_files)
+                .map(|number| Job::start(base, number))
+            {
+                Some(Ok(started)) => {
+                    *job = Some(Box::new(started));
+                    Ok(false)
+                }
+                Some(Err(error)) => Err(error),
+                None => {
+                    self.compression = Compression::Idle;
+                    return false;
+                }
+            },
+        };
+        let finished = match stepped {
+            Ok(false) => return true,
+            Ok(true) => job.take().map_or(Ok(()), |job| job.finish(base)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = finished {
+            // The file stays as it is, and goes in its turn.
+            self_log::warn("compress a rotated log", &error);
+            self.compression = Compression::Idle;
+            return false;
+        }
+        true
     }
 
     /// Gives memory back until the next append.
@@ -301,9 +382,22 @@ impl LogWriter {
     fn rotate(&mut self) {
         let path = &self.settings.path;
         let oldest = self.settings.max_files.get() - 1;
+        if oldest > 0 {
+            // Either of the two is there, or none.
+            let _ = fs::remove_file(numbered(path, oldest));
+            let _ = fs::remove_file(compressed(path, oldest));
+        }
         for number in (1..oldest).rev() {
             // A file that is not there yet needs no place.
             let _ = fs::rename(numbered(path, number), numbered(path, number + 1));
+            let _ = fs::rename(compressed(path, number), compressed(path, number + 1));
+        }
+        if let Compression::Running(job) = &mut self.compression {
+            match job {
+                Some(running) if running.number >= oldest => *job = None,
+                Some(running) => running.number += 1,
+                None => {}
+            }
         }
         let renamed = oldest > 0 && fs::rename(path, numbered(path, 1)).is_ok();
         match if renamed { open_append(path) } else { Err(io::ErrorKind::Unsupported.into()) } {
@@ -316,14 +410,22 @@ impl LogWriter {
             }
         }
         self.size_bytes = 0;
+        if self.settings.compress && renamed && matches!(self.compression, Compression::Idle) {
+            self.compression = Compression::Waiting;
+        }
     }
+}
+
+/// Finds the oldest rotated file that is not compressed.
+fn oldest_plain(base: &Path, max_files: NonZeroU32) -> Option<u32> {
+    (1..max_files.get()).rev().find(|number| numbered(base, *number).exists())
 }
 
 fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(format!(".{number}"));
     path.into()
@@ -357,6 +459,8 @@ mod tests {
             max_size_bytes: NonZeroU64::new(max_size),
             max_files: NonZeroU32::new(max_files).unwrap(),
             when_full: WhenFull::Drop,
+            compress: false,
+            max_bytes_per_sec: None,
         }
     }
 
@@ -453,6 +557,60 @@ mod tests {
         let sizes: Vec<u64> = sizes.collect();
         assert_eq!(sizes.iter().sum::<u64>(), 950);
         assert!(sizes.iter().all(|size| *size <= 100), "{sizes:?}");
+    }
+
+    /// Unpacks a gzip file.
+    fn unpacked(path: &Path) -> String {
+        let mut text = String::new();
+        let file = File::open(path).unwrap();
+        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn rotated_files_are_compressed_also_when_rotations_overtake() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = LogSettings { compress: true, ..settings(dir.path(), Format::Raw, 1000, 4) };
+        let mut log = LogWriter::open(settings).unwrap();
+        let input: Vec<String> = (0..400).map(|number| format!("line {number:04}\n")).collect();
+
+        for (count, line) in input.iter().enumerate() {
+            assert_eq!(log.append(Stream::Stdout, line.as_bytes()), Outcome::Done);
+            // One small step now and then: the next rotation comes before the end.
+            if log.begin_compression() || count % 60 == 0 {
+                log.compress_some();
+            }
+        }
+        while log.compress_some() {}
+
+        let gz = |number| compressed(&dir.path().join("sub/c.log"), number);
+        assert_eq!(names(dir.path()), ["c.log", "c.log.1.gz", "c.log.2.gz", "c.log.3.gz"]);
+        let current = fs::read_to_string(dir.path().join("sub/c.log")).unwrap();
+        let all = [unpacked(&gz(3)), unpacked(&gz(2)), unpacked(&gz(1)), current].concat();
+        assert!(input.concat().ends_with(&all), "{all}");
+        assert!(all.len() > 2000);
+    }
+
+    #[test]
+    fn a_reached_rate_limit_loses_or_holds_whole_entries() {
+        for (when_full, expected) in
+            [(WhenFull::Drop, Outcome::Done), (WhenFull::Block, Outcome::Blocked)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = LogSettings {
+                when_full,
+                max_bytes_per_sec: NonZeroU64::new(10),
+                ..settings(dir.path(), Format::Raw, 0, 1)
+            };
+            let mut log = LogWriter::open(settings).unwrap();
+
+            assert_eq!(log.append(Stream::Stdout, &[b'x'; 100]), Outcome::Done);
+            assert_eq!(log.append(Stream::Stdout, b"more"), expected);
+
+            let written = fs::read(dir.path().join("sub/c.log")).unwrap();
+            assert_eq!(written.len(), 100);
+            assert_eq!(log.lost_bytes, if when_full == WhenFull::Drop { 4 } else { 0 });
+        }
     }
 
     #[test]

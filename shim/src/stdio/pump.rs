@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use super::hub::Hub;
 use super::terminal::Console;
 use super::writable;
-use crate::log::{LogWriter, Outcome, Stream};
+use crate::log::{LogWriter, Outcome, Stream, compress_in_background};
 
 /// Block for streams that say little.
 const SMALL_BLOCK_BYTES: usize = 4 << 10;
@@ -110,6 +110,7 @@ impl Sink {
                 hub.send(*stream, bytes);
                 if let Some(log) = log {
                     append(log, |log| log.append(*stream, bytes)).await;
+                    compress_in_background(log);
                 }
                 Ok(())
             }

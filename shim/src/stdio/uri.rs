@@ -29,7 +29,7 @@ pub(crate) struct LoggerUri {
     pub(crate) must_say_ready: bool,
 }
 
-/// `keg:///LOG?format=…&max-size=…&max-file=…&exit=…&on-full=…`.
+/// `keg:///LOG?format=…&max-size=…&max-file=…&compress=…&rate=…&on-full=…&exit=…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KegUri {
     pub(crate) log: Option<LogSettings>,
@@ -116,6 +116,8 @@ impl KegUri {
             max_size_bytes: None,
             max_files: NonZeroU32::MIN,
             when_full: WhenFull::Drop,
+            compress: false,
+            max_bytes_per_sec: None,
         };
         let mut exit_record = None;
         for (name, value) in parameters(query)? {
@@ -141,6 +143,17 @@ impl KegUri {
                         "block" => WhenFull::Block,
                         _ => return Err(wrong("on-full", "drop or block")),
                     };
+                }
+                "compress" => {
+                    settings.compress = match value.as_str() {
+                        "gzip" => true,
+                        "none" => false,
+                        _ => return Err(wrong("compress", "gzip or none")),
+                    };
+                }
+                "rate" => {
+                    let bytes = value.parse().map_err(|_| wrong("rate", "bytes per second"))?;
+                    settings.max_bytes_per_sec = NonZeroU64::new(bytes);
                 }
                 "exit" if value.starts_with('/') => exit_record = Some(value.into()),
                 "exit" => return Err(UriError::Relative(value)),
@@ -217,15 +230,16 @@ mod tests {
 
     #[test]
     fn our_own_form_carries_log_and_exit_record() {
-        let text =
-            "keg:///l/c.log?format=cri&max-size=100&max-file=3&exit=/l/exit.json&on-full=block";
+        let text = "keg:///l/c.log?format=cri&max-size=100&max-file=3&exit=/l/exit.json\
+                    &on-full=block&compress=gzip&rate=5000";
 
         let Ok(Target::Keg(uri)) = Target::parse(text) else { panic!("not ours") };
 
         let log = uri.log.unwrap();
         assert_eq!((log.path.as_path(), log.format), (Path::new("/l/c.log"), Format::Cri));
         assert_eq!((log.max_size_bytes, log.max_files.get()), (NonZeroU64::new(100), 3));
-        assert_eq!(log.when_full, WhenFull::Block);
+        assert_eq!((log.when_full, log.compress), (WhenFull::Block, true));
+        assert_eq!(log.max_bytes_per_sec, NonZeroU64::new(5000));
         assert_eq!(uri.exit_record, Some("/l/exit.json".into()));
         let Ok(Target::Keg(bare)) = Target::parse("keg:") else { panic!("not ours") };
         assert_eq!(bare, KegUri { log: None, exit_record: None });
@@ -245,6 +259,8 @@ mod tests {
             "keg:///%zz",
             "keg:///%+1",
             "keg:///l?on-full=panic",
+            "keg:///l?compress=xz",
+            "keg:///l?rate=fast",
         ] {
             assert!(Target::parse(text).is_err(), "{text}");
         }
