@@ -168,15 +168,18 @@ impl Populated {
     }
 
     /// Shows the terminal `peer` as `/dev/console`. The mount is made from the descriptor, not from
-    /// its name in `/dev/pts` (CVE-2025-52565).
+    /// its name in `/dev/pts`, and never onto what a link leads to: an image could have the terminal
+    /// cover a path that is masked later (CVE-2025-52565).
     ///
     /// # Errors
-    /// [`Step::ConsoleMount`].
+    /// [`Step::ConsoleMount`]; `ELOOP` if the place is a link.
     pub fn mount_console(&self, peer: impl AsFd) -> Result<(), Failure> {
-        let place = self
-            .root()
-            .open_or_create(std::path::Path::new("/dev/console"), Missing::File)
-            .at(Step::ConsoleMount)?;
+        let console = std::path::Path::new("/dev/console");
+        let place = match self.root().open_plain(console, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => self.root().open_or_create(console, Missing::File),
+            result => result,
+        };
+        let place = place.at(Step::ConsoleMount)?;
         let tree = clone_at(peer, false).at(Step::ConsoleMount)?;
         attach(tree, place).at(Step::ConsoleMount)
     }

@@ -108,6 +108,8 @@ steps! {
     Hostname = "set hostname",
     /// NIS domain name.
     Domainname = "set domainname",
+    /// The loopback device of a new network namespace.
+    Loopback = "bring the loopback device up",
     /// `linux.sysctl`, by position.
     Sysctl = "set linux.sysctl {}",
     /// Resource limits.

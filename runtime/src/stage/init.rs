@@ -91,6 +91,9 @@ impl Init<'_> {
         }
         self.become_root()?;
         self.make_namespaces()?;
+        if self.plan.namespaces.new.contains(NamespaceKind::Network) {
+            bring_loopback_up().at(Step::Loopback)?;
+        }
         self.set_names()?;
         if !self.limits_set {
             process::apply_rlimits(&self.plan.process)?;
@@ -349,6 +352,14 @@ impl Init<'_> {
 /// The namespaces that come with the clone.
 pub(super) fn clone_flags(plan: &ContainerPlan) -> CloneFlags {
     plan.namespaces.new.without(NamespaceKind::Cgroup).without(NamespaceKind::Time).flags()
+}
+
+/// People expect 127.0.0.1 to work in a new network namespace, as every runtime has it.
+fn bring_loopback_up() -> Result<(), Errno> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    sys::network::bring_loopback_up(socket)
 }
 
 fn expect(channel: &ChildEnd, message: ToChild) -> Result<(), Failure> {

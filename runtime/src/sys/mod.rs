@@ -8,6 +8,7 @@ pub mod capability;
 pub mod clone;
 pub mod fd;
 pub mod mount;
+pub mod network;
 pub mod process;
 pub mod seccomp;
 
