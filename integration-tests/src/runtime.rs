@@ -242,7 +242,9 @@ impl Runtime {
         (container, socket.receive(PATIENCE))
     }
 
-    fn log(&self) -> PathBuf {
+    /// Returns its log: that of the last command, as JSON lines.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
         self.scratch.join("log.json")
     }
 
@@ -282,9 +284,9 @@ impl Drop for Runtime {
     }
 }
 
-/// A runtime may keep caches in its root; they start with a dot and hold no container.
+/// A runtime may keep caches in its root; their names are none that a container can have.
 fn is_cache(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'~'))
 }
 
 impl Bundle {

@@ -80,7 +80,9 @@ pub(crate) fn count(millis: u64, last: Option<u64>) -> anyhow::Result<()> {
 pub(crate) fn lines(count: u64, bytes: usize) -> anyhow::Result<()> {
     let mut stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     for number in 1..=count {
-        writeln!(stdout, "{number:0width$}", width = bytes.saturating_sub(1))?;
+        let digits = number.to_string();
+        let zeros = bytes.saturating_sub(digits.len() + 1);
+        writeln!(stdout, "{}{digits}", "0".repeat(zeros))?;
     }
     stdout.flush().context("flush")
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Outcome, Runtime, requires};
+use serde_json::Value;
 
 /// Creates from a bundle and starts; returns the first failure.
 fn create_or_start_fails(runtime: &Runtime, bundle: Bundle) -> Outcome {
@@ -32,30 +33,38 @@ fn a_command_that_does_not_exist_is_named() {
     }
 }
 
-#[test]
-fn a_command_that_does_not_exist_gives_127_from_run() {
-    let host = requires!(root, our_runtime);
-
-    let outcome = host.runtime().run(Bundle::busybox().command(["/no/such/command"]));
-
-    assert_eq!(outcome.exit_code, 127, "{outcome:?}");
+/// The machine-readable reason in the runtime's log – ARCHITECTURE.md, "The seam between kegd and the
+/// shim".
+fn logged_reason(runtime: &Runtime) -> Option<String> {
+    let log = fs::read_to_string(runtime.log()).unwrap_or_default();
+    let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    entries.filter_map(|entry| entry["reason"].as_str().map(str::to_owned)).next_back()
 }
 
 #[test]
-fn a_command_that_cannot_be_executed_is_named_and_gives_126_from_run() {
+fn a_command_that_does_not_exist_has_a_reason_for_programs() {
     let host = requires!(root, our_runtime);
-    let bundle = || {
-        Bundle::busybox().command(["/etc/passwd"]).rootfs_edit(|root| {
-            let mode = fs::Permissions::from_mode(0o644);
-            fs::set_permissions(root.join("etc/passwd"), mode).unwrap();
-        })
-    };
+    let runtime = host.runtime();
 
-    let created = create_or_start_fails(&host.runtime(), bundle());
-    let run = host.runtime().run(bundle());
+    let outcome = create_or_start_fails(&runtime, Bundle::busybox().command(["/no/such/command"]));
 
-    assert!(created.text().contains("/etc/passwd"), "{created:?}");
-    assert_eq!(run.exit_code, 126, "{run:?}");
+    assert_ne!(outcome.exit_code, 0, "{outcome:?}");
+    assert_eq!(logged_reason(&runtime).as_deref(), Some("COMMAND_NOT_FOUND"));
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_named_and_has_a_reason_for_programs() {
+    let host = requires!(root, our_runtime);
+    let runtime = host.runtime();
+    let bundle = Bundle::busybox().command(["/etc/passwd"]).rootfs_edit(|root| {
+        let mode = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(root.join("etc/passwd"), mode).unwrap();
+    });
+
+    let outcome = create_or_start_fails(&runtime, bundle);
+
+    assert!(outcome.text().contains("/etc/passwd"), "{outcome:?}");
+    assert_eq!(logged_reason(&runtime).as_deref(), Some("COMMAND_NOT_EXECUTABLE"));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn the_exit_is_on_disk_before_anyone_is_told() {
     assert_eq!(record["id"], shim.id(), "{record}");
     assert_eq!(record["signal"], Value::Null, "{record}");
     assert_eq!(record["oom_killed"], false, "{record}");
-    assert!(record["started_at"].as_str().unwrap() <= record["exited_at"].as_str().unwrap());
+    assert!(record["started_at"].as_str() <= record["exited_at"].as_str(), "{record}");
 }
 
 #[test]
