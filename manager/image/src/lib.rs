@@ -15,20 +15,31 @@
 //! - Credentials go to the host that they are for, and never into a log or an error.
 
 mod base64;
+mod compression;
 mod credentials;
+pub mod extract;
 mod images;
+mod implicit;
+mod layer;
+mod locks;
 pub mod manifest;
 pub mod media_type;
+mod pipeline;
 mod platform;
 mod progress;
+mod pull;
 mod record;
 mod reference;
+pub mod registry;
 mod shared;
+mod stack;
 
 pub use credentials::{CredentialFile, Credentials};
 pub use images::{ImageError, ImageUser, Images, Removed};
+pub use layer::LayerError;
 pub use platform::{Platform, PlatformError};
 pub use progress::{LayerPhase, Progress, PullEvent};
+pub use pull::{PullError, PullRequest, Pulled};
 pub use record::ImageRecord;
 pub use reference::{DEFAULT_DOMAIN, Reference, ReferenceError};
 pub use shared::ImagesOptions;

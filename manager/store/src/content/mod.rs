@@ -21,6 +21,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::ContentError;
@@ -48,6 +49,8 @@ struct Shared {
     database: Database,
     /// Directories of the ingests that a writer of this process has open.
     writing: Mutex<HashSet<PathBuf>>,
+    /// Tells blobs apart that are stored in one go.
+    counter: AtomicU64,
 }
 
 impl ContentStore {
@@ -67,7 +70,12 @@ impl ContentStore {
                     .map_err(ContentError::io("write the file", &path))?;
             }
         }
-        let shared = Shared { dir: dir.to_owned(), database, writing: Mutex::new(HashSet::new()) };
+        let shared = Shared {
+            dir: dir.to_owned(),
+            database,
+            writing: Mutex::default(),
+            counter: AtomicU64::new(0),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -157,15 +165,33 @@ impl ContentStore {
         lease: Option<&str>,
     ) -> Result<Digest, ContentError> {
         let digest = Digest::sha256(bytes);
-        if self.adopt(ns, &digest, labels, lease)? {
-            return Ok(digest);
+        self.store_blob(ns, &digest, bytes, labels, lease)?;
+        Ok(digest)
+    }
+
+    /// Stores a small blob in one go under the digest that it must have. A blob that is here already
+    /// gets the labels.
+    ///
+    /// # Errors
+    /// [`ContentError::Digest`] if the bytes have another digest; if the disk or the database fails.
+    pub fn store_blob(
+        &self,
+        ns: &Namespace,
+        digest: &Digest,
+        bytes: &[u8],
+        labels: &Labels,
+        lease: Option<&str>,
+    ) -> Result<(), ContentError> {
+        if self.adopt(ns, digest, labels, lease)? {
+            return Ok(());
         }
-        let mut ingest = self.ingest(ns, digest.as_str(), Algorithm::Sha256)?;
+        // A reference of its own: two callers may store the same bytes at the same time.
+        let count = self.shared.counter.fetch_add(1, Ordering::Relaxed);
+        let mut ingest = self.ingest(ns, &format!("small-{count}-{digest}"), digest.algorithm())?;
         ingest.restart()?;
         ingest.write(bytes)?;
         let size_bytes = Some(bytes.len() as u64);
-        ingest.commit(size_bytes, Some(&digest), labels, lease)?;
-        Ok(digest)
+        ingest.commit(size_bytes, Some(digest), labels, lease).map(drop)
     }
 
     /// Enters a blob into the namespace whose bytes the store has already, from whatever

@@ -32,6 +32,11 @@ pub trait Layout: fmt::Debug + Send + Sync {
 
     /// Returns how to mount what is there.
     fn mount(&self, parts: Parts) -> Mount;
+
+    /// Tells whether marks are kept in `user.` attributes.
+    fn uses_user_xattrs(&self) -> bool {
+        false
+    }
 }
 
 /// What a mount of a snapshot is made from.
@@ -53,7 +58,7 @@ pub struct Parts {
 #[derive(Debug, Clone)]
 pub struct DirectorySnapshotter<L> {
     dirs: SnapshotDirs,
-    pub(super) layout: L,
+    layout: L,
 }
 
 impl<L: Layout> DirectorySnapshotter<L> {
@@ -109,6 +114,10 @@ impl<L: Layout> Snapshotter for DirectorySnapshotter<L> {
 
     fn can_rebase(&self) -> bool {
         L::IS_DIFFERENCE
+    }
+
+    fn uses_user_xattrs(&self) -> bool {
+        self.layout.uses_user_xattrs()
     }
 
     fn prepare_in(
@@ -168,8 +177,13 @@ impl<L: Layout> Snapshotter for DirectorySnapshotter<L> {
         self.dirs.store.read(|tx| self.mounts_of(tx, ns, &self.dirs.find(tx, ns, key)?))
     }
 
-    fn stat(&self, ns: &Namespace, key: &str) -> Result<SnapshotInfo, SnapshotError> {
-        self.dirs.stat(ns, key).map(|row| row.info)
+    fn stat_in(
+        &self,
+        tx: &ReadTx<'_>,
+        ns: &Namespace,
+        key: &str,
+    ) -> Result<SnapshotInfo, SnapshotError> {
+        self.dirs.find(tx, ns, key).map(|row| row.info)
     }
 
     fn usage(&self, ns: &Namespace, key: &str) -> Result<Usage, SnapshotError> {

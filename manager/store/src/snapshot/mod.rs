@@ -39,7 +39,7 @@ pub use error::SnapshotError;
 pub use overlay::OverlaySnapshotter;
 pub use usage::Usage;
 
-use crate::{IdRange, Labels, Namespace, Store, WriteTx};
+use crate::{IdRange, Labels, Namespace, ReadTx, Store, WriteTx};
 
 /// What a snapshot is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +131,10 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// Tells whether a snapshot can get its parent when it is committed.
     fn can_rebase(&self) -> bool;
 
+    /// Tells whether the kernel keeps its marks in `user.overlay.` attributes here, since
+    /// `trusted.` ones are for the initial user namespace's root only.
+    fn uses_user_xattrs(&self) -> bool;
+
     /// Makes an active snapshot on top of `parent` and returns how to mount it.
     ///
     /// # Errors
@@ -189,7 +193,20 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`SnapshotError::NotFound`].
-    fn stat(&self, ns: &Namespace, key: &str) -> Result<SnapshotInfo, SnapshotError>;
+    fn stat_in(
+        &self,
+        tx: &ReadTx<'_>,
+        ns: &Namespace,
+        key: &str,
+    ) -> Result<SnapshotInfo, SnapshotError>;
+
+    /// Does [`Self::stat_in`] in a transaction of its own.
+    ///
+    /// # Errors
+    /// As there.
+    fn stat(&self, ns: &Namespace, key: &str) -> Result<SnapshotInfo, SnapshotError> {
+        self.store().read(|tx| self.stat_in(tx, ns, key))
+    }
 
     /// Returns what a snapshot takes, without its parents; measured, unless it is committed.
     ///

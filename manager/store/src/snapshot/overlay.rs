@@ -48,12 +48,6 @@ impl OverlaySnapshotter {
         probe(&root, &features).map_err(|source| SnapshotError::NoOverlay { root, source })?;
         Ok(Self::with_layout(store, OverlayLayout { features, uses_user_xattrs }))
     }
-
-    /// Tells whether overlayfs keeps its marks in `user.overlay.` attributes here.
-    #[must_use]
-    pub fn uses_user_xattrs(&self) -> bool {
-        self.layout.uses_user_xattrs
-    }
 }
 
 impl Layout for OverlayLayout {
@@ -98,6 +92,10 @@ impl Layout for OverlayLayout {
             options.push(format!("gidmap=0:{base}:{count}"));
         }
         Mount { type_: "overlay".to_owned(), source: "overlay".into(), options }
+    }
+
+    fn uses_user_xattrs(&self) -> bool {
+        self.uses_user_xattrs
     }
 }
 

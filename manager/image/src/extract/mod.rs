@@ -1,0 +1,567 @@
+//! Extraction: a layer's archive becomes a directory, whatever the archive tries.
+//!
+//! What is kept: contents, modes with set-id bits, owners, times, extended attributes with
+//! capabilities, hard links, symbolic links, devices, FIFOs, holes. What is refused: names that climb out
+//! by `..`, hard links to what the layer does not have, damaged or endless archives. What is confined:
+//! absolute names and links, which begin at the layer's root.
+//!
+//! Deletions (OCI image-spec, layer.md, "Whiteouts") become overlayfs' own marks, or are done at once
+//! where a directory holds everything: [`Whiteouts`].
+
+mod error;
+mod tar;
+mod tree;
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use keg_store::Usage;
+use rustix::fs::{self as rfs, AtFlags, FileType, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+pub use error::ExtractError;
+use tar::{Entry, Kind, Sparse, TarReader};
+use tree::{Tree, c_name, split};
+
+/// Prefix of a name that deletes another.
+const WHITEOUT: &[u8] = b".wh.";
+
+/// Prefix of names that AUFS used for itself.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+
+/// Name that deletes everything that lower layers have in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Attributes that overlayfs itself gives a meaning: none of an archive's business.
+const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// How deletions are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// As overlayfs' marks, in a directory that holds only the difference. With `user_xattrs`, marks
+    /// are kept in `user.` attributes.
+    Overlay {
+        /// Whether overlayfs is mounted with `userxattr`.
+        user_xattrs: bool,
+    },
+    /// By deleting, in a directory that holds everything.
+    Delete,
+}
+
+/// How much an archive may hold.
+#[derive(Debug, Clone)]
+pub struct ExtractLimits {
+    /// Entries.
+    pub max_entries: u64,
+    /// Bytes after decompression that are always allowed.
+    pub free_bytes: u64,
+    /// Bytes after decompression for each byte before, beyond `free_bytes`.
+    pub max_ratio: u64,
+}
+
+impl Default for ExtractLimits {
+    fn default() -> Self {
+        Self { max_entries: 10_000_000, free_bytes: 4 << 30, max_ratio: 200 }
+    }
+}
+
+impl ExtractLimits {
+    /// Returns how many bytes an archive of `compressed_bytes` may have after decompression.
+    #[must_use]
+    pub fn max_bytes(&self, compressed_bytes: u64) -> u64 {
+        self.free_bytes.max(compressed_bytes.saturating_mul(self.max_ratio))
+    }
+}
+
+/// What an extraction made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extracted {
+    /// Bytes and inodes, the root included.
+    pub usage: Usage,
+    /// Directories that the archive does not list, relative to the root, parents first. They have
+    /// mode 0755 and belong to root; in an overlay they should look as in the layers below.
+    pub implicit_dirs: Vec<PathBuf>,
+}
+
+/// Extracts an archive, decompressed already, into the directory `root`, and reads it to its end.
+///
+/// # Errors
+/// [`ExtractError`]; `root` is then half filled.
+pub fn extract<R: BufRead>(
+    archive: R,
+    root: &Path,
+    whiteouts: Whiteouts,
+    max_entries: u64,
+) -> Result<Extracted, ExtractError> {
+    let tree = Tree::open(root).map_err(|source| ExtractError::Io {
+        entry: String::new(),
+        operation: "open the directory",
+        source,
+    })?;
+    let mut extractor = Extractor {
+        tree,
+        whiteouts,
+        usage: Usage { size_bytes: 0, inodes: 1 },
+        dir_times: Vec::new(),
+        made: HashSet::new(),
+    };
+    let mut reader = TarReader::new(archive);
+    let mut entries = 0;
+    while let Some(entry) = reader.next()? {
+        extractor.entry(&entry, &mut reader)?;
+        entries += 1;
+        if entries + extractor.tree.implicit_count() > max_entries {
+            return Err(ExtractError::Limit { limit: max_entries, of: "entries" });
+        }
+    }
+    // What follows the archive's end belongs to the layer's digests all the same.
+    drain(&mut reader.into_inner()).map_err(|source| ExtractError::Read { source })?;
+    extractor.finish()
+}
+
+struct Extractor {
+    tree: Tree,
+    whiteouts: Whiteouts,
+    usage: Usage,
+    /// Times of directories, set at the end: what is made in them changes them.
+    dir_times: Vec<(Vec<u8>, Timestamps)>,
+    /// Paths that this archive made, where deletions must spare them.
+    made: HashSet<Vec<u8>>,
+}
+
+impl Extractor {
+    fn entry<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), ExtractError> {
+        let path = clean(&entry.path).map_err(|problem| refused(entry, problem))?;
+        if path.is_empty() {
+            return match entry.kind {
+                Kind::Directory => self.root_attributes(entry),
+                _ => Err(refused(entry, "it has no name")),
+            };
+        }
+        let (above, name) = split(&path);
+        if name.starts_with(WHITEOUT) {
+            return self.whiteout(entry, above, name);
+        }
+        let parent = self.parent(entry, above)?;
+        let name = c_name(name).map_err(|_| refused(entry, "its name has a zero in it"))?;
+        let place = Place { parent: &parent, name: &name, path: &path };
+        match entry.kind {
+            Kind::Directory => self.directory(entry, place)?,
+            Kind::File => self.file(entry, place, reader)?,
+            Kind::HardLink => self.hard_link(entry, place)?,
+            Kind::Symlink | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                self.special(entry, place)?;
+            }
+            Kind::Other => return Err(refused(entry, "it is of a kind that no layer has")),
+        }
+        if self.whiteouts == Whiteouts::Delete {
+            self.made.insert(path);
+        }
+        Ok(())
+    }
+
+    fn root_attributes(&mut self, entry: &Entry) -> Result<(), ExtractError> {
+        let root = self.tree.root();
+        attributes(entry, root.as_fd())?;
+        self.dir_times.push((Vec::new(), times(entry)));
+        Ok(())
+    }
+
+    fn parent(&mut self, entry: &Entry, above: &[u8]) -> Result<Rc<OwnedFd>, ExtractError> {
+        let whiteouts = self.whiteouts;
+        let mut make_opaque = |dir: BorrowedFd<'_>| mark_opaque(dir, whiteouts);
+        self.tree.dir(above, &mut make_opaque).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOTDIR | Errno::NOENT | Errno::EXIST) => {
+                refused(entry, "what should be its directory is none")
+            }
+            Some(Errno::LOOP) => refused(entry, "its directory is a circle of symbolic links"),
+            _ => failed(entry, "make its directory")(error),
+        })
+    }
+
+    fn directory(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        let mut was_whiteout = false;
+        match rfs::mkdirat(place.parent, place.name, Mode::RWXU) {
+            Ok(()) => self.usage.inodes += 1,
+            Err(Errno::EXIST) => {
+                let stat = tree::stat(place.parent, place.name)
+                    .map_err(failed(entry, "look at what is there"))?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    was_whiteout = tree::is_whiteout(place.parent, place.name)
+                        .map_err(failed(entry, "look at what is there"))?;
+                    self.replace(entry, place)?;
+                    rfs::mkdirat(place.parent, place.name, Mode::RWXU)
+                        .map_err(failed(entry, "make the directory"))?;
+                }
+            }
+            Err(errno) => return Err(failed(entry, "make the directory")(errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rfs::openat(place.parent, place.name, flags, Mode::empty())
+            .map_err(failed(entry, "open the directory"))?;
+        attributes(entry, dir.as_fd())?;
+        if was_whiteout {
+            mark_opaque(dir.as_fd(), self.whiteouts).map_err(failed(entry, "mark it as opaque"))?;
+        }
+        self.tree.is_listed(place.path);
+        self.dir_times.push((place.path.to_vec(), times(entry)));
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        place: Place<'_>,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), ExtractError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = match rfs::openat(place.parent, place.name, flags, mode) {
+            Err(Errno::EXIST) => {
+                self.replace(entry, place)?;
+                rfs::openat(place.parent, place.name, flags, mode)
+            }
+            other => other,
+        };
+        let mut file = File::from(fd.map_err(failed(entry, "make the file"))?);
+        self.usage.inodes += 1;
+        self.usage.size_bytes += match &entry.sparse {
+            None => write_plain(entry, reader, &mut file)?,
+            Some(sparse) => write_sparse(entry, sparse, reader, &mut file)?,
+        };
+        attributes(entry, file.as_fd())?;
+        rfs::futimens(&file, &times(entry)).map_err(failed(entry, "set its times"))
+    }
+
+    fn hard_link(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        const MISSING: &str = "it is a hard link to what the layer does not have";
+        let target = clean(&entry.link).map_err(|problem| refused(entry, problem))?;
+        if target.is_empty() {
+            return Err(refused(entry, "it is a hard link to nothing"));
+        }
+        if target == place.path {
+            return Ok(());
+        }
+        let (above, name) = split(&target);
+        let name = c_name(name).map_err(|_| refused(entry, "its target has a zero in it"))?;
+        let source = self.tree.existing_dir(above).map_err(|_| refused(entry, MISSING))?;
+        let link = || rfs::linkat(&source, &name, place.parent, place.name, AtFlags::empty());
+        let linked = match link() {
+            Err(Errno::EXIST) => {
+                // The target must outlive the removal, which may be of a directory above it.
+                tree::stat(&source, &name).map_err(|_| refused(entry, MISSING))?;
+                self.replace(entry, place)?;
+                link()
+            }
+            other => other,
+        };
+        match linked {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT) => Err(refused(entry, MISSING)),
+            Err(Errno::PERM) => Err(refused(entry, "it is a hard link to a directory")),
+            Err(errno) => Err(failed(entry, "make the hard link")(errno)),
+        }
+    }
+
+    /// Makes what cannot be opened: symbolic links, devices, FIFOs.
+    fn special(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        let mode = Mode::from_raw_mode(entry.mode & 0o7777);
+        let device = match entry.kind {
+            Kind::CharDevice | Kind::BlockDevice => rfs::makedev(entry.device.0, entry.device.1),
+            _ => 0,
+        };
+        let make = || match entry.kind {
+            Kind::Symlink => rfs::symlinkat(&*entry.link, place.parent, place.name),
+            kind => rfs::mknodat(place.parent, place.name, file_type(kind), mode, device),
+        };
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.replace(entry, place)?;
+                make()
+            }
+            other => other,
+        };
+        made.map_err(failed(entry, "make it"))?;
+        self.usage.inodes += 1;
+        let (uid, gid) = owner(entry)?;
+        rfs::chownat(place.parent, place.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed(entry, "give it away"))?;
+        if entry.kind != Kind::Symlink {
+            // It was made a moment ago in a directory that nobody else has: it is no link.
+            rfs::chmodat(place.parent, place.name, mode, AtFlags::empty())
+                .map_err(failed(entry, "set its mode"))?;
+        }
+        for (key, value) in xattrs(entry) {
+            let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
+            settle_xattr(entry, tree::set_xattr_at(place.parent, place.name, &key, value))?;
+        }
+        tree::set_times(place.parent, place.name, &times(entry))
+            .map_err(failed(entry, "set its times"))
+    }
+
+    fn whiteout(&mut self, entry: &Entry, above: &[u8], name: &[u8]) -> Result<(), ExtractError> {
+        if name.starts_with(WHITEOUT_META) && name != OPAQUE {
+            return Ok(());
+        }
+        let hidden = &name[WHITEOUT.len()..];
+        if name != OPAQUE && matches!(hidden, b"" | b"." | b"..") {
+            return Err(refused(entry, "it deletes nothing that can be named"));
+        }
+        if self.whiteouts == Whiteouts::Delete {
+            return self.delete(entry, above, (name != OPAQUE).then_some(hidden));
+        }
+        let parent = self.parent(entry, above)?;
+        if name == OPAQUE {
+            return mark_opaque(parent.as_fd(), self.whiteouts)
+                .map_err(failed(entry, "mark its directory as opaque"));
+        }
+        let hidden = c_name(hidden).map_err(|_| refused(entry, "its name has a zero in it"))?;
+        match rfs::mknodat(&parent, &hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => {
+                self.usage.inodes += 1;
+                Ok(())
+            }
+            // The layer has the name too: then only what is below it in lower layers is hidden.
+            Err(Errno::EXIST) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match rfs::openat(&parent, &hidden, flags, Mode::empty()) {
+                    Ok(dir) => mark_opaque(dir.as_fd(), self.whiteouts)
+                        .map_err(failed(entry, "mark the directory as opaque")),
+                    Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                    Err(errno) => Err(failed(entry, "open the directory")(errno)),
+                }
+            }
+            Err(errno) => Err(failed(entry, "make the whiteout")(errno)),
+        }
+    }
+
+    /// Deletes one name of a directory, or all, but nothing that this archive made.
+    fn delete(
+        &mut self,
+        entry: &Entry,
+        above: &[u8],
+        only: Option<&[u8]>,
+    ) -> Result<(), ExtractError> {
+        let parent = match self.tree.existing_dir(above) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed(entry, "open its directory"))?,
+        };
+        let doomed: Vec<CString> = match only {
+            Some(name) => {
+                vec![c_name(name).map_err(|_| refused(entry, "its name has a zero in it"))?]
+            }
+            None => tree::names(&parent).map_err(failed(entry, "list its directory"))?,
+        };
+        for name in doomed {
+            let mut path = above.to_vec();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.to_bytes());
+            if self.made.contains(&path) {
+                continue;
+            }
+            self.tree
+                .remove(parent.as_fd(), &name)
+                .map_err(failed(entry, "delete what it hides"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for an entry that comes a second time.
+    fn replace(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        self.tree
+            .remove(place.parent.as_fd(), place.name)
+            .map_err(failed(entry, "replace what is there"))
+    }
+
+    fn finish(mut self) -> Result<Extracted, ExtractError> {
+        for (path, times) in &self.dir_times {
+            // A later entry may have replaced the directory.
+            let Ok(dir) = self.tree.existing_dir(path) else { continue };
+            rfs::futimens(&dir, times).map_err(|errno| ExtractError::Io {
+                entry: String::from_utf8_lossy(path).into_owned(),
+                operation: "set its times",
+                source: errno.into(),
+            })?;
+        }
+        let implicit = self.tree.into_implicit();
+        self.usage.inodes += implicit.len() as u64;
+        let implicit_dirs = implicit.into_iter().map(path_buf).collect();
+        Ok(Extracted { usage: self.usage, implicit_dirs })
+    }
+}
+
+/// Where an entry goes.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    parent: &'a OwnedFd,
+    name: &'a CStr,
+    path: &'a [u8],
+}
+
+/// Makes a name relative and resolves `.` and inner `..` as text, as other tools do.
+fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut clean: Vec<&[u8]> = Vec::new();
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                clean.pop().ok_or("its name climbs out of the archive")?;
+            }
+            part => clean.push(part),
+        }
+    }
+    Ok(clean.join(&b'/'))
+}
+
+fn write_plain<R: BufRead>(
+    entry: &Entry,
+    reader: &mut TarReader<R>,
+    file: &mut File,
+) -> Result<u64, ExtractError> {
+    let mut written = 0;
+    loop {
+        let data = reader.data()?;
+        if data.is_empty() {
+            return Ok(written);
+        }
+        file.write_all(data).map_err(failed(entry, "write the file"))?;
+        let count = data.len();
+        written += count as u64;
+        reader.consume(count);
+    }
+}
+
+fn write_sparse<R: BufRead>(
+    entry: &Entry,
+    sparse: &Sparse,
+    reader: &mut TarReader<R>,
+    file: &mut File,
+) -> Result<u64, ExtractError> {
+    let mut written = 0;
+    for &(offset, length) in &sparse.segments {
+        if offset.checked_add(length).is_none_or(|end| end > sparse.size_bytes) {
+            return Err(refused(entry, "its data goes beyond its end"));
+        }
+        file.seek(SeekFrom::Start(offset)).map_err(failed(entry, "seek in the file"))?;
+        let mut left = length;
+        while left > 0 {
+            let data = reader.data()?;
+            let count = data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if count == 0 {
+                return Err(refused(entry, "it has less data than its map says"));
+            }
+            file.write_all(&data[..count]).map_err(failed(entry, "write the file"))?;
+            reader.consume(count);
+            left -= count as u64;
+        }
+        written += length;
+    }
+    file.set_len(sparse.size_bytes).map_err(failed(entry, "set the file's size"))?;
+    Ok(written)
+}
+
+/// Sets owner, mode and attributes, in this order: a change of owner takes set-id bits and
+/// capabilities away.
+fn attributes(entry: &Entry, file: BorrowedFd<'_>) -> Result<(), ExtractError> {
+    let (uid, gid) = owner(entry)?;
+    rfs::fchown(file, Some(uid), Some(gid)).map_err(failed(entry, "give it away"))?;
+    rfs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777))
+        .map_err(failed(entry, "set its mode"))?;
+    for (key, value) in xattrs(entry) {
+        let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
+        settle_xattr(entry, rfs::fsetxattr(file, &key, value, XattrFlags::empty()))?;
+    }
+    Ok(())
+}
+
+fn xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let is_allowed = |key: &[u8]| !OVERLAY_XATTRS.iter().any(|prefix| key.starts_with(prefix));
+    entry
+        .xattrs
+        .iter()
+        .map(|(key, value)| (key.as_slice(), value.as_slice()))
+        .filter(move |(key, _)| is_allowed(key))
+}
+
+/// A file system may not have attributes of every kind; capabilities must not be lost in silence.
+fn settle_xattr(entry: &Entry, outcome: rustix::io::Result<()>) -> Result<(), ExtractError> {
+    let has_capability = entry.xattrs.iter().any(|(key, _)| key == b"security.capability");
+    match outcome {
+        Err(Errno::NOTSUP) if !has_capability => Ok(()),
+        other => other.map_err(failed(entry, "set an extended attribute")),
+    }
+}
+
+fn owner(entry: &Entry) -> Result<(Uid, Gid), ExtractError> {
+    // The highest id means "do not change" to the kernel.
+    let id = |id: u64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
+    match (id(entry.uid), id(entry.gid)) {
+        (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
+        _ => Err(refused(entry, "its owner is not an id that Linux has")),
+    }
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    Timestamps { last_access: entry.mtime, last_modification: entry.mtime }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::CharDevice => FileType::CharacterDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        _ => FileType::Fifo,
+    }
+}
+
+fn mark_opaque(dir: BorrowedFd<'_>, whiteouts: Whiteouts) -> io::Result<()> {
+    let key = match whiteouts {
+        Whiteouts::Overlay { user_xattrs: false } => c"trusted.overlay.opaque",
+        Whiteouts::Overlay { user_xattrs: true } => c"user.overlay.opaque",
+        Whiteouts::Delete => return Ok(()),
+    };
+    Ok(rfs::fsetxattr(dir, key, b"y", XattrFlags::empty())?)
+}
+
+fn drain(reader: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let count = reader.fill_buf()?.len();
+        if count == 0 {
+            return Ok(());
+        }
+        reader.consume(count);
+    }
+}
+
+fn path_buf(bytes: Vec<u8>) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+
+    std::ffi::OsString::from_vec(bytes).into()
+}
+
+fn refused(entry: &Entry, problem: &'static str) -> ExtractError {
+    ExtractError::Entry { entry: String::from_utf8_lossy(&entry.path).into_owned(), problem }
+}
+
+fn failed<E: Into<io::Error>>(
+    entry: &Entry,
+    operation: &'static str,
+) -> impl FnOnce(E) -> ExtractError {
+    move |source| {
+        let entry = String::from_utf8_lossy(&entry.path).into_owned();
+        ExtractError::Io { entry, operation, source: source.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,642 @@
+//! Archives: a stream of entries, read with limits.
+//!
+//! Header blocks are parsed by the `tar` crate. What lies between them is read here, because that
+//! crate reads extension headers of any length into memory, splits binary attributes at newlines and
+//! does not know PAX's sparse files.
+
+use std::io::{self, BufRead};
+use std::ops::Range;
+
+use rustix::fs::Timespec;
+use tar::{EntryType, GnuExtSparseHeader, Header};
+
+use super::ExtractError;
+
+/// Size of a block.
+const BLOCK: usize = 512;
+
+/// Longest extension header (PAX records, a GNU long name), in bytes.
+const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+
+/// Longest name or link target, in bytes: the kernel's.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// Most data segments of a sparse file.
+const MAX_SEGMENTS: usize = 1 << 20;
+
+/// Prefix of PAX records that hold extended attributes.
+const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// Where a header has the numbers that some writers leave blank.
+const MODE_FIELD: Range<usize> = 100..108;
+const UID_FIELD: Range<usize> = 108..116;
+const GID_FIELD: Range<usize> = 116..124;
+const SIZE_FIELD: Range<usize> = 124..136;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    HardLink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+    /// Something that no layer has.
+    Other,
+}
+
+/// One entry, its data not yet read.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) path: Vec<u8>,
+    pub(super) link: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) mtime: Timespec,
+    pub(super) device: (u32, u32),
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the data goes, if the file has holes.
+    pub(super) sparse: Option<Sparse>,
+}
+
+/// A file with holes: its size, and where its data goes, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Sparse {
+    pub(super) size_bytes: u64,
+    /// Offset and length of each segment.
+    pub(super) segments: Vec<(u64, u64)>,
+}
+
+/// Reads an archive entry by entry.
+#[derive(Debug)]
+pub(super) struct TarReader<R> {
+    input: R,
+    /// Data of the current entry not read yet.
+    data_bytes: u64,
+    /// Padding behind that.
+    padding_bytes: u64,
+}
+
+/// What extension headers say of the entry behind them.
+#[derive(Debug, Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<Timespec>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: PaxSparse,
+}
+
+/// GNU's three ways to tell a sparse file in PAX records.
+#[derive(Debug, Default)]
+struct PaxSparse {
+    size: Option<u64>,
+    is_version_1: bool,
+    /// Offsets and lengths in turn.
+    numbers: Vec<u64>,
+}
+
+impl<R: BufRead> TarReader<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self { input, data_bytes: 0, padding_bytes: 0 }
+    }
+
+    /// Returns the next entry, or `None` at the archive's end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, ExtractError> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip()?;
+            let Some(header) = self.header()? else { return Ok(None) };
+            let size = match extensions.size.take() {
+                Some(size) => size,
+                None => field(&header, SIZE_FIELD, Header::entry_size)?,
+            };
+            let kind = header.entry_type();
+            match kind {
+                EntryType::XHeader => {
+                    let records = self.extension(size)?;
+                    parse_records(&records, &mut extensions)?;
+                }
+                EntryType::GNULongName => extensions.path = Some(c_string(self.extension(size)?)),
+                EntryType::GNULongLink => extensions.link = Some(c_string(self.extension(size)?)),
+                // Defaults for the rest of the archive, which only comments are ever found in.
+                EntryType::XGlobalHeader => self.set_data(size),
+                _ => return self.entry(&header, size, extensions).map(Some),
+            }
+        }
+    }
+
+    /// Returns data of the current entry that is at hand; empty at its end. What is used must be told
+    /// by [`Self::consume`].
+    pub(super) fn data(&mut self) -> Result<&[u8], ExtractError> {
+        if self.data_bytes == 0 {
+            return Ok(&[]);
+        }
+        let buffer = self.input.fill_buf().map_err(read_error)?;
+        if buffer.is_empty() {
+            return Err(read_error(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let usable = usize::try_from(self.data_bytes).unwrap_or(usize::MAX).min(buffer.len());
+        Ok(&buffer[..usable])
+    }
+
+    /// Marks data as used.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.input.consume(count);
+        self.data_bytes -= count as u64;
+    }
+
+    /// Returns the input, of which the end may not be reached yet.
+    pub(super) fn into_inner(self) -> R {
+        self.input
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        size: u64,
+        extensions: Extensions,
+    ) -> Result<Entry, ExtractError> {
+        let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = extensions
+            .link
+            .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+        if path.len() > MAX_PATH_BYTES || link.len() > MAX_PATH_BYTES {
+            let limit = MAX_PATH_BYTES as u64;
+            return Err(ExtractError::Limit { limit, of: "bytes in a name" });
+        }
+        let kind = kind_of(header, &path);
+        // Links and directories of some writers have a size, but never data.
+        let has_data = matches!(kind, Kind::File | Kind::Other);
+        let mut sparse = None;
+        if header.entry_type() == EntryType::GNUSparse {
+            sparse = Some(self.gnu_sparse(header)?);
+        }
+        self.set_data(if has_data { size } else { 0 });
+        if let Some(pax) = self.pax_sparse(extensions.sparse)? {
+            sparse = Some(pax);
+        }
+        let device = (
+            header.device_major().ok().flatten().unwrap_or(0),
+            header.device_minor().ok().flatten().unwrap_or(0),
+        );
+        let mtime = extensions.mtime.unwrap_or_else(|| Timespec {
+            // Times before 1970 have no unsigned form; they become its beginning.
+            tv_sec: header.mtime().ok().and_then(|secs| i64::try_from(secs).ok()).unwrap_or(0),
+            tv_nsec: 0,
+        });
+        Ok(Entry {
+            kind,
+            path,
+            link,
+            mode: field(header, MODE_FIELD, Header::mode)?,
+            uid: extensions.uid.map_or_else(|| field(header, UID_FIELD, Header::uid), Ok)?,
+            gid: extensions.gid.map_or_else(|| field(header, GID_FIELD, Header::gid), Ok)?,
+            mtime,
+            device,
+            xattrs: extensions.xattrs,
+            sparse,
+        })
+    }
+
+    fn set_data(&mut self, size: u64) {
+        self.data_bytes = size;
+        self.padding_bytes = padding(size);
+    }
+
+    /// Passes over what is left of the current entry.
+    fn skip(&mut self) -> Result<(), ExtractError> {
+        while self.data_bytes > 0 {
+            let count = self.data()?.len();
+            self.consume(count);
+        }
+        self.data_bytes = std::mem::take(&mut self.padding_bytes);
+        while self.data_bytes > 0 {
+            let count = self.data()?.len();
+            self.consume(count);
+        }
+        Ok(())
+    }
+
+    /// Reads a header block; `None` at the archive's end.
+    fn header(&mut self) -> Result<Option<Header>, ExtractError> {
+        let mut header = Header::new_old();
+        if self.input.fill_buf().map_err(read_error)?.is_empty() {
+            // Some writers leave the two empty blocks at the end out.
+            return Ok(None);
+        }
+        self.input.read_exact(header.as_mut_bytes()).map_err(read_error)?;
+        let bytes = header.as_bytes();
+        if bytes.iter().all(|&byte| byte == 0) {
+            return Ok(None);
+        }
+        let stored = header.cksum().map_err(|_| malformed("a header has no checksum"))?;
+        if stored != checksum(bytes) {
+            return Err(malformed("a header's checksum is wrong"));
+        }
+        Ok(Some(header))
+    }
+
+    /// Reads the data of an extension header.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ExtractError> {
+        if size > MAX_EXTENSION_BYTES {
+            let limit = MAX_EXTENSION_BYTES;
+            return Err(ExtractError::Limit { limit, of: "bytes in an extension header" });
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        self.input.read_exact(&mut bytes).map_err(read_error)?;
+        self.data_bytes = 0;
+        self.padding_bytes = padding(size);
+        Ok(bytes)
+    }
+
+    /// Reads the map of a sparse file of GNU's old kind, whose blocks follow the header.
+    fn gnu_sparse(&mut self, header: &Header) -> Result<Sparse, ExtractError> {
+        let gnu = header.as_gnu().ok_or_else(|| malformed("a sparse file has no GNU header"))?;
+        let mut sparse = Sparse { size_bytes: number(gnu.real_size())?, segments: Vec::new() };
+        let add = |sparse: &mut Sparse, part: &tar::GnuSparseHeader| {
+            if !part.is_empty() {
+                sparse.segments.push((number(part.offset())?, number(part.length())?));
+            }
+            Ok::<_, ExtractError>(())
+        };
+        for part in &gnu.sparse {
+            add(&mut sparse, part)?;
+        }
+        let mut is_extended = gnu.is_extended();
+        while is_extended {
+            if sparse.segments.len() > MAX_SEGMENTS {
+                return Err(too_many_segments());
+            }
+            let mut block = GnuExtSparseHeader::new();
+            self.input.read_exact(block.as_mut_bytes()).map_err(read_error)?;
+            for part in block.sparse() {
+                add(&mut sparse, part)?;
+            }
+            is_extended = block.is_extended();
+        }
+        Ok(sparse)
+    }
+
+    /// Makes the map of a sparse file that PAX records tell of; version 1.0 begins the data with it.
+    fn pax_sparse(&mut self, pax: PaxSparse) -> Result<Option<Sparse>, ExtractError> {
+        let Some(size_bytes) = pax.size else { return Ok(None) };
+        let mut numbers = pax.numbers;
+        if pax.is_version_1 {
+            let mut consumed = 0;
+            let count = self.decimal_line(&mut consumed)?;
+            if count > MAX_SEGMENTS as u64 {
+                return Err(too_many_segments());
+            }
+            numbers.clear();
+            for _ in 0..2 * count {
+                numbers.push(self.decimal_line(&mut consumed)?);
+            }
+            let rest = padding(consumed);
+            for _ in 0..rest {
+                self.data_byte()?;
+            }
+        }
+        let segments = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        Ok(Some(Sparse { size_bytes, segments }))
+    }
+
+    fn decimal_line(&mut self, consumed: &mut u64) -> Result<u64, ExtractError> {
+        let mut value = 0_u64;
+        loop {
+            let byte = self.data_byte()?;
+            *consumed += 1;
+            match byte {
+                b'\n' => return Ok(value),
+                b'0'..=b'9' => {
+                    value = value
+                        .checked_mul(10)
+                        .and_then(|value| value.checked_add(u64::from(byte - b'0')))
+                        .ok_or_else(|| malformed("a sparse file's map has a number too large"))?;
+                }
+                _ => return Err(malformed("a sparse file's map is not a list of numbers")),
+            }
+        }
+    }
+
+    fn data_byte(&mut self) -> Result<u8, ExtractError> {
+        let byte =
+            *self.data()?.first().ok_or_else(|| malformed("a sparse file's map does not end"))?;
+        self.consume(1);
+        Ok(byte)
+    }
+}
+
+fn kind_of(header: &Header, path: &[u8]) -> Kind {
+    match header.entry_type() {
+        // The oldest archives tell a directory by the slash at the end of its name.
+        EntryType::Regular if header.as_bytes()[156] == 0 && path.ends_with(b"/") => {
+            Kind::Directory
+        }
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+        EntryType::Link => Kind::HardLink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Char => Kind::CharDevice,
+        EntryType::Block => Kind::BlockDevice,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Fifo => Kind::Fifo,
+        _ => Kind::Other,
+    }
+}
+
+/// Parses PAX records, each `LENGTH KEY=VALUE\n` (POSIX, pax, "pax Extended Header").
+fn parse_records(mut records: &[u8], extensions: &mut Extensions) -> Result<(), ExtractError> {
+    let bad = || malformed("an extended header is not a list of records");
+    while !records.is_empty() && records[0] != 0 {
+        let space = records.iter().take(20).position(|&byte| byte == b' ').ok_or_else(bad)?;
+        let length = decimal(&records[..space]).and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|&length| length <= records.len()).ok_or_else(bad)?;
+        let record = records.get(space + 1..length).ok_or_else(bad)?;
+        let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
+        let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(bad)?;
+        apply_record(&record[..equals], &record[equals + 1..], extensions)?;
+        records = &records[length..];
+    }
+    Ok(())
+}
+
+fn apply_record(key: &[u8], value: &[u8], extensions: &mut Extensions) -> Result<(), ExtractError> {
+    let whole = || decimal(value).ok_or_else(|| malformed("an extended header has a bad number"));
+    let sparse = &mut extensions.sparse;
+    match key {
+        b"path" | b"GNU.sparse.name" => extensions.path = Some(value.to_vec()),
+        b"linkpath" => extensions.link = Some(value.to_vec()),
+        b"size" => extensions.size = Some(whole()?),
+        b"uid" => extensions.uid = Some(whole()?),
+        b"gid" => extensions.gid = Some(whole()?),
+        b"mtime" => extensions.mtime = timespec(value),
+        b"GNU.sparse.size" | b"GNU.sparse.realsize" => sparse.size = Some(whole()?),
+        b"GNU.sparse.major" => sparse.is_version_1 = value == b"1",
+        b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => sparse.numbers.push(whole()?),
+        b"GNU.sparse.map" => {
+            let bad = || malformed("a sparse file's map is not a list of numbers");
+            for text in value.split(|&byte| byte == b',') {
+                sparse.numbers.push(decimal(text).ok_or_else(bad)?);
+            }
+        }
+        _ => {
+            if let Some(name) = key.strip_prefix(XATTR) {
+                extensions.xattrs.push((name.to_vec(), value.to_vec()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads seconds since 1970 with a fraction, before or after.
+fn timespec(value: &[u8]) -> Option<Timespec> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let (secs, nanos): (i64, i64) = (whole.parse().ok()?, digits.parse().ok()?);
+    if whole.starts_with('-') && nanos > 0 {
+        return Some(Timespec { tv_sec: secs.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanos });
+    }
+    Some(Timespec { tv_sec: secs, tv_nsec: nanos })
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Cuts a name at its terminating zero.
+fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|&byte| byte == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+fn checksum(block: &[u8; BLOCK]) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+    // The checksum's own field counts as spaces.
+    sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
+}
+
+fn padding(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK as u64) - size
+}
+
+/// Reads a numeric field of a header; one that is left blank is zero.
+fn field<T: Default>(
+    header: &Header,
+    range: Range<usize>,
+    parse: impl FnOnce(&Header) -> io::Result<T>,
+) -> Result<T, ExtractError> {
+    if header.as_bytes()[range].iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    number(parse(header))
+}
+
+fn number<T>(parsed: io::Result<T>) -> Result<T, ExtractError> {
+    parsed.map_err(|_| malformed("a header has a bad number"))
+}
+
+fn malformed(problem: &'static str) -> ExtractError {
+    ExtractError::Archive { problem }
+}
+
+fn too_many_segments() -> ExtractError {
+    ExtractError::Limit { limit: MAX_SEGMENTS as u64, of: "segments in a sparse file" }
+}
+
+fn read_error(source: io::Error) -> ExtractError {
+    ExtractError::Read { source }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(kind: EntryType, path: &str, size: u64) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_path(path).unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(1);
+        header.set_gid(2);
+        header.set_mtime(3);
+        header.set_cksum();
+        header
+    }
+
+    fn padded(bytes: &[u8]) -> Vec<u8> {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        padded
+    }
+
+    fn record(key: &str, value: &[u8]) -> Vec<u8> {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest..).find(|length| length - length.to_string().len() == rest).unwrap();
+        let mut record = format!("{length} {key}=").into_bytes();
+        record.extend_from_slice(value);
+        record.push(b'\n');
+        record
+    }
+
+    fn with_records(records: &[Vec<u8>], entry: &Header, data: &[u8]) -> Vec<u8> {
+        let records = records.concat();
+        let mut archive =
+            header(EntryType::XHeader, "pax", records.len() as u64).as_bytes().to_vec();
+        archive.extend(padded(&records));
+        archive.extend_from_slice(entry.as_bytes());
+        archive.extend(padded(data));
+        archive.extend([0; 2 * BLOCK]);
+        archive
+    }
+
+    fn read_all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, ExtractError> {
+        let mut reader = TarReader::new(archive);
+        let mut found = Vec::new();
+        while let Some(entry) = reader.next()? {
+            let mut data = Vec::new();
+            loop {
+                let piece = reader.data()?;
+                if piece.is_empty() {
+                    break;
+                }
+                data.extend_from_slice(piece);
+                let count = piece.len();
+                reader.consume(count);
+            }
+            found.push((entry, data));
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn records_replace_what_the_header_says_and_binary_values_survive() {
+        let capability = b"\x01\n\x00=\xff";
+        let archive = with_records(
+            &[
+                record("path", "ä/long".as_bytes()),
+                record("uid", b"4294967294"),
+                record("mtime", b"-1.25"),
+                record("SCHILY.xattr.security.capability", capability),
+                record("comment", b"ignored"),
+            ],
+            &header(EntryType::Regular, "short", 3),
+            b"abc",
+        );
+
+        let found = read_all(&archive).unwrap();
+
+        let (entry, data) = &found[0];
+        assert_eq!(entry.path, "ä/long".as_bytes());
+        assert_eq!((entry.uid, entry.gid), (4_294_967_294, 2));
+        assert_eq!((entry.mtime.tv_sec, entry.mtime.tv_nsec), (-2, 750_000_000));
+        assert_eq!(entry.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
+        assert_eq!(data, b"abc");
+    }
+
+    #[test]
+    fn gnu_long_names_belong_to_the_next_entry_only() {
+        let long = format!("{}\0", "d/".repeat(100));
+        let mut archive =
+            header(EntryType::GNULongName, "././@LongLink", long.len() as u64).as_bytes().to_vec();
+        archive.extend(padded(long.as_bytes()));
+        archive.extend_from_slice(header(EntryType::Directory, "d", 0).as_bytes());
+        archive.extend_from_slice(header(EntryType::Regular, "f", 0).as_bytes());
+
+        let found = read_all(&archive).unwrap();
+
+        assert_eq!(found[0].0.path, "d/".repeat(100).as_bytes());
+        assert_eq!((found[1].0.path.as_slice(), found[1].0.kind), (b"f".as_slice(), Kind::File));
+    }
+
+    #[test]
+    fn sparse_files_of_all_pax_versions_are_understood() {
+        let expected = Sparse { size_bytes: 100, segments: vec![(10, 3), (50, 2)] };
+        let entry = |size| header(EntryType::Regular, "GNUSparseFile.0/x", size);
+        let version_0_0 = with_records(
+            &[
+                record("GNU.sparse.size", b"100"),
+                record("GNU.sparse.numblocks", b"2"),
+                record("GNU.sparse.offset", b"10"),
+                record("GNU.sparse.numbytes", b"3"),
+                record("GNU.sparse.offset", b"50"),
+                record("GNU.sparse.numbytes", b"2"),
+            ],
+            &entry(5),
+            b"abcde",
+        );
+        let version_0_1 = with_records(
+            &[record("GNU.sparse.size", b"100"), record("GNU.sparse.map", b"10,3,50,2")],
+            &entry(5),
+            b"abcde",
+        );
+        let mut data = padded(b"2\n10\n3\n50\n2\n");
+        data.extend_from_slice(b"abcde");
+        let version_1_0 = with_records(
+            &[
+                record("GNU.sparse.major", b"1"),
+                record("GNU.sparse.minor", b"0"),
+                record("GNU.sparse.name", b"x"),
+                record("GNU.sparse.realsize", b"100"),
+            ],
+            &entry(data.len() as u64),
+            &data,
+        );
+
+        for archive in [version_0_0, version_0_1, version_1_0] {
+            let found = read_all(&archive).unwrap();
+            assert_eq!(found[0].0.sparse.as_ref(), Some(&expected));
+            assert_eq!(found[0].1, b"abcde");
+        }
+    }
+
+    #[test]
+    fn broken_archives_are_refused() {
+        let mut checksum = header(EntryType::Regular, "a", 0).as_bytes().to_vec();
+        checksum[0] ^= 1;
+        let whole = header(EntryType::Regular, "a", 100);
+        let truncated = &whole.as_bytes()[..];
+        let huge = header(EntryType::XHeader, "pax", MAX_EXTENSION_BYTES + 1);
+        let bad_record =
+            with_records(&[b"99 path=x\n".to_vec()], &header(EntryType::Regular, "a", 0), b"");
+        let long = with_records(
+            &[record("path", &[b'a'; MAX_PATH_BYTES + 1])],
+            &header(EntryType::Regular, "a", 0),
+            b"",
+        );
+
+        assert!(matches!(read_all(&checksum), Err(ExtractError::Archive { .. })));
+        assert!(matches!(read_all(truncated), Err(ExtractError::Read { .. })));
+        assert!(matches!(read_all(&truncated[..300]), Err(ExtractError::Read { .. })));
+        assert!(matches!(read_all(huge.as_bytes()), Err(ExtractError::Limit { .. })));
+        assert!(matches!(read_all(&bad_record), Err(ExtractError::Archive { .. })));
+        assert!(matches!(read_all(&long), Err(ExtractError::Limit { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+            let _ = read_all(&bytes);
+        }
+
+        #[test]
+        fn no_records_make_the_parser_panic(records: Vec<u8>) {
+            let _ = parse_records(&records, &mut Extensions::default());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A repository: manifests and blobs of one name in one registry.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, header};
+use keg_store::{Algorithm, Descriptor, Digest, Hasher};
+use reqwest::Method;
+use serde::Deserialize;
+
+use super::RegistryError;
+use super::auth::Grant;
+use super::blob::BlobStream;
+use super::endpoint;
+use super::transport::{Ask, Caller, Transport};
+use crate::manifest::MAX_MANIFEST_BYTES;
+use crate::{Credentials, Reference, media_type};
+
+/// Header by which registries tell the digest of what they send.
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Access to one repository.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    pub(super) transport: Arc<Transport>,
+    pub(super) caller: Caller,
+    path: String,
+}
+
+/// A manifest or index as a registry sent it, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Media type, digest and size.
+    pub descriptor: Descriptor,
+    /// The very bytes.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct OwnMediaType {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+}
+
+impl Repository {
+    pub(super) fn new(
+        transport: Arc<Transport>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Self {
+        let (domain, path) = (reference.domain(), reference.path());
+        let grant = Grant {
+            host: endpoint::api_host(domain).to_owned(),
+            scope: format!("repository:{path}:pull"),
+            who: fingerprint(credentials.as_ref()),
+        };
+        let caller = Caller { registry: domain.to_owned(), grant, credentials };
+        Self { transport, caller, path: path.to_owned() }
+    }
+
+    /// Returns the registry, as references name it.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.caller.registry
+    }
+
+    /// Fetches the manifest or index that a tag or digest stands for, and verifies its digest: the
+    /// one asked for, else the one that the registry told.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] if the registry does not know it.
+    pub async fn manifest(&self, tag_or_digest: &str) -> Result<Fetched, RegistryError> {
+        let mut headers = HeaderMap::new();
+        for accepted in media_type::ACCEPT_MANIFESTS {
+            headers.append(header::ACCEPT, HeaderValue::from_static(accepted));
+        }
+        let path = format!("{}/manifests/{tag_or_digest}", self.path);
+        let ask = Ask { method: Method::GET, path, headers };
+        let answer = self
+            .transport
+            .ask(&self.caller, &ask)
+            .await
+            .map_err(|error| self.unknown(error, tag_or_digest))?;
+        let header = |name: &str| {
+            let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let (content_type, told) = (header("content-type"), header(CONTENT_DIGEST));
+        let bytes = self
+            .transport
+            .read_body(self.registry(), answer, "a manifest", MAX_MANIFEST_BYTES)
+            .await?;
+        let wanted: Option<Digest> = tag_or_digest.parse().or_else(|_| told.parse()).ok();
+        let digest = self.verify(&bytes, wanted)?;
+        let mut media_type = media_type::essence(&content_type).to_owned();
+        if !media_type::is_index(&media_type) && !media_type::is_manifest(&media_type) {
+            // Some registries serve everything as JSON or text; the document knows better.
+            if let Ok(own) = serde_json::from_slice::<OwnMediaType>(&bytes)
+                && !own.media_type.is_empty()
+            {
+                media_type = own.media_type;
+            }
+        }
+        let size_bytes = bytes.len() as u64;
+        Ok(Fetched { descriptor: Descriptor { media_type, digest, size_bytes }, bytes })
+    }
+
+    /// Fetches a small blob whole, and verifies it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] if the registry does not know it.
+    pub async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        let mut stream = self.blob(blob, 0);
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next(&mut || {}).await? {
+            bytes.extend_from_slice(&piece);
+        }
+        self.verify(&bytes, Some(blob.digest.clone()))?;
+        Ok(bytes)
+    }
+
+    /// Returns the bytes of a blob from an offset on. Nothing is asked before the first piece is.
+    /// The digest is the caller's to verify.
+    #[must_use]
+    pub fn blob(&self, blob: &Descriptor, offset_bytes: u64) -> BlobStream {
+        BlobStream::new(self.clone(), blob.clone(), offset_bytes)
+    }
+
+    /// Returns the path of a blob below `/v2/`.
+    pub(super) fn blob_path(&self, digest: &Digest) -> String {
+        format!("{}/blobs/{digest}", self.path)
+    }
+
+    /// Tells a 404 as what it means here.
+    pub(super) fn unknown(&self, error: RegistryError, what: &str) -> RegistryError {
+        match error {
+            RegistryError::Refused { registry, status: 404, .. } => {
+                let separator = if what.contains(':') { '@' } else { ':' };
+                RegistryError::Unknown {
+                    registry,
+                    image: format!("{}{separator}{what}", self.path),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn verify(&self, bytes: &[u8], wanted: Option<Digest>) -> Result<Digest, RegistryError> {
+        let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        let found = hasher.finish();
+        match wanted {
+            Some(wanted) if wanted != found => {
+                Err(RegistryError::Digest { registry: self.registry().to_owned(), wanted, found })
+            }
+            _ => Ok(found),
+        }
+    }
+}
+
+/// Tells credentials apart without keeping them.
+fn fingerprint(credentials: Option<&Credentials>) -> String {
+    let text = match credentials {
+        None => return String::new(),
+        Some(Credentials::Basic { username, password }) => format!("{username}\n{password}"),
+        Some(Credentials::IdentityToken(token)) => token.clone(),
+    };
+    Digest::sha256(text.as_bytes()).into()
+}
