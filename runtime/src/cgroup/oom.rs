@@ -4,7 +4,7 @@
 //! counts in `memory.events`, and wakes whoever polls that file; a removed cgroup wakes too.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -90,7 +90,7 @@ impl OomWatch {
 
     fn v2(dir: Dir) -> Result<Self, CgroupError> {
         let events = dir.open_for_read(EVENTS)?;
-        let seen = parse_counts(&dir.read(EVENTS)?);
+        let seen = parse_kills(&dir.read(EVENTS)?);
         Ok(Self { dir, source: Source::V2 { events, seen } })
     }
 
@@ -107,11 +107,24 @@ impl OomWatch {
     /// # Errors
     /// [`CgroupError::Read`] if the kernel does not tell.
     pub fn wait(&mut self, timeout: Duration) -> Result<OomNotice, CgroupError> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [self.poll_fd()], timeout) {
-            Ok(0) | Err(Errno::EINTR) => Ok(OomNotice::Nothing),
-            Ok(_) => self.look(),
-            Err(errno) => Err(CgroupError::Read { file: self.dir.path().into(), errno }),
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [self.poll_fd()], timeout) {
+                // v2 wakes for other counts too, such as that a limit was touched.
+                Ok(1..) => match self.look()? {
+                    OomNotice::Nothing => {}
+                    notice => return Ok(notice),
+                },
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    return Err(CgroupError::Read { file: self.dir.path().into(), errno });
+                }
+            }
+            if left.is_zero() {
+                return Ok(OomNotice::Nothing);
+            }
         }
     }
 
@@ -127,9 +140,9 @@ impl OomWatch {
                 let Some(text) = self.dir.read_if_present(EVENTS)? else {
                     return Ok(OomNotice::Gone);
                 };
-                let counts = parse_counts(&text);
-                let more = counts.oom > seen.oom || counts.oom_kill > seen.oom_kill;
-                *seen = counts;
+                let kills = parse_kills(&text);
+                let more = kills > *seen;
+                *seen = kills;
                 Ok(if more { OomNotice::OutOfMemory } else { OomNotice::Nothing })
             }
         }
@@ -140,17 +153,9 @@ fn borrowed(fd: &OwnedFd) -> BorrowedFd<'_> {
     fd.as_fd()
 }
 
-fn parse_counts(text: &str) -> Counts {
-    let mut counts = Counts::default();
-    for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
-        let value = value.trim().parse().unwrap_or(0);
-        match key {
-            "oom" => counts.oom = value,
-            "oom_kill" => counts.oom_kill = value,
-            _ => {}
-        }
-    }
-    counts
+fn parse_kills(text: &str) -> u64 {
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -158,9 +163,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_by_their_names() {
-        let counts = parse_counts("low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\n");
-
-        assert_eq!(counts, Counts { oom: 4, oom_kill: 5 });
+    fn kills_are_read_by_their_name() {
+        assert_eq!(parse_kills("low 1\nmax 3\noom 4\noom_kill 5\noom_group_kill 6\n"), 5);
+        assert_eq!(parse_kills("oom_group_kill 6\n"), 0);
     }
 }

@@ -18,38 +18,25 @@ use crate::stage::failure::{AtStep, Failure, Step};
 use crate::sys::AsErrno;
 use crate::sys::mount::{MountAttr, attr, mount_setattr};
 
-/// What masked paths are covered with; each is made when first needed.
+/// What masked paths are covered with: the first cover of each kind, once it is attached. Further
+/// ones are clones of it; a mount that is not attached can be cloned only since Linux 6.15.
 #[derive(Debug, Default)]
 struct Covers {
     directory: Option<OwnedFd>,
     file: Option<OwnedFd>,
 }
 
-impl Covers {
-    /// One empty read-only file system serves all directories.
-    fn directory(&mut self) -> Result<&OwnedFd, Errno> {
-        if self.directory.is_none() {
-            let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-            let parameters = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1"), (c"mode", c"755")];
-            let tmpfs = make_filesystem(c"tmpfs", &parameters, attributes)
-                .map_err(|error| error.as_errno())?;
-            self.directory = Some(tmpfs);
-        }
-        self.directory.as_ref().ok_or(Errno::EIO)
-    }
+/// An empty read-only file system, which covers directories.
+fn empty_directory() -> Result<OwnedFd, Errno> {
+    let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    let parameters = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1"), (c"mode", c"755")];
+    make_filesystem(c"tmpfs", &parameters, attributes).map_err(|error| error.as_errno())
+}
 
-    /// The host's `/dev/null`.
-    fn file(&mut self) -> Result<&OwnedFd, Errno> {
-        if self.file.is_none() {
-            let null =
-                clone_tree(Path::new("/dev/null"), false).map_err(|error| error.as_errno())?;
-            if !is_character_device(&null, 1, 3)? {
-                return Err(Errno::ENODEV);
-            }
-            self.file = Some(null);
-        }
-        self.file.as_ref().ok_or(Errno::EIO)
-    }
+/// The host's `/dev/null`, which covers files.
+fn host_null() -> Result<OwnedFd, Errno> {
+    let null = clone_tree(Path::new("/dev/null"), false).map_err(|error| error.as_errno())?;
+    if is_character_device(&null, 1, 3)? { Ok(null) } else { Err(Errno::ENODEV) }
 }
 
 /// Covers every masked path that exists.
@@ -67,9 +54,15 @@ pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Result<(), Failure> {
 fn mask_one(root: &Root, path: &Path, covers: &mut Covers) -> Result<(), Errno> {
     let Some(place) = existing(root, path)? else { return Ok(()) };
     let kind = SFlag::from_bits_truncate(fstat(&place)?.st_mode) & SFlag::S_IFMT;
-    let cover = if kind == SFlag::S_IFDIR { covers.directory()? } else { covers.file()? };
-    let tree = clone_at(cover, false).map_err(|error| error.as_errno())?;
-    attach(tree, place).map_err(|error| error.as_errno())
+    let attached = if kind == SFlag::S_IFDIR { &mut covers.directory } else { &mut covers.file };
+    let cover = match attached {
+        Some(cover) => clone_at(&*cover, false).map_err(|error| error.as_errno())?,
+        None if kind == SFlag::S_IFDIR => empty_directory()?,
+        None => host_null()?,
+    };
+    attach(&cover, place).map_err(|error| error.as_errno())?;
+    attached.get_or_insert(cover);
+    Ok(())
 }
 
 /// Makes every read-only path that exists a read-only mount of itself.
