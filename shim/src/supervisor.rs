@@ -438,8 +438,10 @@ impl Supervisor {
         process.streams.drain(EXIT_DRAIN_LIMIT).await;
         let pid = process.phase().pid().unwrap_or(Pid(0));
         if let Some(path) = process.streams.exit_record() {
-            let mut record = ExitRecord::new(&task.id, &process.exec_id, pid, exit)
-                .started(process.started_at());
+            // A short process may have ended before the runtime's `start` returned.
+            let started_at = process.started_at().map(|started| started.min(exit.at));
+            let mut record =
+                ExitRecord::new(&task.id, &process.exec_id, pid, exit).started(started_at);
             record.oom_killed = task.oom.borrow().as_ref().is_some_and(|watch| watch.kills() > 0);
             if let Err(error) = record.write(path) {
                 // Whoever waits must learn of the exit all the same.
@@ -509,17 +511,18 @@ impl Supervisor {
                 rootfs::unmount_all(&task.bundle.rootfs()).map_err(TaskError::Unmount)?;
             }
             *self.task.borrow_mut() = Slot::Free;
+            self.events.publish(&pb::TaskDelete {
+                container_id: task.id.clone(),
+                pid: pid.number(),
+                exit_status: exit.map_or(0, Exit::status),
+                exited_at: exit.map(|exit| timestamp(exit.at)),
+                id: task.id.clone(),
+            });
         } else {
+            // Of this no event tells: readers take any deletion for the container's.
             process.streams.close();
             task.execs.borrow_mut().remove(exec_id);
         }
-        self.events.publish(&pb::TaskDelete {
-            container_id: task.id.clone(),
-            pid: pid.number(),
-            exit_status: exit.map_or(0, Exit::status),
-            exited_at: exit.map(|exit| timestamp(exit.at)),
-            id: task.name_of(&process),
-        });
         Ok((pid, exit))
     }
 

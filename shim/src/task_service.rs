@@ -20,6 +20,7 @@ use crate::self_log::chain;
 use crate::stats;
 use crate::stdio::Request as StdioRequest;
 use crate::supervisor::{CreateRequest, Supervisor, Task, TaskError};
+use crate::sys;
 
 /// Domain of the reasons that this service's errors carry.
 const REASON_DOMAIN: &str = "keg.runtime";
@@ -43,7 +44,13 @@ impl Service for TaskService {
             return self.wait(request.decode()?).await.map(|answer| answer.encode_to_vec());
         }
         let service = self.clone();
-        to_its_end(async move { service.dispatch(request).await }).await
+        to_its_end(async move {
+            let outcome = service.dispatch(request).await;
+            // What a method needed for a moment is not kept for the container's life.
+            sys::trim_memory();
+            outcome
+        })
+        .await
     }
 }
 
