@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkdir};
-use oci_spec::runtime::{LinuxPids, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 
 use super::devices::Policy;
 use super::dir::Dir;
@@ -56,14 +56,12 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Systemd`], or those of a limit of processes.
     pub fn settle(&mut self) -> Result<(), CgroupError> {
-        let Some(Unsettled { seat, pids_limit }) = self.unsettled.take() else { return Ok(()) };
+        let Some(Unsettled { seat, resources }) = self.unsettled.take() else { return Ok(()) };
         drop(seat);
-        let (Some(limit), Some(unit)) = (pids_limit, &self.saved.unit) else { return Ok(()) };
-        unit.limit_tasks(limit)?;
-        let mut pids = LinuxPids::default();
-        pids.set_limit(limit);
-        let mut resources = LinuxResources::default();
-        resources.set_pids(Some(pids));
+        let (Some(resources), Some(unit)) = (resources, &self.saved.unit) else { return Ok(()) };
+        if let Some(pids) = resources.pids() {
+            unit.limit_tasks(pids.limit())?;
+        }
         self.write_limits(&resources)
     }
 
@@ -73,12 +71,14 @@ impl Cgroup {
         resources: Option<&LinuxResources>,
         made: &mut Vec<PathBuf>,
     ) -> Result<(), CgroupError> {
-        let mut resources = resources.cloned();
-        let pids = resources.as_mut().and_then(|resources| resources.pids_mut().take());
+        let mut early = resources.cloned();
+        if let Some(early) = &mut early {
+            early.set_pids(None);
+        }
         let seat = Seat::take().map_err(CgroupError::Seat)?;
-        unit.start(&self.name(), &seat, resources.as_ref())?;
-        self.unsettled = Some(Unsettled { seat, pids_limit: pids.map(|pids| pids.limit()) });
-        self.create_all(resources.as_ref(), made)
+        unit.start(&self.name(), &seat, early.as_ref())?;
+        self.unsettled = Some(Unsettled { seat, resources: resources.cloned() });
+        self.create_all(early.as_ref(), made)
     }
 
     /// The last component of the path, for people.
@@ -146,6 +146,11 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::create`]; limits that were written before the failing one stay.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        if let (Some(group), Some(memory)) = (&self.saved.v2, resources.memory())
+            && self.v1_group("memory").is_none()
+        {
+            v2::check_usage(&Dir::open(&group.dir)?, memory)?;
+        }
         if let Some(unit) = &self.saved.unit {
             unit.update(resources)?;
         }

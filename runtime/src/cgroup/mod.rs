@@ -35,6 +35,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use dir::Dir;
@@ -70,8 +71,9 @@ pub struct Cgroup {
 #[derive(Debug)]
 struct Unsettled {
     seat: Seat,
-    /// The limit of processes, which counts the seat as long as it is there.
-    pids_limit: Option<i64>,
+    /// The limits: that of processes counts the seat as long as it is there, and systemd writes
+    /// others anew whenever it is told of one.
+    resources: Option<LinuxResources>,
 }
 
 /// A [`Cgroup`] as `state.json` keeps it.

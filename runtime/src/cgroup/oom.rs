@@ -25,21 +25,9 @@ pub struct OomWatch {
 enum Source {
     /// The kernel counts into the eventfd as long as it is registered; the control file stays open
     /// with it.
-    V1 {
-        event: EventFd,
-        _control: OwnedFd,
-    },
-    V2 {
-        events: OwnedFd,
-        seen: Counts,
-    },
-}
-
-/// How often memory ran out, from `memory.events`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Default)]
-struct Counts {
-    oom: u64,
-    oom_kill: u64,
+    V1 { event: EventFd, _control: OwnedFd },
+    /// `seen` counts the processes that were killed for lack of memory.
+    V2 { events: OwnedFd, seen: u64 },
 }
 
 /// What a watch saw.

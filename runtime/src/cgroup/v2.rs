@@ -66,14 +66,7 @@ pub(super) fn check_unified_key(file: &str) -> Result<(), CgroupError> {
 
 fn set_memory(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
     let limit = memory.limit().filter(|limit| *limit != 0);
-    let swap = match (memory.swap(), limit) {
-        // An update of swap alone goes with the limit that is in force.
-        (Some(1..), None) => {
-            let in_force = i64::try_from(dir.read_u64("memory.max")?).unwrap_or(-1);
-            convert::swap_alone(memory.swap(), Some(in_force))?
-        }
-        _ => convert::swap_alone(memory.swap(), memory.limit())?,
-    };
+    let swap = swap_of(dir, memory)?;
     for (field, asked) in [
         ("memory.swappiness", memory.swappiness().is_some()),
         ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
@@ -84,9 +77,6 @@ fn set_memory(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
                 why: "cgroup v2 has no counterpart of it; remove it".into(),
             });
         }
-    }
-    if memory.check_before_update() == Some(true) {
-        check_usage(dir, limit, swap)?;
     }
     if let Some(swap) = swap {
         match dir.write_limit("memory.swap", "memory.swap.max", &convert::or_max(swap)) {
@@ -104,8 +94,25 @@ fn set_memory(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Refuses a limit below what is in use: unlike v1, v2 would take it and kill.
-fn check_usage(dir: &Dir, limit: Option<i64>, swap: Option<i64>) -> Result<(), CgroupError> {
+/// The limit of swap alone.
+fn swap_of(dir: &Dir, memory: &LinuxMemory) -> Result<Option<i64>, CgroupError> {
+    match (memory.swap(), memory.limit().filter(|limit| *limit != 0)) {
+        // An update of swap alone goes with the limit that is in force.
+        (Some(1..), None) => {
+            let in_force = i64::try_from(dir.read_u64("memory.max")?).unwrap_or(-1);
+            convert::swap_alone(memory.swap(), Some(in_force))
+        }
+        _ => convert::swap_alone(memory.swap(), memory.limit()),
+    }
+}
+
+/// Refuses a limit below what is in use, if the bundle wants that checked: unlike v1, v2 would take
+/// it and kill.
+pub(super) fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    let (limit, swap) = (memory.limit(), swap_of(dir, memory)?);
     if let Some(limit_bytes) = limit.filter(|limit| *limit > 0) {
         let usage_bytes = dir.read_u64("memory.current")?;
         if limit_bytes.unsigned_abs() < usage_bytes {

@@ -153,7 +153,30 @@ pub(super) fn limits(resources: &LinuxResources) -> Result<Vec<Property>, Cgroup
             }
         }
     }
+    for (file, value) in resources.unified().iter().flatten() {
+        limits.extend(unified(file, value));
+    }
     Ok(limits)
+}
+
+/// A file that the bundle names itself, if systemd has a property for it: systemd writes the default
+/// to those that it knows and was not told of.
+fn unified(file: &str, value: &str) -> Option<Property> {
+    let property = match file {
+        "cpu.weight" => "CPUWeight",
+        "memory.min" => "MemoryMin",
+        "memory.low" => "MemoryLow",
+        "memory.high" => "MemoryHigh",
+        "memory.max" => "MemoryMax",
+        "memory.swap.max" => "MemorySwapMax",
+        "cpuset.cpus" => return bits(value).map(|bits| ("AllowedCPUs", Variant::Bytes(bits))),
+        "cpuset.mems" => {
+            return bits(value).map(|bits| ("AllowedMemoryNodes", Variant::Bytes(bits)));
+        }
+        _ => return None,
+    };
+    let number = super::super::dir::parse_u64_or_max(value.trim())?;
+    Some((property, Variant::Number(number)))
 }
 
 /// The limit of processes, which is told apart, since it is the last to be set.
@@ -246,6 +269,7 @@ mod tests {
         let resources = serde_json::from_value(serde_json::json!({
             "memory": { "limit": 100, "swap": 100 },
             "cpu": { "shares": 1024, "cpus": "0,9" },
+            "unified": { "memory.high": "max" },
         }))
         .unwrap();
 
@@ -254,6 +278,7 @@ mod tests {
             ("MemorySwapMax", Variant::Number(0)),
             ("CPUWeight", Variant::Number(100)),
             ("AllowedCPUs", Variant::Bytes(vec![1, 2])),
+            ("MemoryHigh", Variant::Number(INFINITY)),
         ];
         assert_eq!(limits(&resources).unwrap(), expected);
         assert_eq!(tasks_max(0), ("TasksMax", Variant::Number(1)));
