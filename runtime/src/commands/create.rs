@@ -126,6 +126,11 @@ pub(super) fn create_with<'a>(
     let path = bundle.join("config.json");
     let config = read_bounded(&path)
         .map_err(|source| CommandError::Config { path: path.clone(), source })?;
+    // Without an id map there is no user namespace that could make the look below unnecessary, and
+    // to read the specification twice costs more than to search it.
+    if !contains(&config, b"uidMappings") {
+        super::self_protect::protect_always()?;
+    }
     let spec = serde_json::from_slice(&config)
         .map_err(|source| CommandError::Malformed { path, source })?;
     let plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
@@ -168,6 +173,10 @@ pub(super) fn create_with<'a>(
         return Err(error);
     }
     Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window == word)
 }
 
 /// Makes the cgroup, after writing down where it is: if this process is killed, `delete --force`

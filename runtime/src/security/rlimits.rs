@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
 /// The limits that a process is to have.
@@ -96,6 +97,18 @@ impl RlimitPlan {
     pub fn apply(&self) -> Result<(), RlimitFailure> {
         for (index, limit) in self.limits.iter().enumerate() {
             setrlimit(limit.resource, limit.soft, limit.hard)
+                .map_err(|errno| RlimitFailure { index, errno })?;
+        }
+        Ok(())
+    }
+
+    /// Sets the limits of another process. Allocates nothing.
+    ///
+    /// # Errors
+    /// As [`RlimitPlan::apply`].
+    pub fn apply_to(&self, pid: Pid) -> Result<(), RlimitFailure> {
+        for (index, limit) in self.limits.iter().enumerate() {
+            crate::sys::process::set_limit(pid, limit.resource, limit.soft, limit.hard)
                 .map_err(|errno| RlimitFailure { index, errno })?;
         }
         Ok(())

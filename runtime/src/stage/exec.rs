@@ -168,6 +168,9 @@ fn explain(failure: Failure, plan: &ContainerPlan, process: &ProcessPlan) -> Lau
         let (what, fault) = describe_program(failure, process);
         return LaunchError::Program { what, fault };
     }
+    if failure.step == Step::Rlimits {
+        return super::launch::explain_limit(failure, process, plan);
+    }
     super::launch::step_error(failure, plan)
 }
 

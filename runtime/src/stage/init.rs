@@ -61,7 +61,6 @@ pub(super) struct Init<'a> {
     pub(super) awaits_proceed: bool,
     pub(super) no_pivot: bool,
     pub(super) keyring: Option<CString>,
-    pub(super) limits_set: bool,
     pub(super) extra_env: &'a [CString],
     pub(super) preserved: u32,
 }
@@ -78,7 +77,8 @@ impl Init<'_> {
     fn start(&mut self, channel: &mut ChildEnd) -> Result<std::convert::Infallible, Failure> {
         umask(Mode::empty());
         self.enter_cgroup()?;
-        if !self.limits_set {
+        // Without a right on the host it is the runtime that does it.
+        if !self.plan.namespaces.new.contains(NamespaceKind::User) {
             process::apply_oom_score(&self.plan.process, self.procfs)?;
         }
         self.joins.join_inside()?;
@@ -95,9 +95,6 @@ impl Init<'_> {
             bring_loopback_up().at(Step::Loopback)?;
         }
         self.set_names()?;
-        if !self.limits_set {
-            process::apply_rlimits(&self.plan.process)?;
-        }
         let terminal = self.build_root(channel)?;
         for (index, sysctl) in self.plan.sysctls.iter().enumerate() {
             self.procfs

@@ -20,10 +20,12 @@ use crate::console::{ConsoleError, connect_socket};
 use crate::hooks::{self, HookError};
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
+use crate::plan::process::ProcessPlan;
 use crate::procfs::Procfs;
 use crate::rootfs::Sources;
 use crate::rootfs::cgroups::Hierarchy;
 use crate::security::lsm::{ExecLabel, LabelError};
+use crate::security::rlimits::{RlimitError, RlimitFailure};
 use crate::security::seccomp::{Program, SeccompError};
 use crate::state_store::OciState;
 use crate::sys::clone::{Cloned, Kinship, clone_alone};
@@ -99,6 +101,9 @@ pub enum LaunchError {
         /// How it ended.
         how: String,
     },
+    /// A resource limit cannot be set.
+    #[error(transparent)]
+    Limit(RlimitError),
     /// A step inside failed.
     #[error("{what}")]
     Step {
@@ -228,7 +233,6 @@ pub fn launch(
         awaits_proceed: new_user || needs_idmaps(plan) || !plan.net_devices.is_empty(),
         no_pivot: options.no_pivot,
         keyring,
-        limits_set: false,
         extra_env: options.extra_env,
         preserved: options.preserved,
     };
@@ -306,21 +310,19 @@ fn assist(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
         return Ok(());
     }
     if plan.namespaces.new.contains(NamespaceKind::User) {
-        let NamespacePlanMaps { uids, gids } = maps(plan);
-        idmap::write_maps(init.procfs, launched.pid, uids, gids).map_err(LaunchError::IdMap)?;
+        let namespaces = &plan.namespaces;
+        idmap::write_maps(init.procfs, launched.pid, &namespaces.uid_map, &namespaces.gid_map)
+            .map_err(LaunchError::IdMap)?;
+        if let Some(score) = plan.process.oom_score_adj {
+            let path = format!("{}/oom_score_adj", launched.pid);
+            init.procfs
+                .write(path, score.to_string().as_bytes())
+                .map_err(|errno| step_error(Failure::new(Step::OomScore, errno), plan))?;
+        }
     }
     idmap::map_mounts(init.procfs, launched.pid, &plan.rootfs.mounts, &init.sources.binds)
         .map_err(|failure| step_error(failure, plan))?;
     launched.tell(ToChild::Proceed)
-}
-
-struct NamespacePlanMaps<'a> {
-    uids: &'a crate::user::IdMap,
-    gids: &'a crate::user::IdMap,
-}
-
-fn maps(plan: &ContainerPlan) -> NamespacePlanMaps<'_> {
-    NamespacePlanMaps { uids: &plan.namespaces.uid_map, gids: &plan.namespaces.gid_map }
 }
 
 /// Listens until init is ready.
@@ -344,7 +346,16 @@ fn converse(init: &Init<'_>, launched: &mut Launched) -> Result<(), LaunchError>
                 run_outer_hooks(init, launched.pid)?;
                 launched.tell(ToChild::HooksDone)?;
             }
-            ToParent::Ready => return Ok(()),
+            // Last, since a limit of open files or of memory could stop the setup itself; from here,
+            // since only the host's rights raise a limit.
+            ToParent::Ready => {
+                let limits = &init.plan.process.rlimits;
+                return limits.apply_to(launched.pid).map_err(|failure| {
+                    let index = u16::try_from(failure.index).unwrap_or(u16::MAX);
+                    let errno = failure.errno as i32;
+                    step_error(Failure { step: Step::Rlimits, index, errno }, init.plan)
+                });
+            }
             ToParent::Failed(failure) => return Err(step_error(failure, init.plan)),
         }
     }
@@ -374,6 +385,9 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
             let (what, fault) = describe_program(failure, &plan.process);
             return LaunchError::Program { what, fault };
         }
+        Step::Rlimits => {
+            return explain_limit(failure, &plan.process, plan);
+        }
         Step::CreateContainerHook => plan.hooks.create_container(),
         Step::StartContainerHook => plan.hooks.start_container(),
         step => {
@@ -390,6 +404,23 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
             .map(|hook| hook.path().clone())
             .unwrap_or_default(),
         how: hooks::describe_code(failure.errno),
+    }
+}
+
+/// Says which limit is in the way, and what would be possible.
+pub(super) fn explain_limit(
+    failure: Failure,
+    process: &ProcessPlan,
+    plan: &ContainerPlan,
+) -> LaunchError {
+    let errno = Errno::from_raw(failure.errno);
+    let refused = RlimitFailure { index: usize::from(failure.index), errno };
+    match process.rlimits.explain(refused) {
+        Some(error) => LaunchError::Limit(error),
+        None => {
+            let what = failure.describe(Some(plan));
+            LaunchError::Step { what, step: failure.step, errno }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
@@ -133,6 +134,19 @@ pub fn set_key_permissions(id: i32, permissions: u32) -> Result<(), Errno> {
     // SAFETY: the call takes integers only.
     check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_SETPERM, id, permissions) })?;
     Ok(())
+}
+
+/// Sets a resource limit of `pid`. See prlimit(2).
+///
+/// # Errors
+/// `EPERM` for a hard limit that only CAP_SYS_RESOURCE may raise, `ESRCH` if there is no process.
+pub fn set_limit(pid: Pid, resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call, which reads it and writes no old value to the null pointer.
+    let ret = unsafe {
+        libc::prlimit64(pid.as_raw(), resource as _, &raw const limit, std::ptr::null_mut())
+    };
+    Errno::result(ret).map(drop)
 }
 
 /// Sends SIGKILL to the process behind `pidfd`; one that has ended already is no error. See
