@@ -18,6 +18,7 @@ pub mod hooks;
 pub mod lifecycle;
 pub mod log;
 pub mod namespaces;
+pub mod net_devices;
 pub mod plan;
 pub mod process;
 pub mod procfs;

@@ -65,7 +65,7 @@ impl Run {
         let Created { launched, plan, state, .. } = created;
         self.options
             .announce(launched.pid, launched.pidfd.as_fd())
-            .and_then(|()| launched.execute(plan).map_err(CommandError::Create))
+            .and_then(|()| launched.execute(plan).map_err(CommandError::Start))
             .and_then(|()| run_poststart(state))
             .inspect_err(|_| {
                 launched.abandon();

@@ -102,6 +102,11 @@ pub fn prepare(plan: &ContainerPlan, rootfs: Option<OwnedFd>) -> Result<Prepared
         None => clone_tree(&plan.rootfs.path, true).at(Step::RootBind)?,
     };
     set_propagation(&tree, base).at(Step::RootPropagation)?;
+    if base.kind == libc::MS_SHARED {
+        // Nor may the new root be shared; it becomes so again behind the door.
+        set_propagation(&tree, Propagation { kind: libc::MS_PRIVATE, recursive: false })
+            .at(Step::RootPropagation)?;
+    }
     attach(&tree, &old_root).at(Step::RootBind)?;
     Ok(Prepared { root: Root::new(tree), old_root })
 }
@@ -207,6 +212,9 @@ impl Populated {
         let propagation = plan.rootfs.propagation;
         if propagation.kind == libc::MS_UNBINDABLE {
             set_propagation(&root, propagation).at(Step::RootPropagation)?;
+        } else if propagation.kind == libc::MS_SHARED {
+            let own = Propagation { recursive: false, ..propagation };
+            set_propagation(&root, own).at(Step::RootPropagation)?;
         }
         Ok(())
     }

@@ -18,7 +18,8 @@ use super::message::{ParentEnd, ToChild, ToParent, channel};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::console::{ConsoleError, connect_socket};
 use crate::hooks::{self, HookError};
-use crate::namespaces::NamespaceKind;
+use crate::namespaces::{NamespaceKind, open_namespace};
+use crate::net_devices::{NetDeviceError, move_devices};
 use crate::plan::ContainerPlan;
 use crate::plan::process::ProcessPlan;
 use crate::procfs::Procfs;
@@ -101,6 +102,9 @@ pub enum LaunchError {
         /// How it ended.
         how: String,
     },
+    /// A network device cannot be moved in.
+    #[error(transparent)]
+    NetDevice(NetDeviceError),
     /// A resource limit cannot be set.
     #[error(transparent)]
     Limit(RlimitError),
@@ -320,8 +324,28 @@ fn assist(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
                 .map_err(|errno| step_error(Failure::new(Step::OomScore, errno), plan))?;
         }
     }
+    bring_in(init, launched)
+}
+
+/// Gives init the mounts and devices that wait for its namespaces.
+fn bring_in(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
+    let plan = init.plan;
     idmap::map_mounts(init.procfs, launched.pid, &plan.rootfs.mounts, &init.sources.binds)
         .map_err(|failure| step_error(failure, plan))?;
+    if !plan.net_devices.is_empty() {
+        let open = |path: &Path| {
+            open_namespace(path)
+                .map_err(|errno| LaunchError::NetDevice(NetDeviceError::Enter(errno)))
+        };
+        // A namespace that is joined has a name of its own; init may not be in it yet.
+        let kind = NamespaceKind::Network;
+        let joined = plan.namespaces.joined.iter().find(|joined| joined.kind == kind);
+        let made = PathBuf::from(format!("/proc/{}/ns/net", launched.pid));
+        let container = open(joined.map_or(&made, |joined| &joined.path))?;
+        let own = open(Path::new("/proc/self/ns/net"))?;
+        move_devices(&plan.net_devices, container.as_fd(), own.as_fd())
+            .map_err(LaunchError::NetDevice)?;
+    }
     launched.tell(ToChild::Proceed)
 }
 
@@ -332,14 +356,7 @@ fn converse(init: &Init<'_>, launched: &mut Launched) -> Result<(), LaunchError>
             ToParent::InitPid(pid) => {
                 launched.replace(Pid::from_raw(pid))?;
                 if init.awaits_proceed {
-                    idmap::map_mounts(
-                        init.procfs,
-                        launched.pid,
-                        &init.plan.rootfs.mounts,
-                        &init.sources.binds,
-                    )
-                    .map_err(|failure| step_error(failure, init.plan))?;
-                    launched.tell(ToChild::Proceed)?;
+                    bring_in(init, launched)?;
                 }
             }
             ToParent::Mounted => {
