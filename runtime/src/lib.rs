@@ -6,6 +6,8 @@
 //!                           └──▶ state_store               └──────────────────────────────
 //! ```
 //!
+//! `examples/start_container.rs` runs a bundle by the library alone.
+//!
 //! The runtime is one single-threaded program that runs and exits. A specification is validated
 //! once, into a [`plan::ContainerPlan`]; what comes after it has no optional field to reinterpret.
 //! Invariants: no thread is ever started; every descriptor is close-on-exec; no path of a bundle

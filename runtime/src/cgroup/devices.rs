@@ -7,8 +7,6 @@
 //! Invariant: an exception never loses a part of what it covers. A rule that would cut a hole into
 //! an earlier, wider one is refused, since v1 cannot express it (it would silently do nothing).
 
-use std::collections::BTreeMap;
-
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -88,7 +86,8 @@ impl Devices {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
     allow: bool,
-    exceptions: BTreeMap<Devices, Access>,
+    /// In the order of the rules, in which v1 lists them.
+    exceptions: Vec<(Devices, Access)>,
 }
 
 /// What every container may use, whatever its bundle says (runtime-spec, config-linux.md, “Default
@@ -112,7 +111,7 @@ impl Policy {
     /// # Errors
     /// [`CgroupError::DeviceRule`] for a rule that makes no sense or cannot be expressed.
     pub(super) fn from_rules(rules: &[LinuxDeviceCgroup]) -> Result<Self, CgroupError> {
-        let mut policy = Self { allow: false, exceptions: BTreeMap::new() };
+        let mut policy = Self { allow: false, exceptions: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
             policy.play(rule).map_err(|why| CgroupError::DeviceRule { index, why })?;
         }
@@ -139,7 +138,7 @@ impl Policy {
             LinuxDeviceType::P => return Err("a FIFO is no device: use the type a, b or c"),
         };
         if kinds.len() == 2 && major.is_none() && minor.is_none() && access == Access::ALL {
-            *self = Self { allow: rule.allow(), exceptions: BTreeMap::new() };
+            *self = Self { allow: rule.allow(), exceptions: Vec::new() };
             return Ok(());
         }
         for &kind in kinds {
@@ -164,8 +163,10 @@ impl Policy {
     }
 
     fn except(&mut self, devices: Devices, access: Access) {
-        let entry = self.exceptions.entry(devices).or_insert(Access(0));
-        *entry = entry.or(access);
+        match self.exceptions.iter_mut().find(|(excepted, _)| *excepted == devices) {
+            Some((_, granted)) => *granted = granted.or(access),
+            None => self.exceptions.push((devices, access)),
+        }
     }
 
     /// Takes exceptions back, as a rule demands that agrees with the default.
@@ -178,7 +179,7 @@ impl Policy {
                             put the narrow devices into rules of their own");
             }
         }
-        self.exceptions.retain(|_, granted| !granted.is_empty());
+        self.exceptions.retain(|(_, granted)| !granted.is_empty());
         Ok(())
     }
 

@@ -1,0 +1,51 @@
+//! Runs a bundle by the library alone: plan, cgroup, launch, execute, wait.
+//!
+//! ```text
+//! cargo run -p keg-runtime --example start_container -- /path/to/bundle
+//! ```
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use keg_runtime::cgroup::{Cgroup, Driver};
+use keg_runtime::plan::ContainerPlan;
+use keg_runtime::stage::launch::{LaunchOptions, launch};
+use keg_runtime::state_store::OciState;
+use nix::sys::wait::{WaitStatus, waitpid};
+
+fn main() -> anyhow::Result<()> {
+    let Some(bundle) = std::env::args_os().nth(1) else { bail!("usage: start_container BUNDLE") };
+    let bundle = Path::new(&bundle).canonicalize().context("find the bundle")?;
+    let spec = oci_spec::runtime::Spec::load(bundle.join("config.json"))?;
+    let plan = ContainerPlan::from_spec(spec, &bundle)?;
+
+    let id = format!("example-{}", std::process::id());
+    let mut cgroup = Cgroup::resolve(plan.cgroups_path.as_deref(), &id, Driver::CgroupFs)?;
+    cgroup.create(plan.resources.as_ref())?;
+    let outcome = run(&plan, &id, &bundle, &cgroup);
+    cgroup.destroy()?;
+    println!("{:?}", outcome?);
+    Ok(())
+}
+
+fn run(
+    plan: &ContainerPlan,
+    id: &str,
+    bundle: &Path,
+    cgroup: &Cgroup,
+) -> anyhow::Result<WaitStatus> {
+    let state =
+        OciState { oci_version: &plan.oci_version, id, bundle, annotations: &plan.annotations };
+    let options = LaunchOptions {
+        console: None,
+        gate: None,
+        no_pivot: false,
+        no_new_keyring: false,
+        seccomp_cache: None,
+        extra_env: &[],
+        preserved: 0,
+    };
+    let launched = launch(plan, state, Some(cgroup), options)?;
+    launched.execute(plan)?;
+    Ok(waitpid(launched.pid, None)?)
+}
