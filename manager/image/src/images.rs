@@ -401,7 +401,7 @@ impl Images {
     ) -> Result<ImageRecord, ImageError> {
         let name = rows.first().map_or_else(|| target.digest.to_string(), |row| row.name.clone());
         let mut record = self.loader().load(target, platform).map_err(ImageError::load(&name))?;
-        for reference in rows.iter().filter_map(|row| Reference::parse(&row.name).ok()) {
+        for reference in rows.iter().filter_map(|row| reference_of(&row.name)) {
             let digest = format!("{}@{}", reference.repository(), target.digest);
             if !record.digests.contains(&digest) {
                 record.digests.push(digest);
@@ -505,10 +505,15 @@ fn find_by_name(rows: &[Image], text: &str) -> Option<Descriptor> {
     rows.iter()
         .find(|row| {
             row.target.digest == *digest
-                && Reference::parse(&row.name)
-                    .is_ok_and(|name| name.repository() == wanted.repository())
+                && reference_of(&row.name)
+                    .is_some_and(|name| name.repository() == wanted.repository())
         })
         .map(|row| row.target.clone())
+}
+
+/// Returns the reference that a row is named by, if it is not named by an id.
+fn reference_of(name: &str) -> Option<Reference> {
+    if name.parse::<Digest>().is_ok() { None } else { Reference::parse(name).ok() }
 }
 
 /// Deletes a row that may be gone already.

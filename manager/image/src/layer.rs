@@ -15,22 +15,22 @@
 
 use std::borrow::Cow;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use keg_store::{
-    ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest, Labels, PrepareOptions, Reason,
-    Resource, SnapshotError, Usage, labels,
+    ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest, Labels, Reason, Resource,
+    SnapshotError, labels,
 };
 use tokio::sync::mpsc;
 
-use crate::extract::{ExtractError, Extracted, Whiteouts};
+use crate::extract::ExtractError;
 use crate::locks::NameGuard;
 use crate::pipeline::{self, RunError, Target, Unpacked, Wanted};
+use crate::prepared::Prepared;
 use crate::progress::{LayerPhase, LayerProgress};
 use crate::registry::{RegistryError, Repository};
-use crate::shared::{Shared, in_background};
+use crate::shared::Shared;
 
 /// Pieces that may wait between the network and the disk.
 const QUEUE_LENGTH: usize = 16;
@@ -162,37 +162,6 @@ pub(crate) enum Readied {
     Stored { guard: NameGuard },
     /// It is extracted.
     Extracted { prepared: Prepared, guard: NameGuard },
-}
-
-/// An extracted layer, not yet committed. Removed when it is dropped before.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    shared: Arc<Shared>,
-    pub(crate) key: String,
-    pub(crate) dir: PathBuf,
-    pub(crate) usage: Usage,
-    pub(crate) implicit_dirs: Vec<PathBuf>,
-    is_committed: bool,
-}
-
-impl Prepared {
-    pub(crate) fn committed(mut self) {
-        self.is_committed = true;
-    }
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        if self.is_committed {
-            return;
-        }
-        let (shared, key) = (Arc::clone(&self.shared), std::mem::take(&mut self.key));
-        in_background(move || {
-            if let Err(error) = shared.snapshotter.remove(&shared.ns, &key) {
-                tracing::warn!(%error, key, "half a layer is left to the collection");
-            }
-        });
-    }
 }
 
 /// What comes to the thread that stores a blob. A queue that closes without an `End` was cut.
@@ -439,15 +408,12 @@ impl Layer {
         parent: Option<&str>,
         produce: impl FnOnce(&mut dyn FnMut(Bytes) -> Wanted) -> Result<(), LayerError>,
     ) -> Result<Prepared, LayerError> {
-        let mut prepared = self.prepare(parent)?;
-        let can_rebase = self.shared.snapshotter.can_rebase();
+        let shared = &self.shared;
+        let mut prepared = Prepared::new(shared, &self.lease, parent).map_err(self.snapshot())?;
         let target = Target {
             dir: &prepared.dir,
-            whiteouts: match can_rebase {
-                true => Whiteouts::Overlay { user_xattrs: self.shared.uses_user_xattrs() },
-                false => Whiteouts::Delete,
-            },
-            limits: &self.shared.limits,
+            whiteouts: prepared.whiteouts(),
+            limits: &shared.limits,
             compressed_bytes: self.blob.size_bytes,
             algorithm: self.diff_id.algorithm(),
         };
@@ -461,38 +427,7 @@ impl Layer {
             let (digest, wanted) = (self.blob.digest.clone(), self.diff_id.clone());
             return Err(LayerError::DiffId { digest, wanted, found: diff_id });
         }
-        let Extracted { usage, implicit_dirs } = extracted;
-        prepared.usage = usage;
-        prepared.implicit_dirs = implicit_dirs;
-        Ok(prepared)
-    }
-
-    /// Prepares a snapshot that the lease keeps.
-    fn prepare(&self, parent: Option<&str>) -> Result<Prepared, LayerError> {
-        let shared = &self.shared;
-        let key = shared.unique("extract");
-        shared
-            .store
-            .transaction(|tx| {
-                let options = PrepareOptions::default();
-                shared.snapshotter.prepare_in(tx, &shared.ns, &key, parent, &options)?;
-                let resource = Resource::Snapshot {
-                    snapshotter: shared.snapshotter.name().to_owned(),
-                    key: key.clone(),
-                };
-                Ok(tx.add_to_lease(&shared.ns, &self.lease, &resource)?)
-            })
-            .map_err(self.snapshot())?;
-        let mut prepared = Prepared {
-            shared: Arc::clone(shared),
-            key,
-            dir: PathBuf::new(),
-            usage: Usage::default(),
-            implicit_dirs: Vec::new(),
-            is_committed: false,
-        };
-        prepared.dir =
-            shared.snapshotter.directory(&shared.ns, &prepared.key).map_err(self.snapshot())?;
+        prepared.filled(extracted);
         Ok(prepared)
     }
 

@@ -15,17 +15,20 @@
 //! - Credentials go to the host that they are for, and never into a log or an error.
 
 mod base64;
+mod changes;
 mod compression;
 mod credentials;
 pub mod extract;
 mod images;
 mod implicit;
+mod import;
 mod layer;
 mod locks;
 pub mod manifest;
 pub mod media_type;
 mod pipeline;
 mod platform;
+mod prepared;
 mod progress;
 mod pull;
 mod record;
@@ -34,8 +37,13 @@ pub mod registry;
 mod shared;
 mod stack;
 
+#[cfg(test)]
+mod testing;
+
+pub use changes::ChangeError;
 pub use credentials::{CredentialFile, Credentials};
 pub use images::{ImageError, ImageUser, Images, Removed};
+pub use import::{ImportError, ImportRequest};
 pub use layer::LayerError;
 pub use platform::{Platform, PlatformError};
 pub use progress::{LayerPhase, Progress, PullEvent};

@@ -432,3 +432,6 @@ impl Pull {
         move |source| PullError::Enter { image, source: Box::new(source) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,11 +73,6 @@ impl Shared {
         }
     }
 
-    /// Tells whether overlayfs keeps its marks in `user.` attributes: its mounts say so.
-    pub(crate) fn uses_user_xattrs(&self) -> bool {
-        self.snapshotter.uses_user_xattrs()
-    }
-
     /// Returns a name that nothing else has, also after a restart.
     pub(crate) fn unique(&self, prefix: &str) -> String {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);

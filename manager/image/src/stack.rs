@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use keg_store::{CommitOptions, Resource, SnapshotError};
 
 use crate::implicit::inherit;
-use crate::layer::{Layer, LayerError, Prepared, Readied};
+use crate::layer::{Layer, LayerError, Readied};
 use crate::locks::NameGuard;
+use crate::prepared::Prepared;
 use crate::progress::LayerPhase;
 
 /// What is committed of an image, lowest first.

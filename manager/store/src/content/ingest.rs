@@ -27,7 +27,8 @@ pub struct IngestStatus {
     pub(crate) dir: PathBuf,
 }
 
-/// A blob that is being received. Dropping it keeps the bytes for another attempt.
+/// A blob that is being received. Dropping it keeps the bytes for another attempt, unless it is
+/// [`transient`](Self::transient).
 #[derive(Debug)]
 pub struct Ingest {
     content: ContentStore,
@@ -37,6 +38,7 @@ pub struct Ingest {
     algorithm: Algorithm,
     hasher: Hasher,
     offset_bytes: u64,
+    is_transient: bool,
 }
 
 impl Ingest {
@@ -87,7 +89,15 @@ impl Ingest {
             algorithm,
             hasher,
             offset_bytes,
+            is_transient: false,
         })
+    }
+
+    /// Makes it an ingest that nobody will resume: dropping it throws the bytes away.
+    #[must_use]
+    pub fn transient(mut self) -> Self {
+        self.is_transient = true;
+        self
     }
 
     /// Returns how many bytes are here: where the next [`Self::write`] goes.
@@ -185,6 +195,10 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if self.is_transient && self.dir.exists() {
+            // What stays is debris, which the collector finds.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
         self.content.release(&self.dir);
     }
 }
