@@ -53,12 +53,14 @@ pub(super) struct Create {
 impl Create {
     pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
         let created = create(context, &self.id, &self.options, Start::Later)?;
-        self.options.announce(created.launched.pid, created.launched.pidfd.as_fd()).inspect_err(
-            |_| {
-                created.launched.abandon();
+        let Created { launched, .. } = &created;
+        self.options
+            .announce(launched.pid, launched.pidfd.as_fd())
+            .and_then(|()| launched.keep().map_err(CommandError::Create))
+            .inspect_err(|_| {
+                launched.abandon();
                 created.discard();
-            },
-        )?;
+            })?;
         Ok(0)
     }
 }

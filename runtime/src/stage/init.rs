@@ -318,7 +318,10 @@ impl Init<'_> {
         channel.send(ToParent::Ready).at(Step::Protocol)?;
         match &self.gate {
             Gate::Parent => expect(channel, ToChild::Execute)?,
-            Gate::Socket(listener) => *channel = gate::wait(listener).at(Step::AwaitStart)?,
+            Gate::Socket(listener) => {
+                expect(channel, ToChild::Keep)?;
+                *channel = gate::wait(listener).at(Step::AwaitStart)?;
+            }
         }
         self.gate = Gate::Parent;
 

@@ -460,6 +460,15 @@ impl Launched {
         outcome
     }
 
+    /// Lets init wait for `start`, once the container is written down. An init that hears nothing
+    /// ends with the runtime.
+    ///
+    /// # Errors
+    /// [`LaunchError::Host`] if init is gone.
+    pub fn keep(&self) -> Result<(), LaunchError> {
+        self.channel.send(ToChild::Keep).map_err(protocol)
+    }
+
     /// Kills the process and waits for its end. What cannot be killed is gone already.
     pub fn abandon(&self) {
         let _ = kill_by_pidfd(&self.pidfd);

@@ -22,7 +22,9 @@ pub enum ToChild {
     Proceed,
     /// The hooks that run outside are done.
     HooksDone,
-    /// Nobody will call `start`: execute the program (`run`).
+    /// The container is written down: wait for `start`. Without this, nobody would ever find init.
+    Keep,
+    /// Execute the program: from `start`, or from the runtime itself (`run`).
     Execute,
 }
 
@@ -54,6 +56,7 @@ impl Message for ToChild {
             Self::Proceed => 1,
             Self::HooksDone => 2,
             Self::Execute => 3,
+            Self::Keep => 4,
         };
         [tag, 0, 0, 0, 0, 0, 0, 0]
     }
@@ -63,6 +66,7 @@ impl Message for ToChild {
             1 => Some(Self::Proceed),
             2 => Some(Self::HooksDone),
             3 => Some(Self::Execute),
+            4 => Some(Self::Keep),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@
 //!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot, limits
 //!   │◀─ Ready ─────────────────────────────│ waits on start.sock (run: on this channel)
 //!   │ state.json                           │
+//!   │── Keep ─────────────────────────────▶│ (without it, init ends with the runtime)
 //!                                          │
 //! runtime (start)                          │
 //!   │── connects, Execute ────────────────▶│ privileges, startContainer hooks, filter, execve
