@@ -36,7 +36,7 @@ pub enum TaskError {
         action: &'static str,
         /// Why.
         #[source]
-        source: CallError,
+        source: Box<CallError>,
     },
 }
 
@@ -360,7 +360,9 @@ impl TaskClient {
         let outcome: Result<(), _> =
             self.call("Shutdown", "end", &request, Some(CALL_TIMEOUT)).await;
         match outcome {
-            Err(TaskError::Call { source: CallError::Closed { .. }, .. }) => Ok(()),
+            Err(TaskError::Call { source, .. }) if matches!(*source, CallError::Closed { .. }) => {
+                Ok(())
+            }
             other => other,
         }
     }
@@ -379,7 +381,7 @@ impl TaskClient {
         self.client
             .call(SERVICE, method, request, timeout)
             .await
-            .map_err(|source| TaskError::Call { action, source })
+            .map_err(|source| TaskError::Call { action, source: Box::new(source) })
     }
 }
 

@@ -1,0 +1,364 @@
+//! The daemon's settings: read once, checked, and then fixed.
+//!
+//! Command line before file before default. The file is `kegd.example.toml` with comments; a test
+//! keeps the two in step.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use keg_network::{NetworkMode, UnknownNetwork};
+use keg_store::IdRangePool;
+use serde::Deserialize;
+
+/// Where the configuration is looked for if nobody says.
+const DEFAULT_PATH: &str = "/etc/keg/kegd.toml";
+
+/// Keg's daemon: images, containers and their lives, over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "kegd", version, about, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub(crate) config: PathBuf,
+    /// Persistent directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Runtime directory, empty after a restart of the machine.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Where clients connect: unix:///PATH. May be given several times.
+    #[arg(long, value_name = "URI")]
+    pub(crate) listen: Vec<String>,
+    /// error, warn, info, debug, trace, or a filter such as info,keg_image=debug.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Form of the log.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object per line.
+    Json,
+}
+
+/// The configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Persistent directory.
+    pub(crate) root: PathBuf,
+    /// Runtime directory.
+    pub(crate) state: PathBuf,
+    /// Where clients connect; empty: `kegd.sock` in the runtime directory.
+    pub(crate) listen: Vec<String>,
+    /// Level or filter.
+    pub(crate) log_level: String,
+    /// Form of the log.
+    pub(crate) log_format: LogFormat,
+    /// Shim program.
+    pub(crate) shim: Option<PathBuf>,
+    /// Network of containers that ask for none.
+    pub(crate) default_network: String,
+    /// Seconds between the stop signal and SIGKILL.
+    pub(crate) stop_timeout_secs: u32,
+    /// Runtime of containers that ask for none.
+    pub(crate) default_runtime: Option<String>,
+    /// Programs of runtimes, by name.
+    pub(crate) runtimes: BTreeMap<String, PathBuf>,
+    /// Logs of containers.
+    pub(crate) log: LogConfig,
+    /// Host ids for user namespaces.
+    pub(crate) id_ranges: IdRanges,
+    /// Registries.
+    pub(crate) registry: RegistryConfig,
+}
+
+/// How registries are talked to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RegistryConfig {
+    /// Registries that may speak plain HTTP, or have a certificate that nobody vouches for.
+    pub(crate) insecure: Vec<String>,
+}
+
+/// Rotation of containers' logs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// Bytes of a file before the next is begun.
+    pub(crate) max_size_bytes: u64,
+    /// Files kept, the current one included.
+    pub(crate) max_files: u32,
+}
+
+/// Host ids for user namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct IdRanges {
+    /// First id of the first range.
+    pub(crate) start: u32,
+    /// Ids in a range.
+    pub(crate) length: u32,
+    /// How many ranges.
+    pub(crate) ranges: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/keg".into(),
+            state: "/run/keg".into(),
+            listen: Vec::new(),
+            log_level: "info".into(),
+            log_format: LogFormat::Text,
+            shim: None,
+            default_network: "none".into(),
+            stop_timeout_secs: 10,
+            default_runtime: None,
+            runtimes: BTreeMap::new(),
+            log: LogConfig::default(),
+            id_ranges: IdRanges::default(),
+            registry: RegistryConfig::default(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { max_size_bytes: 20 << 20, max_files: 5 }
+    }
+}
+
+impl Default for IdRanges {
+    fn default() -> Self {
+        let pool = IdRangePool::default();
+        Self { start: pool.start, length: pool.count, ranges: pool.ranges }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is malformed.
+    #[error("the configuration {path:?} is malformed")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and how.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A path must not depend on where the daemon was started.
+    #[error("{key} = {path:?} is not an absolute path")]
+    RelativePath {
+        /// Which setting.
+        key: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// No such network.
+    #[error("default_network")]
+    Network(#[source] UnknownNetwork),
+    /// A number out of range.
+    #[error("{key} must be {wanted}")]
+    Number {
+        /// Which setting.
+        key: &'static str,
+        /// What it can be.
+        wanted: &'static str,
+    },
+    /// A runtime that is not configured.
+    #[error("default_runtime = {name:?} is not one of [runtimes]")]
+    UnknownRuntime {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Config {
+    /// Reads the file that the arguments name, and lets the arguments have the last word. The
+    /// default file need not exist; one that was named must.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming file and key.
+    pub(crate) fn load(arguments: &Arguments) -> Result<Self, ConfigError> {
+        let path = &arguments.config;
+        let mut config = match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text)
+                .map_err(|source| ConfigError::Malformed { path: path.clone(), source })?,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
+            {
+                Self::default()
+            }
+            Err(source) => return Err(ConfigError::Read { path: path.clone(), source }),
+        };
+        if let Some(root) = &arguments.root {
+            config.root.clone_from(root);
+        }
+        if let Some(state) = &arguments.state {
+            config.state.clone_from(state);
+        }
+        if !arguments.listen.is_empty() {
+            config.listen.clone_from(&arguments.listen);
+        } else if arguments.state.is_some() {
+            // A socket that the file names for another state directory is another daemon's.
+            config.listen.clear();
+        }
+        if let Some(level) = &arguments.log_level {
+            config.log_level.clone_from(level);
+        }
+        if let Some(format) = arguments.log_format {
+            config.log_format = format;
+        }
+        if config.listen.is_empty() {
+            config.listen.push(format!("unix://{}", config.state.join("kegd.sock").display()));
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self, Box<toml::de::Error>> {
+        toml::from_str(text).map_err(Box::new)
+    }
+
+    /// The network of containers that ask for none.
+    ///
+    /// # Errors
+    /// [`ConfigError::Network`].
+    pub(crate) fn network(&self) -> Result<NetworkMode, ConfigError> {
+        self.default_network.parse().map_err(ConfigError::Network)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("root", Some(&self.root)),
+            ("state", Some(&self.state)),
+            ("shim", self.shim.as_ref()),
+        ];
+        for (key, path) in paths {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                return Err(ConfigError::RelativePath { key, path: path.clone() });
+            }
+        }
+        if let Some(path) = self.runtimes.values().find(|path| !path.is_absolute()) {
+            return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
+        }
+        self.network()?;
+        if self.log.max_size_bytes < 4096 {
+            let (key, wanted) = ("log.max_size_bytes", "at least 4096");
+            return Err(ConfigError::Number { key, wanted });
+        }
+        if self.log.max_files == 0 {
+            return Err(ConfigError::Number { key: "log.max_files", wanted: "at least 1" });
+        }
+        let end = u64::from(self.id_ranges.start)
+            + u64::from(self.id_ranges.length) * u64::from(self.id_ranges.ranges);
+        if self.id_ranges.start < 1000 || self.id_ranges.length == 0 || end > u64::from(u32::MAX) {
+            let wanted = "ranges of ids from 1000 to 4294967294";
+            return Err(ConfigError::Number { key: "id_ranges", wanted });
+        }
+        match &self.default_runtime {
+            Some(name) if !self.runtimes.contains_key(name) => {
+                Err(ConfigError::UnknownRuntime { name: name.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../kegd.example.toml");
+
+    #[test]
+    fn the_example_is_the_default() {
+        let mut example = Config::parse(EXAMPLE).unwrap();
+        assert_eq!(example.listen, ["unix:///run/keg/kegd.sock"]);
+
+        example.listen.clear();
+
+        assert_eq!(example, Config::default());
+    }
+
+    #[test]
+    fn what_the_example_comments_out_is_valid() {
+        let all: String = EXAMPLE
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") && !rest.contains(':') => rest,
+                _ => line,
+            })
+            .collect::<Vec<_>>()
+            .join("\n");
+        let mut config = Config::parse(&all).unwrap();
+
+        assert!(config.shim.is_some());
+        assert!(
+            matches!(config.check(), Err(ConfigError::UnknownRuntime { name }) if name == "keg")
+        );
+        config.runtimes.insert("keg".into(), "/usr/local/bin/keg-runtime".into());
+        config.check().unwrap();
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused() {
+        assert!(Config::parse("rot = \"/x\"").is_err());
+        assert!(Config::parse("[log]\nsize = 1").is_err());
+        for text in [
+            "root = \"relative\"",
+            "default_network = \"bridge9\"",
+            "default_runtime = \"runc\"",
+            "[log]\nmax_files = 0",
+            "[id_ranges]\nstart = 0",
+            "[id_ranges]\nranges = 4294967295",
+            "[runtimes]\nrunc = \"runc\"",
+        ] {
+            assert!(Config::parse(text).unwrap().check().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kegd.toml");
+        std::fs::write(&path, "root = \"/a\"\nstate = \"/b\"\nlisten = [\"unix:///c\"]").unwrap();
+        let load = |more: &[&str]| {
+            let path = path.to_str().unwrap();
+            let arguments = ["kegd", "--config", path].iter().chain(more).copied();
+            Config::load(&Arguments::parse_from(arguments)).unwrap()
+        };
+
+        assert_eq!(load(&[]).listen, ["unix:///c"]);
+        assert_eq!(load(&["--root", "/x"]).root, Path::new("/x"));
+        assert_eq!(load(&["--state", "/s"]).listen, ["unix:///s/kegd.sock"]);
+        assert_eq!(load(&["--listen", "unix:///l"]).listen, ["unix:///l"]);
+    }
+
+    #[test]
+    fn a_named_file_that_does_not_exist_is_an_error() {
+        let arguments = Arguments::parse_from(["kegd", "--config", "/nonexistent/kegd.toml"]);
+
+        assert!(matches!(Config::load(&arguments), Err(ConfigError::Read { .. })));
+    }
+}

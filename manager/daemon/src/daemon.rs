@@ -1,0 +1,242 @@
+//! Wires the parts together, serves, and ends in order.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use keg_engine::events::EventHub;
+use keg_engine::{Engine, Settings};
+use keg_image::registry::RegistryOptions;
+use keg_image::{Images, ImagesOptions};
+use keg_proto::DESCRIPTORS;
+use keg_proto::keg::v1::containers_server::ContainersServer;
+use keg_proto::keg::v1::events_server::EventsServer;
+use keg_proto::keg::v1::images_server::ImagesServer;
+use keg_proto::keg::v1::system_server::SystemServer;
+use keg_store::{CopySnapshotter, IdRangePool, Namespace, OverlaySnapshotter, Snapshotter, Store};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::notify::{State, notify};
+use crate::services;
+use crate::socket;
+
+/// Name of the shim for containerd's runtime `io.containerd.keg.v2`.
+const SHIM: &str = "containerd-shim-keg-v2";
+/// Name of the runtime, as a configured runtime and as a program.
+const RUNTIME: &str = "keg-runtime";
+/// Namespace of what is made over keg.v1.
+const NAMESPACE: &str = "keg";
+/// How long calls that are under way may take once the daemon was asked to end.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Bytes that a client may send ahead of what is read, per call: enough to keep an import going.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Runs the daemon until it is asked to end.
+///
+/// # Errors
+/// If it cannot serve: with what is missing, and what to do.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("kegd starts containers, which only root can: run it as root, for example by sudo");
+    }
+    let _state = claim_state(&config.state)?;
+    let opening = config.clone();
+    let (engine, images) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+    let events = engine.serve_shim_events().context("cannot listen for events of shims")?;
+    let recovered = engine.recover().await.context("cannot read the containers' records")?;
+    tracing::info!(
+        containers = recovered.containers,
+        running = recovered.running,
+        leftovers = recovered.leftovers,
+        "containers found"
+    );
+
+    let routes = routes(&engine, &images)?;
+    let (stop, stopping) = watch::channel(false);
+    let mut servers = tokio::task::JoinSet::new();
+    let mut sockets = Vec::new();
+    for uri in &config.listen {
+        let (listener, path) = socket::listen(uri)?;
+        tracing::info!(%uri, "listening");
+        sockets.push(path);
+        let mut stopping = stopping.clone();
+        let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .add_routes(routes.clone())
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+                // An error means that the daemon is gone, which is the end as well.
+                let _ = stopping.wait_for(|stop| *stop).await;
+            });
+        servers.spawn(server);
+    }
+    notify(State::Ready);
+
+    let name = asked_to_end(&mut servers).await?;
+    tracing::info!(signal = name, "ending; containers go on");
+    notify(State::Stopping);
+    let _ = stop.send(true);
+    // Calls that never end by themselves, such as logs that are followed, are cut off.
+    let drained =
+        tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} });
+    let _ = drained.await;
+    events.abort();
+    for path in sockets {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// Waits for a signal, or for a server that fails.
+async fn asked_to_end(
+    servers: &mut tokio::task::JoinSet<Result<(), tonic::transport::Error>>,
+) -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+        Some(ended) = servers.join_next() => {
+            ended?.context("a server failed")?;
+            bail!("a server ended by itself");
+        }
+    }
+}
+
+/// Makes the state directory and makes sure that no other daemon uses it.
+fn claim_state(state: &Path) -> anyhow::Result<Flock<std::fs::File>> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(state)
+        .with_context(|| format!("cannot make the state directory {state:?} (--state)"))?;
+    let path = state.join("kegd.pid");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot write to the state directory {state:?} (--state)"))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        anyhow::Error::new(errno).context(format!(
+            "another kegd uses the state directory {state:?}: stop it, or give --state and --root of your own"
+        ))
+    })?;
+    use std::io::Write as _;
+    lock.set_len(0)
+        .and_then(|()| writeln!(&*lock, "{}", std::process::id()))
+        .with_context(|| format!("cannot write {path:?}"))?;
+    Ok(lock)
+}
+
+/// Opens what is on the disk.
+fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
+    let store = Store::open(&config.root)
+        .with_context(|| format!("cannot use the root directory {:?} (--root)", config.root))?;
+    let snapshotter: Arc<dyn Snapshotter> = match OverlaySnapshotter::new(&store) {
+        Ok(overlay) => Arc::new(overlay),
+        Err(error) => {
+            tracing::warn!(error = %format!("{:#}", anyhow::Error::new(error)),
+                "overlayfs cannot be used; every container copies its image");
+            Arc::new(CopySnapshotter::new(&store))
+        }
+    };
+    let namespace: Namespace = NAMESPACE.parse().context("the daemon's namespace")?;
+    let images = Images::new(
+        store.clone(),
+        Arc::clone(&snapshotter),
+        namespace.clone(),
+        ImagesOptions {
+            registry: RegistryOptions {
+                insecure: config.registry.insecure.clone(),
+                ..RegistryOptions::default()
+            },
+            ..ImagesOptions::default()
+        },
+    );
+    let settings = settings(config, store.root(), namespace)?;
+    let events = Arc::new(EventHub::default());
+    let engine = Engine::new(settings, store, snapshotter, images.clone(), events);
+    Ok((engine, images))
+}
+
+fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Result<Settings> {
+    let mut runtimes = config.runtimes.clone();
+    let default_runtime = match &config.default_runtime {
+        Some(name) => name.clone(),
+        None => {
+            if let Some(program) = find_program(RUNTIME) {
+                runtimes.entry(RUNTIME.to_owned()).or_insert(program);
+            }
+            RUNTIME.to_owned()
+        }
+    };
+    let shim = match &config.shim {
+        Some(shim) => shim.clone(),
+        None => find_program(SHIM).unwrap_or_else(|| {
+            tracing::warn!("{SHIM} is neither beside kegd nor on the PATH; no container can start");
+            PathBuf::from(SHIM)
+        }),
+    };
+    let ids = &config.id_ranges;
+    Ok(Settings {
+        root: root.to_owned(),
+        state: config.state.canonicalize().context("the state directory")?,
+        namespace,
+        shim,
+        shim_debug: config.log_level == "debug" || config.log_level == "trace",
+        runtimes,
+        default_runtime,
+        default_network: config.network()?,
+        id_pool: IdRangePool { start: ids.start, count: ids.length, ranges: ids.ranges },
+        stop_timeout_secs: config.stop_timeout_secs,
+        log_file_bytes: config.log.max_size_bytes,
+        log_files: config.log.max_files,
+    })
+}
+
+/// Looks for a program of ours beside this one, and then on the PATH.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_absolute() && candidate.is_file())
+}
+
+/// Every service of the daemon.
+fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let serving = [
+        <SystemServer<services::System> as tonic::server::NamedService>::NAME,
+        <ImagesServer<services::Images> as tonic::server::NamedService>::NAME,
+        <ContainersServer<services::Containers> as tonic::server::NamedService>::NAME,
+        <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
+    ];
+    tokio::spawn(async move {
+        for name in serving {
+            health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+    };
+    Ok(Routes::default()
+        .add_service(SystemServer::new(services::System::new(engine.clone(), images.clone())))
+        .add_service(ImagesServer::new(services::Images::new(engine.clone(), images.clone())))
+        .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
+        .add_service(EventsServer::new(services::Events::new(engine.clone())))
+        .add_service(health_service)
+        .add_service(reflection().build_v1().context("the API's description")?)
+        .add_service(reflection().build_v1alpha().context("the API's description")?))
+}

@@ -1,0 +1,204 @@
+//! `keg.v1.Containers`.
+
+mod attach;
+
+use futures_util::{StreamExt, stream};
+use keg_engine::log::{LogEntry, LogQuery, LogStream};
+use keg_engine::signal::Signal;
+use keg_engine::{Engine, ListQuery, LogsRequest, Patience, WaitCondition};
+use keg_proto::keg::v1 as pb;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answers;
+use crate::convert;
+use crate::status::{invalid, to_status};
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    engine: Engine,
+}
+
+impl Containers {
+    /// Serves the containers of an engine.
+    pub(crate) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::containers_server::Containers for Containers {
+    type AttachStream = Answers<pb::AttachResponse>;
+    type LogsStream = Answers<pb::LogEntry>;
+
+    async fn create(
+        &self,
+        request: Request<pb::CreateContainerRequest>,
+    ) -> Result<Response<pb::CreateContainerResponse>, Status> {
+        let request = convert::create_from_pb(request.into_inner())?;
+        let created = self.engine.create(request).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::CreateContainerResponse {
+            id: created.id.as_str().to_owned(),
+            name: created.name.as_str().to_owned(),
+            warnings: created.warnings,
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<pb::StartContainerRequest>,
+    ) -> Result<Response<pb::StartContainerResponse>, Status> {
+        let name = request.into_inner().container;
+        self.engine.start(&name).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::StartContainerResponse {}))
+    }
+
+    async fn stop(
+        &self,
+        request: Request<pb::StopContainerRequest>,
+    ) -> Result<Response<pb::StopContainerResponse>, Status> {
+        let request = request.into_inner();
+        let patience = match request.timeout_secs {
+            None => Patience::Default,
+            Some(secs) => u32::try_from(secs).map_or(Patience::Endless, Patience::Secs),
+        };
+        let signal = convert::signal_from_pb(&request.signal)?;
+        self.engine
+            .stop(&request.container, signal, patience)
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::StopContainerResponse {}))
+    }
+
+    async fn kill(
+        &self,
+        request: Request<pb::KillContainerRequest>,
+    ) -> Result<Response<pb::KillContainerResponse>, Status> {
+        let request = request.into_inner();
+        let signal = convert::signal_from_pb(&request.signal)?.unwrap_or(Signal::KILL);
+        self.engine.kill(&request.container, signal).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::KillContainerResponse {}))
+    }
+
+    async fn wait(
+        &self,
+        request: Request<pb::WaitContainerRequest>,
+    ) -> Result<Response<pb::WaitContainerResponse>, Status> {
+        let request = request.into_inner();
+        let condition = match request.condition() {
+            pb::WaitCondition::Unspecified | pb::WaitCondition::NotRunning => {
+                WaitCondition::NotRunning
+            }
+            pb::WaitCondition::NextExit => WaitCondition::NextExit,
+            pb::WaitCondition::Removed => WaitCondition::Removed,
+        };
+        let exit = self
+            .engine
+            .wait(&request.container, condition)
+            .await
+            .map_err(|error| to_status(&error))?;
+        let status = exit.as_ref().map(convert::exit_to_pb).unwrap_or_default();
+        Ok(Response::new(pb::WaitContainerResponse { status: Some(status) }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<pb::RemoveContainerRequest>,
+    ) -> Result<Response<pb::RemoveContainerResponse>, Status> {
+        let request = request.into_inner();
+        self.engine
+            .remove(&request.container, request.force)
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::RemoveContainerResponse {}))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListContainersRequest>,
+    ) -> Result<Response<pb::ListContainersResponse>, Status> {
+        let request = request.into_inner();
+        let query = ListQuery {
+            all: request.all,
+            limit: usize::try_from(request.limit).ok().filter(|limit| *limit > 0),
+            filters: request
+                .filters
+                .into_iter()
+                .map(|(key, values)| (key, values.values))
+                .collect(),
+        };
+        let records = self.engine.list(&query).map_err(|error| to_status(&error))?;
+        let containers = records.iter().map(|record| convert::summary_to_pb(record)).collect();
+        Ok(Response::new(pb::ListContainersResponse { containers }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<pb::InspectContainerRequest>,
+    ) -> Result<Response<pb::InspectContainerResponse>, Status> {
+        let name = request.into_inner().container;
+        let details = self.engine.inspect(&name).map_err(|error| to_status(&error))?;
+        Ok(Response::new(convert::details_to_pb(&details)))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        attach::attach(&self.engine, request.into_inner()).await
+    }
+
+    async fn logs(
+        &self,
+        request: Request<pb::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        let both = !request.stdout && !request.stderr;
+        let query = LogQuery {
+            tail: request.tail,
+            since: request.since.map(convert::timestamp_from_pb).transpose()?,
+            until: request.until.map(convert::timestamp_from_pb).transpose()?,
+            without_stdout: !both && !request.stdout,
+            without_stderr: !both && !request.stderr,
+        };
+        let log = self
+            .engine
+            .logs(&request.container, LogsRequest { query, follow: request.follow })
+            .await
+            .map_err(|error| to_status(&error))?;
+        let batches = stream::unfold(log, |mut log| async move {
+            let batch = log.next().await?;
+            Some((batch, log))
+        });
+        let entries = batches.flat_map(|batch| {
+            stream::iter(match batch {
+                Ok(entries) => entries.into_iter().map(|entry| Ok(entry_to_pb(entry))).collect(),
+                Err(error) => vec![Err(to_status(&error))],
+            })
+        });
+        Ok(Response::new(Box::pin(entries)))
+    }
+
+    async fn resize_terminal(
+        &self,
+        request: Request<pb::ResizeTerminalRequest>,
+    ) -> Result<Response<pb::ResizeTerminalResponse>, Status> {
+        let request = request.into_inner();
+        let size = request.size.ok_or_else(|| invalid("size", "no size is given"))?;
+        let size = convert::size_from_pb(size)?;
+        self.engine.resize(&request.container, size).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::ResizeTerminalResponse {}))
+    }
+}
+
+fn entry_to_pb(entry: LogEntry) -> pb::LogEntry {
+    let stream = match entry.stream {
+        LogStream::Stdout => pb::Stream::Stdout,
+        LogStream::Stderr => pb::Stream::Stderr,
+    };
+    pb::LogEntry {
+        time: Some(convert::timestamp_to_pb(entry.time)),
+        stream: stream.into(),
+        data: entry.data,
+    }
+}

@@ -1,0 +1,19 @@
+//! One thin file per gRPC service: each handler parses, calls one function of the engine, converts.
+
+mod containers;
+mod events;
+mod images;
+mod system;
+
+use std::pin::Pin;
+
+use tokio_stream::Stream;
+use tonic::Status;
+
+pub(crate) use containers::Containers;
+pub(crate) use events::Events;
+pub(crate) use images::Images;
+pub(crate) use system::System;
+
+/// What a call that streams returns.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
