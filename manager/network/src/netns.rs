@@ -1,0 +1,98 @@
+//! Acting in another network namespace, and on this one's settings.
+//!
+//! A namespace belongs to a thread. Only the thread that owns all networks (see
+//! [`crate::switchboard`]) changes its own, and always back before it does anything else.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+/// Why a namespace could not be entered, or a setting made.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// No such namespace.
+    #[error("open the network namespace {path:?}")]
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused.
+    #[error("enter a network namespace")]
+    Enter(#[source] Errno),
+    /// A setting of the kernel's was refused.
+    #[error("set {path:?} to {value}")]
+    Setting {
+        /// Which.
+        path: PathBuf,
+        /// To what.
+        value: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A network namespace, held open.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// Opens the calling thread's.
+    pub(crate) fn current() -> Result<Self, NetnsError> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Opens the one at a path, such as `/proc/PID/ns/net`.
+    pub(crate) fn open(path: &Path) -> Result<Self, NetnsError> {
+        let file = File::open(path)
+            .map_err(|source| NetnsError::Open { path: path.to_owned(), source })?;
+        Ok(Self { file })
+    }
+
+    /// Runs `act` in `self` and comes back to `home`.
+    ///
+    /// # Panics
+    /// If the way back is refused: a thread in the wrong namespace must do nothing more.
+    pub(crate) fn with<T>(&self, home: &Self, act: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(NetnsError::Enter)?;
+        let outcome = act();
+        setns(&home.file, CloneFlags::CLONE_NEWNET)
+            .map_err(NetnsError::Enter)
+            .expect("a thread can return to the namespace that it holds open");
+        Ok(outcome)
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Reads a setting below `/proc/sys/net` of the calling thread's namespace.
+pub(crate) fn setting(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(Path::new("/proc/sys/net").join(name)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Makes a setting below `/proc/sys/net` of the calling thread's namespace, if it is not so.
+pub(crate) fn set_setting(name: &str, value: &str) -> Result<(), NetnsError> {
+    if setting(name).as_deref() == Some(value) {
+        return Ok(());
+    }
+    let path = Path::new("/proc/sys/net").join(name);
+    std::fs::write(&path, value).map_err(|source| NetnsError::Setting {
+        path,
+        value: value.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,760 @@
+//! All networks of one engine: records, and what of them is in the kernel.
+//!
+//! One thread owns a [`Switchboard`] and does one thing at a time (see [`crate::networks`]), so
+//! there are no locks, and every step can be read downward. For a container that is connected:
+//!
+//! ```text
+//! check ─▶ give addresses ─▶ hold ports ─▶ record ─▶ interface ─▶ firewall's sets ─▶ name service
+//!                                            │ from here on a daemon that dies
+//!                                            └ finds the record, and undoes or completes it
+//! ```
+//!
+//! Invariant: what is in the kernel is implied by records. An error on the way undoes all of it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::address::{Cidr, MacAddr};
+use crate::dns::NameService;
+use crate::error::NetworkError;
+use crate::instance::Names;
+use crate::ipam;
+use crate::model::{
+    ConnectRequest, DEFAULT_NETWORK, Driver, Endpoint, EndpointAddress, Network, NetworkId,
+    NetworkRequest, Subnet, SubnetRequest, check_host_name, check_network_name,
+};
+use crate::netns::Netns;
+use crate::nft::ruleset::{Entry, network_entries, port_entries, published_entries};
+use crate::plane::Plane;
+use crate::ports::{PortRequest, PublishMode, PublishedPort, hold};
+use crate::records::Records;
+
+/// Bytes of the largest packet, unless a network has another.
+const USUAL_MTU: u32 = 1500;
+/// Longest name of an interface.
+const INTERFACE_NAME_BYTES: usize = 15;
+
+/// How an engine's networks are set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory for what outlives a restart of the machine.
+    pub root_dir: PathBuf,
+    /// Directory for what does not.
+    pub state_dir: PathBuf,
+    /// Tells this engine's interfaces and tables from those of others on the machine: nothing,
+    /// or four hexadecimal digits.
+    pub tag: String,
+    /// Whether the host's firewall judges what comes for published ports.
+    pub publish: PublishMode,
+    /// Subnet of the default network; absent: one is chosen.
+    pub default_subnet: Option<SubnetRequest>,
+    /// Whether the default network has IPv6.
+    pub default_ipv6: bool,
+    /// The host's resolver configuration, for names that no network has.
+    pub resolv_conf: PathBuf,
+}
+
+/// A container that runs, and where its network namespace is.
+#[derive(Debug, Clone)]
+pub struct LiveContainer {
+    /// The container's id.
+    pub id: String,
+    /// As `/proc/PID/ns/net`.
+    pub netns: PathBuf,
+}
+
+/// What a reconciliation found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Endpoints whose container runs, and that are connected.
+    pub kept: usize,
+    /// Endpoints whose container is gone, and that are given back.
+    pub released: usize,
+    /// What could not be restored, a sentence each.
+    pub problems: Vec<String>,
+}
+
+type EndpointKey = (String, NetworkId);
+
+/// What of an endpoint lives in this process alone.
+#[derive(Debug, Default)]
+struct Held {
+    /// Keep other programs from the host's ports, by being open.
+    _ports: Vec<OwnedFd>,
+    netns: Option<Netns>,
+}
+
+/// All networks of one engine.
+#[derive(Debug)]
+pub struct Switchboard {
+    settings: Settings,
+    plane: Plane,
+    records: Records,
+    networks: BTreeMap<NetworkId, Network>,
+    endpoints: BTreeMap<EndpointKey, Endpoint>,
+    held: BTreeMap<EndpointKey, Held>,
+    raised: HashSet<NetworkId>,
+    /// The address of each network and family that was given out last.
+    last: BTreeMap<(NetworkId, bool), IpAddr>,
+    names: NameService,
+}
+
+impl Switchboard {
+    /// Reads the records, in the calling thread's network namespace, and changes nothing in the
+    /// kernel. Call [`Self::reconcile`] next.
+    ///
+    /// # Errors
+    /// [`NetworkError::Records`], [`NetworkError::Netlink`], [`NetworkError::Ipam`] if the default
+    /// network is new and finds no subnet.
+    pub fn open(settings: Settings, names: NameService) -> Result<Self, NetworkError> {
+        let records = Records::open(&settings.root_dir, &settings.state_dir)?;
+        let names_of_ours = Names::new(&settings.tag)?;
+        let plane = Plane::open(names_of_ours, settings.publish, &settings.state_dir)?;
+        let networks: BTreeMap<_, _> =
+            records.networks()?.into_iter().map(|network| (network.id.clone(), network)).collect();
+        let endpoints = records.endpoints()?.into_iter();
+        let endpoints = endpoints
+            .map(|endpoint| ((endpoint.container.clone(), endpoint.network.clone()), endpoint))
+            .collect();
+        let mut board = Self {
+            settings,
+            plane,
+            records,
+            networks,
+            endpoints,
+            held: BTreeMap::new(),
+            raised: HashSet::new(),
+            last: BTreeMap::new(),
+            names,
+        };
+        if !board.networks.values().any(Network::is_default) {
+            board.create_default()?;
+        }
+        Ok(board)
+    }
+
+    /// Creates a network. Its bridge is made when the first container needs it.
+    ///
+    /// # Errors
+    /// [`NetworkError::NameInUse`], [`NetworkError::Name`], [`NetworkError::Ipam`],
+    /// [`NetworkError::Option`], [`NetworkError::NoParent`].
+    pub fn create(&mut self, request: NetworkRequest) -> Result<Network, NetworkError> {
+        check_network_name(&request.name)?;
+        if self.networks.values().any(|network| network.name == request.name) {
+            return Err(NetworkError::NameInUse { name: request.name });
+        }
+        if let Driver::Macvlan { parent } = &request.driver
+            && !self.plane.has_interface(parent)?
+        {
+            return Err(NetworkError::NoParent { name: parent.clone() });
+        }
+        let (mtu, masquerade) = options(&request)?;
+        let subnets = self.settle_subnets(&request)?;
+        let id = NetworkId::new(random()?);
+        let is_default = request.name == DEFAULT_NETWORK;
+        let bridge = match request.driver {
+            Driver::Bridge => self.plane.names().bridge(is_default, &id),
+            Driver::Macvlan { .. } => String::new(),
+        };
+        let network = Network {
+            id: id.clone(),
+            name: request.name,
+            driver: request.driver,
+            bridge,
+            subnets,
+            internal: request.internal,
+            mtu,
+            masquerade,
+            labels: request.labels,
+            options: request.options,
+            created_at: jiff::Timestamp::now(),
+        };
+        self.records.put_network(&network)?;
+        self.networks.insert(id, network.clone());
+        Ok(network)
+    }
+
+    /// Lists the networks, by name.
+    pub fn list(&self) -> Vec<Network> {
+        let mut networks: Vec<Network> = self.networks.values().cloned().collect();
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        networks
+    }
+
+    /// Finds a network by its name, its id or an unambiguous beginning of its id, with the
+    /// endpoints on it.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotFound`], [`NetworkError::Ambiguous`].
+    pub fn inspect(&self, name: &str) -> Result<(Network, Vec<Endpoint>), NetworkError> {
+        let network = self.find(name)?.clone();
+        let endpoints = self.endpoints_on(&network.id).cloned().collect();
+        Ok((network, endpoints))
+    }
+
+    /// Removes a network that no container is on.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotFound`], [`NetworkError::InUse`], [`NetworkError::Permanent`].
+    pub fn remove(&mut self, name: &str) -> Result<(), NetworkError> {
+        let network = self.find(name)?.clone();
+        if network.is_default() {
+            return Err(NetworkError::Permanent { network: network.name });
+        }
+        let users: Vec<&str> =
+            self.endpoints_on(&network.id).map(|endpoint| endpoint.name.as_str()).collect();
+        if !users.is_empty() {
+            let containers = users.join(", ");
+            return Err(NetworkError::InUse { network: network.name, containers });
+        }
+        self.lower(&network)?;
+        self.records.remove_network(&network.id)?;
+        self.networks.remove(&network.id);
+        Ok(())
+    }
+
+    /// Removes the networks that no container is on and that `keep` does not want, and returns
+    /// their names; takes down the default network's bridge too, if nobody is on it.
+    ///
+    /// # Errors
+    /// [`NetworkError::Records`], [`NetworkError::Netlink`].
+    pub fn prune(&mut self, keep: impl Fn(&Network) -> bool) -> Result<Vec<String>, NetworkError> {
+        let mut removed = Vec::new();
+        for network in self.list() {
+            if self.endpoints_on(&network.id).next().is_some() {
+                continue;
+            }
+            if network.is_default() {
+                self.lower(&network)?;
+            } else if !keep(&network) {
+                self.remove(network.id.as_str())?;
+                removed.push(network.name);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Connects a container, whose network namespace is at `netns`, to a network.
+    ///
+    /// # Errors
+    /// Any of [`NetworkError`]; nothing of the endpoint is left then.
+    pub fn connect(
+        &mut self,
+        name: &str,
+        request: &ConnectRequest,
+        netns: &Path,
+    ) -> Result<Endpoint, NetworkError> {
+        let network = self.find(name)?.clone();
+        let key = (request.container.clone(), network.id.clone());
+        if self.endpoints.contains_key(&key) {
+            let (container, network) = (request.name.clone(), network.name);
+            return Err(NetworkError::AlreadyConnected { container, network });
+        }
+        let netns = Netns::open(netns)?;
+        let mut endpoint = self.plan(&network, request)?;
+        let held = self.hold_ports(&network, &mut endpoint, &request.ports)?;
+        self.raise(&network)?;
+
+        self.records.put_endpoint(&endpoint)?;
+        self.endpoints.insert(key.clone(), endpoint.clone());
+        self.held.insert(key.clone(), Held { _ports: held, netns: None });
+        let outcome = self.realize(&network, &endpoint, netns);
+        if let Err(error) = outcome {
+            self.release(&key)?;
+            return Err(error);
+        }
+        for address in endpoint.ips() {
+            self.last.insert((network.id.clone(), address.is_ipv6()), address);
+        }
+        Ok(endpoint)
+    }
+
+    /// Disconnects a container, running or not, from a network, and gives back what it had.
+    ///
+    /// # Errors
+    /// [`NetworkError::NotFound`], [`NetworkError::NotConnected`].
+    pub fn disconnect(&mut self, name: &str, container: &str) -> Result<(), NetworkError> {
+        let network = self.find(name)?;
+        let key = (container.to_owned(), network.id.clone());
+        if !self.endpoints.contains_key(&key) {
+            let (container, network) = (container.to_owned(), network.name.clone());
+            return Err(NetworkError::NotConnected { container, network });
+        }
+        self.release(&key)
+    }
+
+    /// Disconnects a container from all of its networks; none is no error.
+    ///
+    /// # Errors
+    /// [`NetworkError::Records`], [`NetworkError::Netlink`].
+    pub fn disconnect_all(&mut self, container: &str) -> Result<(), NetworkError> {
+        for key in self.keys_of(container) {
+            self.release(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Lists a container's endpoints.
+    pub fn endpoints(&self, container: &str) -> Vec<Endpoint> {
+        self.keys_of(container).iter().filter_map(|key| self.endpoints.get(key).cloned()).collect()
+    }
+
+    /// Brings kernel and records together after a start: gives back what containers had that do
+    /// not run any more, and restores what the others should have.
+    ///
+    /// # Errors
+    /// [`NetworkError::Records`]. What cannot be restored is a problem in the answer.
+    pub fn reconcile(&mut self, live: &[LiveContainer]) -> Result<Reconciled, NetworkError> {
+        let mut outcome = Reconciled::default();
+        let keys: Vec<EndpointKey> = self.endpoints.keys().cloned().collect();
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|(id, _)| live.iter().any(|one| one.id == *id));
+        for key in gone {
+            self.release(&key)?;
+            outcome.released += 1;
+        }
+        let networks: HashSet<NetworkId> = kept.iter().map(|(_, id)| id.clone()).collect();
+        self.raised = networks
+            .into_iter()
+            .filter(|id| self.networks.get(id).is_some_and(|n| n.driver == Driver::Bridge))
+            .collect();
+        if self.raised.is_empty() {
+            self.sweep()?;
+        } else if let Err(error) = self.restore() {
+            outcome.problems.push(told(&error));
+        }
+        for key in kept {
+            let netns = live.iter().find(|one| one.id == key.0).map(|one| one.netns.clone());
+            match self.restore_endpoint(&key, netns.as_deref()) {
+                Ok(()) => outcome.kept += 1,
+                Err(error) => outcome.problems.push(told(&error)),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Restores the firewall's tables if somebody has taken them away; says whether so.
+    ///
+    /// # Errors
+    /// [`NetworkError::Netlink`].
+    pub fn heal(&mut self) -> Result<bool, NetworkError> {
+        let disturbed = self.plane.was_disturbed()?;
+        if disturbed {
+            self.restore()?;
+        }
+        Ok(disturbed)
+    }
+
+    /// Becomes readable when [`Self::heal`] has something to look at.
+    pub(crate) fn watched(&self) -> BorrowedFd<'_> {
+        self.plane.watched()
+    }
+
+    fn create_default(&mut self) -> Result<(), NetworkError> {
+        let request = NetworkRequest {
+            name: DEFAULT_NETWORK.to_owned(),
+            subnets: self.settings.default_subnet.into_iter().collect(),
+            ipv6: self.settings.default_ipv6,
+            ..NetworkRequest::default()
+        };
+        self.create(request).map(drop)
+    }
+
+    fn find(&self, name: &str) -> Result<&Network, NetworkError> {
+        if let Some(network) = self.networks.values().find(|network| network.name == name) {
+            return Ok(network);
+        }
+        let mut matches = self.networks.values().filter(|n| n.id.as_str().starts_with(name));
+        match (matches.next(), matches.count()) {
+            (Some(network), 0) if !name.is_empty() => Ok(network),
+            (Some(_), more) if !name.is_empty() => {
+                Err(NetworkError::Ambiguous { prefix: name.to_owned(), count: more + 1 })
+            }
+            _ => Err(NetworkError::NotFound { name: name.to_owned() }),
+        }
+    }
+
+    fn endpoints_on<'a>(&'a self, id: &'a NetworkId) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints.values().filter(move |endpoint| endpoint.network == *id)
+    }
+
+    fn keys_of(&self, container: &str) -> Vec<EndpointKey> {
+        self.endpoints.keys().filter(|(id, _)| id == container).cloned().collect()
+    }
+
+    /// Settles a new network's subnets, so that they clash with no other's and no route.
+    fn settle_subnets(&mut self, request: &NetworkRequest) -> Result<Vec<Subnet>, NetworkError> {
+        let mut taken: Vec<(Cidr, String)> = Vec::new();
+        for network in self.networks.values() {
+            let holder = format!("network {}", network.name);
+            taken.extend(network.subnets.iter().map(|subnet| (subnet.subnet, holder.clone())));
+        }
+        if request.driver == Driver::Bridge {
+            let routed = self.plane.routed()?.into_iter();
+            taken.extend(routed.map(|cidr| (cidr, "a route of the host".to_owned())));
+        }
+        let mut subnets: Vec<Subnet> = Vec::new();
+        for wanted in &request.subnets {
+            let settled = ipam::settle_subnet(*wanted)?;
+            let subnet = settled.subnet;
+            if subnets.iter().any(|other| other.subnet.is_ipv6() == subnet.is_ipv6()) {
+                return Err(ipam::IpamError::SecondOfFamily { subnet }.into());
+            }
+            if let Some((other, holder)) = taken.iter().find(|(other, _)| other.overlaps(subnet)) {
+                let (other, holder) = (*other, holder.clone());
+                return Err(ipam::IpamError::Overlap { subnet, other, holder }.into());
+            }
+            subnets.push(settled);
+        }
+        let taken: Vec<Cidr> = taken.into_iter().map(|(cidr, _)| cidr).collect();
+        let mut choose = |chosen: Cidr| {
+            let request = SubnetRequest { subnet: chosen, gateway: None, range: None };
+            ipam::settle_subnet(request).map(|subnet| subnets.push(subnet))
+        };
+        if !request.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6()) {
+            choose(ipam::choose_subnet_4(&taken)?)?;
+        }
+        if request.ipv6 && !request.subnets.iter().any(|subnet| subnet.subnet.is_ipv6()) {
+            let [a, b, c, d, e, ..] = random()?;
+            choose(ipam::choose_subnet_6([a, b, c, d, e], &taken)?)?;
+        }
+        subnets.sort_by_key(|subnet| subnet.subnet.is_ipv6());
+        Ok(subnets)
+    }
+
+    /// Plans an endpoint: names, interface and addresses; nothing is done yet.
+    fn plan(&self, network: &Network, request: &ConnectRequest) -> Result<Endpoint, NetworkError> {
+        for alias in &request.aliases {
+            check_host_name(alias)?;
+        }
+        let mut addresses = Vec::new();
+        for wanted in &request.addresses {
+            if !network.subnets.iter().any(|s| s.subnet.is_ipv6() == wanted.is_ipv6()) {
+                return Err(ipam::IpamError::NoFamily { address: *wanted }.into());
+            }
+        }
+        let taken: HashSet<IpAddr> =
+            self.endpoints_on(&network.id).flat_map(Endpoint::ips).collect();
+        for subnet in &network.subnets {
+            let is_ipv6 = subnet.subnet.is_ipv6();
+            let wanted = request.addresses.iter().find(|ip| ip.is_ipv6() == is_ipv6).copied();
+            let last = self.last_given(network, is_ipv6);
+            let address = ipam::give_address(&network.name, subnet, wanted, last, &taken)?;
+            let prefix = subnet.subnet.prefix_len();
+            let address = Cidr::new(address, prefix).map_err(ipam::IpamError::Malformed)?;
+            let gateway = (!network.internal).then_some(subnet.gateway);
+            addresses.push(EndpointAddress { address, gateway });
+        }
+        let [a, b, c, d, e, f, rest @ ..] = random()?;
+        let digits: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let port = match network.driver {
+            Driver::Bridge => self.plane.names().port(&digits),
+            Driver::Macvlan { .. } => String::new(),
+        };
+        Ok(Endpoint {
+            network: network.id.clone(),
+            container: request.container.clone(),
+            name: request.name.clone(),
+            aliases: request.aliases.clone(),
+            interface: self.interface_name(request)?,
+            port,
+            mac: request.mac.unwrap_or_else(|| MacAddr::local([a, b, c, d, e, f])),
+            addresses,
+            ports: Vec::new(),
+            dns: request.dns.clone(),
+            default_route: request.default_route && !network.internal,
+        })
+    }
+
+    /// The address after which the next is looked for: after a restart of the daemon, the highest
+    /// in use.
+    fn last_given(&self, network: &Network, is_ipv6: bool) -> Option<IpAddr> {
+        let known = self.last.get(&(network.id.clone(), is_ipv6)).copied();
+        let highest = || {
+            let ips = self.endpoints_on(&network.id).flat_map(Endpoint::ips);
+            ips.filter(|ip| ip.is_ipv6() == is_ipv6).max()
+        };
+        known.or_else(highest)
+    }
+
+    fn interface_name(&self, request: &ConnectRequest) -> Result<String, NetworkError> {
+        let name = &request.interface;
+        if name.is_empty() {
+            let taken: HashSet<String> =
+                self.endpoints(&request.container).into_iter().map(|e| e.interface).collect();
+            let free = (0..).map(|index| format!("eth{index}")).find(|name| !taken.contains(name));
+            return Ok(free.unwrap_or_default());
+        }
+        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        let dots = name == "." || name == "..";
+        if name.len() > INTERFACE_NAME_BYTES || dots || name == "lo" || !name.bytes().all(fits) {
+            return Err(NetworkError::InterfaceName { name: name.clone() });
+        }
+        Ok(name.clone())
+    }
+
+    /// Holds the host's ports, and fills in which they are.
+    fn hold_ports(
+        &self,
+        network: &Network,
+        endpoint: &mut Endpoint,
+        requests: &[PortRequest],
+    ) -> Result<Vec<OwnedFd>, NetworkError> {
+        if !requests.is_empty() && (network.internal || network.driver != Driver::Bridge) {
+            let why = if network.internal { "internal" } else { "not a bridge" };
+            return Err(NetworkError::CannotPublish { network: network.name.clone(), why });
+        }
+        let mut held = Vec::new();
+        for request in requests {
+            let mut host_port = request.host_port.unwrap_or(0);
+            let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+            let hosts = match &request.host_ip {
+                Some(host_ip) => std::slice::from_ref(host_ip),
+                None => &everywhere[..],
+            };
+            for host_ip in hosts.iter().copied() {
+                let container_ip = endpoint.ips().find(|ip| ip.is_ipv6() == host_ip.is_ipv6());
+                let Some(container_ip) = container_ip else {
+                    if request.host_ip.is_some() {
+                        let port = host_port;
+                        return Err(NetworkError::NoAddressToPublish { port, host_ip });
+                    }
+                    continue;
+                };
+                let (fd, port) = self.hold_port(host_ip, host_port, request)?;
+                host_port = port;
+                held.push(fd);
+                endpoint.ports.push(PublishedPort {
+                    host_ip,
+                    host_port,
+                    container_ip,
+                    container_port: request.container_port,
+                    transport: request.transport,
+                });
+            }
+        }
+        Ok(held)
+    }
+
+    fn hold_port(
+        &self,
+        host_ip: IpAddr,
+        host_port: u16,
+        request: &PortRequest,
+    ) -> Result<(OwnedFd, u16), NetworkError> {
+        let known = |address: SocketAddr, transport| {
+            let holder = self.endpoints.values().find(|endpoint| {
+                endpoint
+                    .ports
+                    .iter()
+                    .any(|port| port.host_port == address.port() && port.transport == transport)
+            })?;
+            Some(format!("container {}", holder.name))
+        };
+        Ok(hold(SocketAddr::new(host_ip, host_port), request.transport, known)?)
+    }
+
+    /// Makes what a recorded endpoint needs in the kernel.
+    fn realize(
+        &mut self,
+        network: &Network,
+        endpoint: &Endpoint,
+        netns: Netns,
+    ) -> Result<(), NetworkError> {
+        self.plane.plug(network, endpoint, &netns)?;
+        if network.driver == Driver::Bridge {
+            self.plane.add(&endpoint_entries(endpoint))?;
+        }
+        self.serve_names(network, endpoint, &netns)?;
+        let key = (endpoint.container.clone(), endpoint.network.clone());
+        self.held.entry(key).or_default().netns = Some(netns);
+        Ok(())
+    }
+
+    fn serve_names(
+        &mut self,
+        network: &Network,
+        endpoint: &Endpoint,
+        netns: &Netns,
+    ) -> Result<(), NetworkError> {
+        if !network.has_names() {
+            return Ok(());
+        }
+        self.names.attach(network, endpoint, netns, self.plane.home()).map_err(|source| {
+            NetworkError::NameService { container: endpoint.name.clone(), source }
+        })
+    }
+
+    /// Undoes an endpoint, as much of it as there is: name service, firewall, interface, record.
+    fn release(&mut self, key: &EndpointKey) -> Result<(), NetworkError> {
+        let Some(endpoint) = self.endpoints.remove(key) else { return Ok(()) };
+        self.names.detach(&endpoint);
+        let held = self.held.remove(key).unwrap_or_default();
+        if self.plane.is_standing() && !endpoint.port.is_empty() {
+            let entries = endpoint_entries(&endpoint);
+            // Elements that were never added, or that somebody took away, cannot be taken; then
+            // all are made anew of the records that remain.
+            if self.plane.take(&entries).is_err() {
+                self.restore()?;
+            }
+        }
+        self.plane.unplug(&endpoint, held.netns.as_ref())?;
+        self.records.remove_endpoint(&endpoint.container, &endpoint.network)?;
+        Ok(())
+    }
+
+    /// Raises a network's bridge, and with the first of all the tables.
+    fn raise(&mut self, network: &Network) -> Result<(), NetworkError> {
+        if network.driver != Driver::Bridge || self.raised.contains(&network.id) {
+            return Ok(());
+        }
+        let has_ipv6 = network.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
+        self.raised.insert(network.id.clone());
+        let outcome = if self.plane.is_standing() && !has_ipv6 {
+            self.plane.raise_bridge(network).and_then(|()| self.plane.add(&bridge_entries(network)))
+        } else {
+            self.restore()
+        };
+        outcome.inspect_err(|_| {
+            self.raised.remove(&network.id);
+        })
+    }
+
+    fn lower(&mut self, network: &Network) -> Result<(), NetworkError> {
+        if !self.raised.remove(&network.id) {
+            return Ok(());
+        }
+        if self.plane.take(&bridge_entries(network)).is_err() {
+            self.restore()?;
+        }
+        self.plane.lower_bridge(network)?;
+        if self.raised.is_empty() { self.plane.lower() } else { Ok(()) }
+    }
+
+    /// Makes everything in the kernel anew, of the records, at once.
+    fn restore(&mut self) -> Result<(), NetworkError> {
+        let raised: Vec<&Network> =
+            self.networks.values().filter(|network| self.raised.contains(&network.id)).collect();
+        let mut entries: Vec<Entry> =
+            raised.iter().flat_map(|network| bridge_entries(network)).collect();
+        entries.extend(self.endpoints.values().flat_map(endpoint_entries));
+        self.plane.restore(raised.into_iter(), &entries)
+    }
+
+    /// Removes what an earlier daemon left in the kernel, when no container is connected.
+    fn sweep(&mut self) -> Result<(), NetworkError> {
+        let mut present = false;
+        for network in self.networks.values().filter(|n| n.driver == Driver::Bridge) {
+            if self.plane.has_interface(&network.bridge)? {
+                self.plane.lower_bridge(network)?;
+                present = true;
+            }
+        }
+        if present {
+            // Only tables that were built can be taken down whole.
+            self.plane.restore(std::iter::empty(), &[])?;
+            self.plane.lower()?;
+        }
+        Ok(())
+    }
+
+    fn restore_endpoint(
+        &mut self,
+        key: &EndpointKey,
+        netns: Option<&Path>,
+    ) -> Result<(), NetworkError> {
+        let (Some(endpoint), Some(network), Some(path)) =
+            (self.endpoints.get(key).cloned(), self.networks.get(&key.1).cloned(), netns)
+        else {
+            return Err(NetworkError::NotFound { name: key.1.to_string() });
+        };
+        let netns = Netns::open(path)?;
+        let mut ports = Vec::new();
+        for port in &endpoint.ports {
+            let address = SocketAddr::new(port.host_ip, port.host_port);
+            ports.push(hold(address, port.transport, |_, _| None)?.0);
+        }
+        if !endpoint.port.is_empty() {
+            if self.plane.is_plugged(&endpoint)? {
+                self.plane.replug(&network, &endpoint.port)?;
+            } else {
+                self.plane.plug(&network, &endpoint, &netns)?;
+            }
+        }
+        self.serve_names(&network, &endpoint, &netns)?;
+        self.held.insert(key.clone(), Held { _ports: ports, netns: Some(netns) });
+        Ok(())
+    }
+}
+
+/// What a network has in the firewall's sets.
+fn bridge_entries(network: &Network) -> Vec<Entry> {
+    network_entries(&network.bridge, network.internal, network.masquerade)
+}
+
+/// What an endpoint has in the firewall's sets.
+fn endpoint_entries(endpoint: &Endpoint) -> Vec<Entry> {
+    if endpoint.port.is_empty() {
+        return Vec::new();
+    }
+    let addresses: Vec<IpAddr> = endpoint.ips().collect();
+    let mut entries = port_entries(&endpoint.port, endpoint.mac, &addresses);
+    for port in &endpoint.ports {
+        entries.extend(published_entries(
+            port.host_ip,
+            port.host_port,
+            port.transport,
+            port.container_ip,
+            port.container_port,
+        ));
+    }
+    entries
+}
+
+/// Reads the driver's options: MTU, and whether to masquerade. Docker's names are understood too.
+fn options(request: &NetworkRequest) -> Result<(u32, bool), NetworkError> {
+    let (mut mtu, mut masquerade) = (USUAL_MTU, true);
+    for (key, value) in &request.options {
+        let refuse = || NetworkError::Option {
+            network: request.name.clone(),
+            key: key.clone(),
+            value: value.clone(),
+        };
+        match key.as_str() {
+            "mtu" | "com.docker.network.driver.mtu" => {
+                mtu = value.parse().ok().filter(|m| (68..=65535).contains(m)).ok_or_else(refuse)?;
+            }
+            "masquerade" | "com.docker.network.bridge.enable_ip_masquerade" => {
+                masquerade = value.parse().map_err(|_| refuse())?;
+            }
+            _ => return Err(refuse()),
+        }
+    }
+    Ok((mtu, masquerade))
+}
+
+/// An error with its causes, as a sentence.
+fn told(error: &NetworkError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Random bytes of the kernel's.
+fn random() -> Result<[u8; 32], NetworkError> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
+        |errno| NetworkError::System {
+            operation: "get random bytes of the kernel",
+            errno: nix::errno::Errno::from_raw(errno.raw_os_error()),
+        },
+    )?;
+    Ok(bytes)
+}

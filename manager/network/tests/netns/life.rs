@@ -1,0 +1,235 @@
+//! Networks' lives: created, used, restored, removed; nothing left behind.
+
+use std::collections::HashSet;
+
+use keg_network::{
+    ConnectRequest, Driver, NetworkError, NetworkRequest, PublishMode, SubnetRequest,
+};
+
+use crate::lab::{HOST, Lab, Machine, container_request, eventually};
+use crate::ports::network;
+
+fn subnet(text: &str) -> SubnetRequest {
+    SubnetRequest { subnet: text.parse().unwrap(), gateway: None, range: None }
+}
+
+/// What of ours is on the host.
+fn traces(host: &Machine) -> String {
+    host.sh("ip -o link | grep -o 'keg[^:@]*' || true; nft list tables | grep keg || true
+         ip rule | grep 758 || true")
+}
+
+#[test]
+fn nothing_is_there_before_the_first_container_and_nothing_after_prune() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        assert_eq!(traces(&lab.host), "");
+        lab.board.create(network("front")).unwrap();
+        assert_eq!(traces(&lab.host), "");
+        let web = lab.start("front", "web", &["8080:80"]);
+        let other = lab.start("bridge", "other", &[]);
+        assert_ne!(traces(&lab.host), "");
+
+        lab.board.disconnect_all(&web.id).unwrap();
+        lab.board.disconnect_all(&other.id).unwrap();
+        let removed = lab.board.prune(|_| false).unwrap();
+
+        assert_eq!(removed, ["front"]);
+        assert_eq!(traces(&lab.host), "");
+        assert_eq!(lab.host.sh("cat /proc/sys/net/ipv4/ip_forward").trim(), "0");
+    });
+}
+
+#[test]
+fn a_network_in_use_stays_and_says_who_uses_it() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.board.create(network("front")).unwrap();
+        let _web = lab.start("front", "web", &[]);
+
+        let refusal = lab.board.remove("front").unwrap_err();
+
+        assert_eq!(refusal.to_string(), "network front is in use by web");
+        assert!(matches!(lab.board.remove("bridge"), Err(NetworkError::Permanent { .. })));
+    });
+}
+
+#[test]
+fn subnets_clash_with_no_route_and_no_network() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.host.sh(
+            "ip route add 10.50.0.0/16 via 192.0.2.2; ip route add 172.20.0.0/14 via 192.0.2.2",
+        );
+        let request = |name: &str, text: &str| NetworkRequest {
+            subnets: vec![subnet(text)],
+            ..network(name)
+        };
+
+        let by_route = lab.board.create(request("a", "10.50.3.0/24")).unwrap_err();
+        lab.board.create(request("b", "10.60.0.0/24")).unwrap();
+        let by_network = lab.board.create(request("c", "10.60.0.128/25")).unwrap_err();
+        let chosen = lab.board.create(network("d")).unwrap().subnets[0].subnet;
+
+        assert!(by_route.to_string().contains("a route of the host"), "{by_route}");
+        assert!(by_network.to_string().contains("network b"), "{by_network}");
+        assert!(!chosen.overlaps("172.20.0.0/14".parse().unwrap()), "{chosen}");
+    });
+}
+
+#[test]
+fn addresses_are_given_once_and_exhaustion_is_told() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let request = NetworkRequest { subnets: vec![subnet("10.60.0.0/29")], ..network("tiny") };
+        lab.board.create(request).unwrap();
+        let containers: Vec<_> =
+            (0..5).map(|index| lab.start("tiny", &format!("c{index}"), &[])).collect();
+        let distinct: HashSet<_> = containers.iter().map(super::lab::Container::ip).collect();
+
+        let late = Machine::new();
+        let refusal =
+            lab.board.connect("tiny", &container_request("late"), &late.path()).unwrap_err();
+        lab.board.disconnect_all(&containers[2].id).unwrap();
+        let next = lab.start("tiny", "next", &[]);
+
+        assert_eq!(distinct.len(), 5);
+        assert!(refusal.to_string().contains("no free address"), "{refusal}");
+        assert_eq!(next.ip(), containers[2].ip(), "the only one that was given back");
+    });
+}
+
+#[test]
+fn a_container_has_the_address_and_the_mac_that_it_asked_for() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let request = NetworkRequest { subnets: vec![subnet("10.60.0.0/24")], ..network("fixed") };
+        lab.board.create(request).unwrap();
+        let wanted = ConnectRequest {
+            addresses: vec!["10.60.0.77".parse().unwrap()],
+            mac: Some("02:00:00:00:00:77".parse().unwrap()),
+            ..container_request("web")
+        };
+
+        let web = lab.start_as("fixed", &wanted);
+
+        let seen = web.machine.sh("ip -o -4 addr show eth0; ip -o link show eth0; ip route");
+        for expected in ["10.60.0.77/24", "02:00:00:00:00:77", "default via 10.60.0.1 dev eth0"] {
+            assert!(seen.contains(expected), "{expected} in {seen}");
+        }
+    });
+}
+
+#[test]
+fn a_restart_of_the_daemon_disturbs_nobody_and_releases_the_dead() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let (web, dead) =
+            (lab.start("bridge", "web", &["8080:80"]), lab.start("bridge", "dead", &["8081:80"]));
+        let _server = web.machine.serve(80);
+
+        let reconciled = lab.restart(&[web.live()]);
+
+        assert_eq!((reconciled.kept, reconciled.released, reconciled.problems), (1, 1, vec![]));
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+        assert!(lab.board.endpoints(&dead.id).is_empty());
+        assert!(lab.start("bridge", "next", &["8081:80"]).ip() != web.ip(), "the port is free");
+    });
+}
+
+#[test]
+fn a_bridge_that_somebody_removed_is_restored_at_the_next_start() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &["8080:80"]);
+        let _server = web.machine.serve(80);
+        lab.host.sh("ip link del keg0; nft flush ruleset");
+
+        let reconciled = lab.restart(&[web.live()]);
+
+        assert_eq!(reconciled.problems, Vec::<String>::new());
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+    });
+}
+
+#[test]
+fn a_firewall_that_is_flushed_under_us_is_restored() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &["8080:80"]);
+        let _server = web.machine.serve(80);
+        let before = lab.host.sh("nft list ruleset");
+        assert!(!lab.board.heal().unwrap(), "what we did ourselves disturbs nobody");
+
+        lab.host.sh("nft flush ruleset");
+        eventually("the firewall is restored", || lab.board.heal().unwrap());
+
+        assert_eq!(lab.host.sh("nft list ruleset"), before);
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+    });
+}
+
+#[test]
+fn nft_prints_our_sets_readably() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &["8080:80", "127.0.0.1:8081:81/udp"]);
+
+        let listing = lab.host.sh("nft list ruleset");
+
+        for expected in [
+            "elements = { \"keg0\" }".to_owned(),
+            format!("elements = {{ tcp . 8080 : {} . 80 }}", web.ip()),
+            format!("elements = {{ 127.0.0.1 . udp . 8081 : {} . 81 }}", web.ip()),
+            format!("{} . {}", web.endpoint.mac, web.ip()),
+        ] {
+            assert!(listing.contains(&expected), "{expected} in\n{listing}");
+        }
+    });
+}
+
+#[test]
+fn an_interface_of_somebody_else_with_our_name_is_left_alone() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.host.sh("ip link add keg0 type bridge");
+        let web = Machine::new();
+
+        let refusal =
+            lab.board.connect("bridge", &container_request("web"), &web.path()).unwrap_err();
+
+        assert!(matches!(refusal, NetworkError::InterfaceTaken { .. }), "{refusal}");
+        assert!(lab.host.sh("ip -o link").contains("keg0"));
+        assert!(lab.board.endpoints(&container_request("web").container).is_empty());
+    });
+}
+
+#[test]
+fn macvlan_puts_a_container_beside_its_host() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let request = NetworkRequest {
+            driver: Driver::Macvlan { parent: "eth0".to_owned() },
+            subnets: vec![SubnetRequest {
+                subnet: "192.0.2.0/24".parse().unwrap(),
+                gateway: Some("192.0.2.254".parse().unwrap()),
+                range: Some("192.0.2.128/25".parse().unwrap()),
+            }],
+            ..network("lan")
+        };
+        lab.board.create(request).unwrap();
+        let _server = lab.outside.serve(80);
+
+        let web = lab.start("lan", "web", &[]);
+        let answer = web.machine.ask("192.0.2.2:80");
+
+        assert_eq!(answer, Some(web.ip().to_string()));
+        lab.board.disconnect_all(&web.id).unwrap();
+        assert!(!web.machine.sh("ip -o link").contains("eth0"));
+    });
+}
+
+#[test]
+fn a_container_on_two_networks_leaves_by_the_first() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.board.create(network("back")).unwrap();
+        let web = lab.start("bridge", "web", &[]);
+        let request = ConnectRequest { default_route: false, ..container_request("web") };
+
+        let second = lab.board.connect("back", &request, &web.machine.path()).unwrap();
+
+        assert_eq!(second.interface, "eth1");
+        let routes = web.machine.sh("ip route");
+        assert!(routes.contains(&format!("default via {} dev eth0", web.gateway())), "{routes}");
+        assert!(routes.contains("dev eth1"), "{routes}");
+    });
+}
