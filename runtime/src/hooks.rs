@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use oci_spec::runtime::Hook;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -206,12 +205,6 @@ fn watch(child: &mut Child, deadline: Option<Instant>) -> Result<Option<String>,
             return Ok(Some(String::from_utf8_lossy(&said).into_owned()));
         }
     }
-}
-
-/// Returns whether a wait status tells of a signal, and which.
-#[must_use]
-pub fn signal_of(code: i32) -> Option<Signal> {
-    ExitStatus::from_raw(code).signal().and_then(|signal| Signal::try_from(signal).ok())
 }
 
 #[cfg(test)]

@@ -83,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_reaches_the_own_process() {
+    fn a_write_reaches_the_own_thread() {
         let procfs = Procfs::open().unwrap();
 
-        procfs.write("self/comm", b"written-here").unwrap();
+        procfs.write("thread-self/comm", b"written-here").unwrap();
 
-        let comm = std::fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
-        assert!(comm.starts_with("written-here") || !comm.is_empty());
+        let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert_eq!(comm, "written-here\n");
         assert_eq!(procfs.own_pid().unwrap(), i32::try_from(std::process::id()).unwrap());
     }
 

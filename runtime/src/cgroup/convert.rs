@@ -66,14 +66,10 @@ pub(super) fn or_max(limit: i64) -> String {
     if limit < 0 { "max".into() } else { limit.to_string() }
 }
 
-/// The limit of processes as the kernel takes it: negative is none; zero becomes one, since a
-/// container has at least one process and systemd knows no zero either.
-pub(super) fn pids(limit: i64) -> String {
-    match limit {
-        ..0 => "max".into(),
-        0 => "1".into(),
-        _ => limit.to_string(),
-    }
+/// The limit of processes as the kernel takes it; negative is none. Zero says nothing: it cannot be
+/// told from a limit that is absent, which the runtime-spec reads as “no limit”.
+pub(super) fn pids(limit: i64) -> Option<String> {
+    (limit != 0).then(|| or_max(limit))
 }
 
 #[cfg(test)]
@@ -124,9 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn zero_processes_become_one_and_negative_no_limit() {
-        for (limit, text) in [(-1, "max"), (i64::MIN, "max"), (0, "1"), (7, "7")] {
-            assert_eq!(pids(limit), text);
+    fn a_negative_number_of_processes_is_no_limit_and_zero_says_nothing() {
+        for (limit, text) in [(-1, Some("max")), (i64::MIN, Some("max")), (0, None), (7, Some("7"))]
+        {
+            assert_eq!(pids(limit).as_deref(), text);
         }
     }
 

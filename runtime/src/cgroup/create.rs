@@ -286,7 +286,8 @@ fn demands(resources: &LinuxResources) -> Vec<Demand> {
         let placed = [cpu.cpus(), cpu.mems()].into_iter().flatten().any(|set| !set.is_empty());
         demand(placed, "cpuset", Some("cpuset"), "cpu");
     }
-    demand(resources.pids().is_some(), "pids", Some("pids"), "pids");
+    let pids = resources.pids().as_ref().is_some_and(|pids| pids.limit() != 0);
+    demand(pids, "pids", Some("pids"), "pids");
     if let Some(io) = resources.block_io() {
         let weighed = io.weight().is_some_and(|weight| weight != 0)
             || io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty());

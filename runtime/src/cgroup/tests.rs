@@ -103,7 +103,7 @@ fn limits_are_in_force_before_anyone_enters() {
     let resources = resources(serde_json::json!({
         "memory": { "limit": 33_554_432, "swap": 67_108_864, "reservation": 16_777_216 },
         "cpu": { "shares": 1024, "quota": 50_000, "period": 100_000, "cpus": "0" },
-        "pids": { "limit": 0 },
+        "pids": { "limit": 1 },
     }));
 
     guard.0.create(Some(&resources)).unwrap();

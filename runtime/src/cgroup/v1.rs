@@ -20,9 +20,11 @@ pub(super) fn apply(dir: &Dir, name: &str, resources: &LinuxResources) -> Result
         "memory" => resources.memory().as_ref().map_or(Ok(()), |memory| set_memory(dir, memory)),
         "cpu" => resources.cpu().as_ref().map_or(Ok(()), |cpu| set_cpu(dir, cpu)),
         "cpuset" => resources.cpu().as_ref().map_or(Ok(()), |cpu| set_cpuset(dir, cpu)),
-        "pids" => resources.pids().as_ref().map_or(Ok(()), |pids| {
-            dir.write_limit("pids.limit", "pids.max", &convert::pids(pids.limit()))
-        }),
+        "pids" => resources
+            .pids()
+            .as_ref()
+            .and_then(|pids| convert::pids(pids.limit()))
+            .map_or(Ok(()), |limit| dir.write_limit("pids.limit", "pids.max", &limit)),
         "blkio" => resources.block_io().as_ref().map_or(Ok(()), |io| set_blkio(dir, io)),
         "hugetlb" => resources.hugepage_limits().iter().flatten().try_for_each(|limit| {
             set_hugetlb(dir, limit, "limit_in_bytes", &limit.limit().to_string())

@@ -36,8 +36,8 @@ use crate::lifecycle::Refused;
 use crate::log::{Level, Log, LogFormat};
 use crate::plan::PlanError;
 use crate::security::capabilities::UnknownCapability;
+use crate::stage::error::LaunchError;
 use crate::stage::failure::ProgramFault;
-use crate::stage::launch::LaunchError;
 use crate::state_store::{StateStore, StoreError};
 
 /// Version of the runtime-spec that is implemented.

@@ -24,7 +24,7 @@ use nix::unistd::execveat;
 
 use super::CommandError;
 use crate::namespaces::NamespaceKind;
-use crate::plan::NamespacePlan;
+use crate::plan::namespaces::NamespacePlan;
 use crate::rootfs::mount::clone_tree;
 use crate::sys::AsErrno;
 use crate::sys::mount::{MountAttr, attr, mount_setattr};

@@ -5,18 +5,21 @@
 //! canonical while the host is still the only one who can change it.
 
 pub mod mounts;
+pub mod namespaces;
 pub mod process;
+pub mod sysctl;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, LinuxDevice, LinuxNetDevice, LinuxResources, LinuxSeccomp, Spec};
 
-use crate::namespaces::{NamespaceKind, NamespaceSet};
+use crate::namespaces::NamespaceKind;
 use crate::plan::mounts::{MountPlan, Propagation};
+use crate::plan::namespaces::NamespacePlan;
 use crate::plan::process::{ProcessPlan, parse_bit_list};
+use crate::plan::sysctl::Sysctl;
 use crate::security::rlimits::RlimitError;
-use crate::user::IdMap;
 
 /// Why a specification cannot be carried out; names the field of config.json.
 #[derive(Debug, thiserror::Error)]
@@ -76,55 +79,6 @@ pub(crate) fn c_string(field: &str, bytes: &[u8]) -> Result<CString, PlanError> 
     })
 }
 
-/// A namespace that exists already and is to be joined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JoinedNamespace {
-    /// Its kind.
-    pub kind: NamespaceKind,
-    /// The file that names it.
-    pub path: PathBuf,
-}
-
-/// Offset of one clock in a new time namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimeOffset {
-    /// `monotonic` or `boottime`.
-    pub clock: String,
-    /// Whole seconds.
-    pub secs: i64,
-    /// Nanoseconds on top.
-    pub nanosecs: u32,
-}
-
-/// Which namespaces the container lives in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NamespacePlan {
-    /// Those that are made.
-    pub new: NamespaceSet,
-    /// Those that are joined.
-    pub joined: Vec<JoinedNamespace>,
-    /// User ids, if a user namespace is made.
-    pub uid_map: IdMap,
-    /// Group ids, if a user namespace is made.
-    pub gid_map: IdMap,
-    /// Clocks, if a time namespace is made.
-    pub time_offsets: Vec<TimeOffset>,
-}
-
-impl NamespacePlan {
-    /// Returns whether the container is in a namespace of this kind other than the runtime's.
-    #[must_use]
-    pub fn has(&self, kind: NamespaceKind) -> bool {
-        self.new.contains(kind) || self.joins(kind)
-    }
-
-    /// Returns whether a namespace of this kind is joined.
-    #[must_use]
-    pub fn joins(&self, kind: NamespaceKind) -> bool {
-        self.joined.iter().any(|joined| joined.kind == kind)
-    }
-}
-
 /// The root filesystem and what is done to it.
 #[derive(Debug, Clone)]
 pub struct RootfsPlan {
@@ -157,17 +111,6 @@ pub struct MemoryPolicy {
     pub mode: i32,
     /// Nodes, lowest first.
     pub nodes: Vec<u64>,
-}
-
-/// A kernel parameter of the container's namespaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sysctl {
-    /// Dotted name as written.
-    pub name: String,
-    /// Path below `/proc`.
-    pub path: String,
-    /// What is written.
-    pub value: String,
 }
 
 /// A network device that moves into the container.
@@ -232,7 +175,7 @@ impl ContainerPlan {
             .linux_mut()
             .take()
             .ok_or_else(|| PlanError::Missing { field: "linux".to_owned() })?;
-        let namespaces = namespaces(&linux)?;
+        let namespaces = namespaces::namespaces(&linux)?;
         let rootfs = rootfs(&spec, &linux, bundle)?;
         let name = |field: &str, value: &Option<String>| {
             value
@@ -247,7 +190,7 @@ impl ContainerPlan {
             rootfs,
             hostname: name("hostname", spec.hostname())?,
             domainname: name("domainname", spec.domainname())?,
-            sysctls: sysctls(&linux, &namespaces)?,
+            sysctls: sysctl::sysctls(&linux, &namespaces)?,
             hooks: spec.hooks().clone().unwrap_or_default(),
             cgroups_path: linux.cgroups_path().clone(),
             resources: linux.resources().clone(),
@@ -323,65 +266,6 @@ fn version(version: &str) -> Result<(), PlanError> {
     }
 }
 
-fn namespaces(linux: &oci_spec::runtime::Linux) -> Result<NamespacePlan, PlanError> {
-    let mut plan = NamespacePlan {
-        uid_map: IdMap::new(linux.uid_mappings().as_deref().unwrap_or_default()),
-        gid_map: IdMap::new(linux.gid_mappings().as_deref().unwrap_or_default()),
-        ..NamespacePlan::default()
-    };
-    for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
-        let kind = NamespaceKind::from(namespace.typ());
-        if plan.has(kind) {
-            return Err(PlanError::Invalid {
-                field: format!("linux.namespaces[{index}].type"),
-                value: kind.file_name().to_owned(),
-                expected: "each kind once",
-            });
-        }
-        match namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
-            None => plan.new = plan.new.with(kind),
-            Some(path) if path.is_absolute() => {
-                plan.joined.push(JoinedNamespace { kind, path: path.to_owned() });
-            }
-            Some(path) => {
-                return Err(PlanError::NotAbsolute {
-                    field: format!("linux.namespaces[{index}].path"),
-                    path: path.to_owned(),
-                });
-            }
-        }
-    }
-    plan.joined.sort_by_key(|joined| joined.kind);
-    let missing = |field: &str| PlanError::Missing { field: field.to_owned() };
-    if plan.new.contains(NamespaceKind::User) {
-        if plan.uid_map.is_empty() {
-            return Err(missing("linux.uidMappings"));
-        }
-        if plan.gid_map.is_empty() {
-            return Err(missing("linux.gidMappings"));
-        }
-    } else if !plan.has(NamespaceKind::User) && !plan.uid_map.is_empty() {
-        return Err(PlanError::Needs {
-            field: "linux.uidMappings".to_owned(),
-            needs: "a user namespace (linux.namespaces)",
-        });
-    }
-    for (clock, offset) in linux.time_offsets().iter().flatten() {
-        if !plan.new.contains(NamespaceKind::Time) {
-            return Err(PlanError::Needs {
-                field: "linux.timeOffsets".to_owned(),
-                needs: "a new time namespace (linux.namespaces)",
-            });
-        }
-        plan.time_offsets.push(TimeOffset {
-            clock: clock.clone(),
-            secs: offset.secs().unwrap_or(0),
-            nanosecs: offset.nanosecs().unwrap_or(0),
-        });
-    }
-    Ok(plan)
-}
-
 fn rootfs(
     spec: &Spec,
     linux: &oci_spec::runtime::Linux,
@@ -442,77 +326,6 @@ fn paths(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<PathBuf>, PlanE
         .collect()
 }
 
-/// Kernel parameters that belong to an IPC namespace, beside `fs.mqueue.*`.
-const IPC_SYSCTLS: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
-/// Only what belongs to one of the container's own namespaces may be set: anything else would be
-/// the host's.
-fn sysctls(
-    linux: &oci_spec::runtime::Linux,
-    namespaces: &NamespacePlan,
-) -> Result<Vec<Sysctl>, PlanError> {
-    let mut sysctls = Vec::new();
-    for (name, value) in linux.sysctl().iter().flatten() {
-        // Slashes separate as well as dots; then a dot is part of a name (as of a VLAN's).
-        let path = match (name.find('.'), name.find('/')) {
-            (dot, Some(slash)) if dot.is_none_or(|dot| slash < dot) => name.clone(),
-            _ => name
-                .chars()
-                .map(|c| match c {
-                    '.' => '/',
-                    '/' => '.',
-                    c => c,
-                })
-                .collect(),
-        };
-        let dotted: String = path.replace('/', ".");
-        let kind = if IPC_SYSCTLS.contains(&dotted.as_str()) || path.starts_with("fs/mqueue/") {
-            NamespaceKind::Ipc
-        } else if path.starts_with("net/") {
-            NamespaceKind::Network
-        } else if path == "kernel/domainname" || path == "kernel/hostname" {
-            NamespaceKind::Uts
-        } else if path.starts_with("user/") {
-            NamespaceKind::User
-        } else {
-            return Err(PlanError::Invalid {
-                field: "linux.sysctl".to_owned(),
-                value: name.clone(),
-                expected: "a parameter that belongs to a namespace, not to the whole host",
-            });
-        };
-        if !namespaces.has(kind) {
-            return Err(PlanError::Needs {
-                field: format!("linux.sysctl {name}"),
-                needs: "a namespace of its kind (linux.namespaces)",
-            });
-        }
-        if path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(PlanError::Invalid {
-                field: "linux.sysctl".to_owned(),
-                value: name.clone(),
-                expected: "a name such as net.ipv4.ip_forward",
-            });
-        }
-        sysctls.push(Sysctl {
-            name: name.clone(),
-            path: format!("sys/{path}"),
-            value: value.clone(),
-        });
-    }
-    sysctls.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(sysctls)
-}
-
 fn personality(personality: &oci_spec::runtime::LinuxPersonality) -> Personality {
     use oci_spec::runtime::LinuxPersonalityDomain::{PerLinux, PerLinux32};
     Personality(match personality.domain() {
@@ -567,4 +380,90 @@ fn net_devices(linux: &oci_spec::runtime::Linux) -> Vec<NetDevice> {
         .collect();
     devices.sort_by(|a, b| a.host_name.cmp(&b.host_name));
     devices
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEMPLATE: &str = include_str!("../commands/spec.json");
+
+    fn bundle() -> tempfile::TempDir {
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::create_dir(bundle.path().join("rootfs")).unwrap();
+        bundle
+    }
+
+    fn plan(change: impl FnOnce(&mut serde_json::Value)) -> Result<ContainerPlan, PlanError> {
+        let mut json: serde_json::Value = serde_json::from_str(TEMPLATE).unwrap();
+        change(&mut json);
+        ContainerPlan::from_spec(serde_json::from_value(json).unwrap(), bundle().path())
+    }
+
+    #[test]
+    fn contradictions_are_named_by_their_fields() {
+        type Change = fn(&mut serde_json::Value);
+        let cases: [(Change, &str); 7] = [
+            (|json| json["ociVersion"] = "2.0.0".into(), "version 1 of the specification"),
+            (|json| json["root"]["path"] = "nothing".into(), "root.path"),
+            (
+                |json| json["linux"]["namespaces"] = serde_json::json!([{ "type": "mount" }]),
+                "hostname needs a uts namespace",
+            ),
+            (
+                |json| {
+                    json["linux"]["sysctl"] = serde_json::json!({ "kernel.panic": "1" });
+                },
+                "belongs to a namespace",
+            ),
+            (
+                |json| json["linux"]["namespaces"][0]["path"] = "relative".into(),
+                "must be an absolute path",
+            ),
+            (
+                |json| {
+                    json["linux"]["uidMappings"] =
+                        serde_json::json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
+                },
+                "needs a user namespace",
+            ),
+            (|json| json["linux"]["maskedPaths"][0] = "proc".into(), "linux.maskedPaths"),
+        ];
+        for (change, words) in cases {
+            let error = plan(change).unwrap_err().to_string();
+            assert!(error.contains(words), "{error:?} should say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_without_a_name_inside_is_refused() {
+        let error = plan(|json| {
+            let map = serde_json::json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
+            json["linux"]["uidMappings"] = map.clone();
+            json["linux"]["gidMappings"] = map;
+            let namespaces = json["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(serde_json::json!({ "type": "user" }));
+            json["process"]["user"]["uid"] = 10.into();
+        })
+        .unwrap_err();
+
+        assert!(error.to_string().contains("process.user.uid"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_specification_makes_the_plan_fall_over(
+            place in 0..TEMPLATE.len(),
+            replacement in prop::collection::vec(
+                prop::sample::select(br#""{}[],:0-9.e/rw~\u0000null"#.to_vec()), 0..6),
+        ) {
+            let mut text = TEMPLATE.as_bytes().to_vec();
+            text.splice(place..(place + 1), replacement);
+            if let Ok(spec) = serde_json::from_slice(&text) {
+                let _ = ContainerPlan::from_spec(spec, bundle().path());
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `tmpcopyup`: a tmpfs that starts with what it covers.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -87,7 +87,6 @@ fn copy_bytes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 
 /// Ownership first: changing it takes set-id bits away.
 fn adopt(fd: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
-    debug_assert!(fd.as_raw_fd() >= 0);
     fchown(fd, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     fchmod(fd, Mode::from_bits_truncate(stat.st_mode & 0o7777))
 }

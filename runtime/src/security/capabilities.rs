@@ -81,23 +81,28 @@ impl CapabilityPlan {
     /// Gives this process the other four sets. The user must have been changed before, with
     /// capabilities kept.
     ///
-    /// An ambient capability that is not permitted and inheritable too is left out, as the kernel
-    /// demands and runc does.
+    /// What this process does not have itself it cannot give: that is left out, as the runtime-spec
+    /// demands of a runtime with limited privileges. So is an ambient capability that is not both
+    /// permitted and inheritable.
     ///
     /// # Errors
-    /// `EPERM` if the process does not have a capability that it is to have.
+    /// The kernel's answer; `EPERM` only if a security module forbids it.
     pub fn apply(&self) -> Result<(), Errno> {
+        let held = caps::read(None, CapSet::Permitted).map_err(|_| Errno::last())?;
+        let available =
+            |wanted: &CapsHashSet| -> CapsHashSet { wanted.intersection(&held).copied().collect() };
+        let permitted = available(&self.permitted);
+        let inheritable = available(&self.inheritable);
+        let effective = self.effective.intersection(&permitted).copied().collect();
         // After a change of user nothing is effective, but all is permitted: raise what is needed
         // for the inheritable set first, and lower the permitted set last.
-        set(CapSet::Effective, &self.effective)?;
-        set(CapSet::Inheritable, &self.inheritable)?;
-        set(CapSet::Permitted, &self.permitted)?;
+        set(CapSet::Effective, &effective)?;
+        set(CapSet::Inheritable, &inheritable)?;
+        set(CapSet::Permitted, &permitted)?;
         caps::clear(None, CapSet::Ambient).map_err(|_| Errno::last())?;
         for cap in &self.ambient {
-            match caps::raise(None, CapSet::Ambient, *cap) {
-                Ok(()) => {}
-                Err(_) if !self.permitted.contains(cap) || !self.inheritable.contains(cap) => {}
-                Err(_) => return Err(Errno::last()),
+            if permitted.contains(cap) && inheritable.contains(cap) {
+                caps::raise(None, CapSet::Ambient, *cap).map_err(|_| Errno::last())?;
             }
         }
         Ok(())
@@ -201,6 +206,35 @@ mod tests {
 
         let (chown, kill, net_raw) = (1 << 0, 1 << 5, 1 << 13);
         assert_eq!(sets, [kill, chown | kill, chown, chown | kill | net_raw, kill]);
+    }
+
+    #[test]
+    fn what_the_runtime_does_not_have_is_left_out() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let all = serde_json::json!(["CAP_CHOWN", "CAP_KILL", "CAP_SYS_BOOT"]);
+        let plan = CapabilityPlan::from_spec(Some(&spec(serde_json::json!({
+            "bounding": all, "effective": all, "permitted": all, "inheritable": all, "ambient": all,
+        }))));
+
+        let sets = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                caps::drop(None, CapSet::Effective, caps::Capability::CAP_SYS_BOOT).unwrap();
+                caps::drop(None, CapSet::Permitted, caps::Capability::CAP_SYS_BOOT).unwrap();
+                plan.apply_bounding().unwrap();
+                plan.apply().unwrap();
+                status()
+            });
+            thread.join().unwrap()
+        });
+
+        let (chown, kill, boot) = (1 << 0, 1 << 5, 1 << 22);
+        assert_eq!(
+            sets,
+            [chown | kill, chown | kill, chown | kill, chown | kill | boot, chown | kill]
+        );
     }
 
     #[test]

@@ -24,8 +24,9 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setsid};
 
+use super::error::{LaunchError, explain_limit, step_error};
 use super::failure::{AtStep, Failure, Step, describe_program};
-use super::launch::{Console, LaunchError, connect_console, connect_listener};
+use super::launch::{Console, connect_console, connect_listener};
 use super::message::{ChildEnd, ToParent, channel};
 use crate::cgroup::{Cgroup, Entrance};
 use crate::console::{self, Pty};
@@ -169,9 +170,9 @@ fn explain(failure: Failure, plan: &ContainerPlan, process: &ProcessPlan) -> Lau
         return LaunchError::Program { what, fault };
     }
     if failure.step == Step::Rlimits {
-        return super::launch::explain_limit(failure, process, plan);
+        return explain_limit(failure, process, plan);
     }
-    super::launch::step_error(failure, plan)
+    step_error(failure, plan)
 }
 
 /// Everything that the process needs; inherited by the clone.

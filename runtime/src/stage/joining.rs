@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 
 use super::failure::{AtStep, Failure, Step};
 use crate::namespaces::{NamespaceKind, is_own, open_namespace};
-use crate::plan::{JoinedNamespace, NamespacePlan};
+use crate::plan::namespaces::{JoinedNamespace, NamespacePlan};
 
 /// Why a namespace cannot be joined.
 #[derive(Debug, thiserror::Error)]

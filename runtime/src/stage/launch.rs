@@ -9,140 +9,27 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use oci_spec::runtime::Hook;
 
-use super::failure::{Failure, ProgramFault, Step, describe_program};
+use super::error::{LaunchError, step_error};
+use super::failure::{Failure, Step};
 use super::gate;
-use super::idmap::{self, IdMapError};
+use super::idmap;
 use super::init::{Gate, Init, clone_flags};
-use super::joining::{JoinError, Joins};
+use super::joining::Joins;
 use super::message::{ParentEnd, ToChild, ToParent, channel};
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::Cgroup;
 use crate::console::{ConsoleError, connect_socket};
-use crate::hooks::{self, HookError};
+use crate::hooks;
 use crate::namespaces::{NamespaceKind, open_namespace};
 use crate::net_devices::{NetDeviceError, move_devices};
 use crate::plan::ContainerPlan;
-use crate::plan::process::ProcessPlan;
 use crate::procfs::Procfs;
 use crate::rootfs::Sources;
 use crate::rootfs::cgroups::Hierarchy;
-use crate::security::lsm::{ExecLabel, LabelError};
-use crate::security::rlimits::{RlimitError, RlimitFailure};
-use crate::security::seccomp::{Program, SeccompError};
+use crate::security::lsm::ExecLabel;
+use crate::security::seccomp::Program;
 use crate::state_store::OciState;
 use crate::sys::clone::{Cloned, Kinship, clone_alone};
 use crate::sys::process::kill_by_pidfd;
-
-/// Why a container could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The host's `/proc` is not what it must be.
-    #[error("/proc is not procfs: the runtime needs the host's own")]
-    Procfs(#[source] Errno),
-    /// A namespace cannot be joined.
-    #[error(transparent)]
-    Join(JoinError),
-    /// Ids cannot be mapped.
-    #[error(transparent)]
-    IdMap(IdMapError),
-    /// The cgroup cannot be entered.
-    #[error(transparent)]
-    Cgroup(CgroupError),
-    /// The filter of system calls cannot be had.
-    #[error(transparent)]
-    Seccomp(SeccompError),
-    /// The security label cannot be had.
-    #[error(transparent)]
-    Label(LabelError),
-    /// The terminal has no receiver.
-    #[error(transparent)]
-    Console(ConsoleError),
-    /// The supervisor of a notifying filter cannot be reached.
-    #[error("connect to linux.seccomp.listenerPath {path:?}")]
-    Listener {
-        /// Its socket.
-        path: PathBuf,
-        /// The kernel's answer.
-        #[source]
-        errno: Errno,
-    },
-    /// The process could not be made.
-    #[error("create the container's process (clone3){}", clone_hint(*errno))]
-    Clone {
-        /// The kernel's answer.
-        #[source]
-        errno: Errno,
-    },
-    /// The runtime itself lacks something.
-    #[error("{what}")]
-    Host {
-        /// What it attempted.
-        what: &'static str,
-        /// The kernel's answer.
-        #[source]
-        errno: Errno,
-    },
-    /// A hook that runs outside failed.
-    #[error("hooks.{kind}[{index}]")]
-    Hook {
-        /// `prestart` or `createRuntime`.
-        kind: &'static str,
-        /// Which of them.
-        index: usize,
-        /// How.
-        #[source]
-        source: HookError,
-    },
-    /// A hook that runs inside failed.
-    #[error("{what}: the hook {path:?} failed: {how}")]
-    InnerHook {
-        /// Which, by its place in config.json.
-        what: String,
-        /// The program.
-        path: PathBuf,
-        /// How it ended.
-        how: String,
-    },
-    /// A network device cannot be moved in.
-    #[error(transparent)]
-    NetDevice(NetDeviceError),
-    /// A resource limit cannot be set.
-    #[error(transparent)]
-    Limit(RlimitError),
-    /// A step inside failed.
-    #[error("{what}")]
-    Step {
-        /// The step with its operand.
-        what: String,
-        /// Which step.
-        step: Step,
-        /// The kernel's answer.
-        #[source]
-        errno: Errno,
-    },
-    /// The program cannot be run.
-    #[error("unable to start container process: {what}")]
-    Program {
-        /// runc's sentence, which other programs look for.
-        what: String,
-        /// What kind of fault.
-        fault: ProgramFault,
-    },
-    /// Init ended without a word.
-    #[error("the container's process ended while it was set up: {how}")]
-    Died {
-        /// How.
-        how: String,
-    },
-}
-
-fn clone_hint(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EPERM => ": new namespaces need root, or a new user namespace in linux.namespaces",
-        Errno::ENOSPC => ": a limit below /proc/sys/user is reached",
-        Errno::EAGAIN => ": the limit of processes is reached",
-        _ => "",
-    }
-}
 
 /// What the caller decides about a start.
 #[derive(Debug)]
@@ -392,53 +279,6 @@ fn run_outer_hooks(init: &Init<'_>, pid: Pid) -> Result<(), LaunchError> {
         })?;
     }
     Ok(())
-}
-
-/// Puts a failure into words.
-#[must_use]
-pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
-    let list = match failure.step {
-        Step::FindProgram | Step::Exec => {
-            let (what, fault) = describe_program(failure, &plan.process);
-            return LaunchError::Program { what, fault };
-        }
-        Step::Rlimits => {
-            return explain_limit(failure, &plan.process, plan);
-        }
-        Step::CreateContainerHook => plan.hooks.create_container(),
-        Step::StartContainerHook => plan.hooks.start_container(),
-        step => {
-            let what = failure.describe(Some(plan));
-            return LaunchError::Step { what, step, errno: Errno::from_raw(failure.errno) };
-        }
-    };
-    LaunchError::InnerHook {
-        what: failure.describe(Some(plan)),
-        path: list
-            .iter()
-            .flatten()
-            .nth(usize::from(failure.index))
-            .map(|hook| hook.path().clone())
-            .unwrap_or_default(),
-        how: hooks::describe_code(failure.errno),
-    }
-}
-
-/// Says which limit is in the way, and what would be possible.
-pub(super) fn explain_limit(
-    failure: Failure,
-    process: &ProcessPlan,
-    plan: &ContainerPlan,
-) -> LaunchError {
-    let errno = Errno::from_raw(failure.errno);
-    let refused = RlimitFailure { index: usize::from(failure.index), errno };
-    match process.rlimits.explain(refused) {
-        Some(error) => LaunchError::Limit(error),
-        None => {
-            let what = failure.describe(Some(plan));
-            LaunchError::Step { what, step: failure.step, errno }
-        }
-    }
 }
 
 impl Launched {

@@ -28,6 +28,7 @@
 //! fails is named by number ([`failure`]), and the parent finds the words. A process whose other
 //! end is gone ends. Nothing of the container runs before `Ready` was sent and `Execute` came.
 
+pub mod error;
 pub mod exec;
 pub mod failure;
 pub mod gate;

@@ -54,20 +54,6 @@ pub fn set_cloexec(fd: RawFd, cloexec: bool) -> Result<(), Errno> {
     if ret == -1 { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// Duplicates a descriptor given by number, close-on-exec. See fcntl(2).
-///
-/// # Errors
-/// `EBADF` if no such descriptor is open.
-pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: F_DUPFD_CLOEXEC takes an integer; it makes a new descriptor and leaves `fd` alone.
-    let ret = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if ret == -1 {
-        return Err(Errno::last());
-    }
-    // SAFETY: the call succeeded, so `ret` is a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(ret) })
-}
-
 /// Takes over a descriptor that a call has just returned as a bare number.
 ///
 /// # Panics

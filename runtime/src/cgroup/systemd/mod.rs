@@ -85,13 +85,13 @@ impl SavedUnit {
     /// Tells systemd of new limits.
     pub(super) fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         let mut properties = unit::limits(resources)?;
-        properties.extend(resources.pids().map(|pids| unit::tasks_max(pids.limit())));
+        properties.extend(resources.pids().and_then(|pids| unit::tasks_max(pids.limit())));
         self.set(&properties)
     }
 
     /// Tells systemd of the limit of processes.
     pub(super) fn limit_tasks(&self, limit: i64) -> Result<(), CgroupError> {
-        self.set(&[unit::tasks_max(limit)])
+        self.set(unit::tasks_max(limit).as_slice())
     }
 
     fn set(&self, properties: &[Property]) -> Result<(), CgroupError> {

@@ -179,14 +179,10 @@ fn unified(file: &str, value: &str) -> Option<Property> {
     Some((property, Variant::Number(number)))
 }
 
-/// The limit of processes, which is told apart, since it is the last to be set.
-pub(super) fn tasks_max(limit: i64) -> Property {
-    let number = match limit {
-        ..0 => INFINITY,
-        0 => 1,
-        _ => limit.unsigned_abs(),
-    };
-    ("TasksMax", Variant::Number(number))
+/// The limit of processes, which is told apart, since it is the last to be set; nothing for zero.
+pub(super) fn tasks_max(limit: i64) -> Option<Property> {
+    let number = u64::try_from(limit).unwrap_or(INFINITY);
+    (limit != 0).then_some(("TasksMax", Variant::Number(number)))
 }
 
 fn quota_per_sec(quota_usec: i64, period_usec: u64) -> u64 {
@@ -281,7 +277,8 @@ mod tests {
             ("MemoryHigh", Variant::Number(INFINITY)),
         ];
         assert_eq!(limits(&resources).unwrap(), expected);
-        assert_eq!(tasks_max(0), ("TasksMax", Variant::Number(1)));
-        assert_eq!(tasks_max(-1), ("TasksMax", Variant::Number(INFINITY)));
+        assert_eq!(tasks_max(1), Some(("TasksMax", Variant::Number(1))));
+        assert_eq!(tasks_max(0), None);
+        assert_eq!(tasks_max(-1), Some(("TasksMax", Variant::Number(INFINITY))));
     }
 }

@@ -164,7 +164,7 @@ fn action(
     };
     let takes_value =
         matches!(action, LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace);
-    if value.is_some_and(|value| value != 0) && !takes_value {
+    if value.is_some() && !takes_value {
         return Err(SeccompError::profile(at, format!("{action} takes no value")));
     }
     Ok(match action {

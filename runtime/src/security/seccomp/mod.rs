@@ -176,6 +176,12 @@ fn listener_of(profile: &LinuxSeccomp) -> Result<Option<Listener>, SeccompError>
             return Err(SeccompError::profile(format!(".syscalls[{index}]"), why));
         }
     }
+    let has_path =
+        profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    if !has_path && profile.listener_metadata().as_ref().is_some_and(|text| !text.is_empty()) {
+        let why = "must not be set without listenerPath";
+        return Err(SeccompError::profile(".listenerMetadata", why));
+    }
     match profile.listener_path() {
         Some(path) if notifies && !path.as_os_str().is_empty() => {
             Ok(Some(Listener { path: path.clone(), metadata: profile.listener_metadata().clone() }))

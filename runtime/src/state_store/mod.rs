@@ -11,23 +11,27 @@
 //! that look do not, so that a hook may ask for the state of the container it runs for. A directory
 //! without state.json is what a killed `create` leaves; only `delete --force` touches it.
 
+mod oci;
+mod process;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Hooks, Spec};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+pub use self::oci::OciState;
+pub use self::process::SavedProcess;
+
 use crate::cgroup::{Cgroup, FreezerState, SavedCgroup};
 use crate::lifecycle::{Lifecycle, Observation};
-use crate::security::seccomp::Program;
 use crate::stage::gate;
 
 /// Version of the form of state.json.
@@ -141,67 +145,6 @@ impl From<ContainerId> for String {
     }
 }
 
-/// A process, by a number and by the time at which it started: together they are never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SavedProcess {
-    /// Its number.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot (proc(5), field 22 of stat).
-    pub start_ticks: u64,
-}
-
-impl SavedProcess {
-    /// Looks a living process up.
-    ///
-    /// # Errors
-    /// `ESRCH` if there is none.
-    pub fn of(pid: Pid) -> Result<Self, Errno> {
-        let stat = ProcessStat::read(pid).ok_or(Errno::ESRCH)?;
-        Ok(Self { pid: pid.as_raw(), start_ticks: stat.start_ticks })
-    }
-
-    /// Returns whether this very process lives; a zombie does not.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        ProcessStat::read(Pid::from_raw(self.pid))
-            .is_some_and(|stat| stat.start_ticks == self.start_ticks && !stat.is_dead)
-    }
-
-    /// Opens a descriptor of this very process.
-    ///
-    /// # Errors
-    /// `ESRCH` if it is gone, also if another process has its number.
-    pub fn open(&self) -> Result<OwnedFd, Errno> {
-        let pid = rustix::process::Pid::from_raw(self.pid).ok_or(Errno::ESRCH)?;
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            .map_err(|error| Errno::from_raw(error.raw_os_error()))?;
-        // The number was taken before the look, so the look tells about the descriptor.
-        if self.is_alive() { Ok(pidfd) } else { Err(Errno::ESRCH) }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ProcessStat {
-    is_dead: bool,
-    start_ticks: u64,
-}
-
-impl ProcessStat {
-    fn read(pid: Pid) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
-    }
-
-    /// The name in parentheses may hold anything, parentheses and spaces included.
-    fn parse(stat: &[u8]) -> Option<Self> {
-        let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-        let mut fields = std::str::from_utf8(&stat[after_name..]).ok()?.split_ascii_whitespace();
-        let state = fields.next()?;
-        let start_ticks = fields.nth(18)?.parse().ok()?;
-        Some(Self { is_dead: matches!(state, "Z" | "X" | "x"), start_ticks })
-    }
-}
-
 /// state.json.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -267,77 +210,6 @@ impl SavedState {
     #[must_use]
     pub fn open_cgroup(&self) -> Option<Cgroup> {
         Cgroup::from_saved(self.cgroup.clone()?).ok()
-    }
-}
-
-/// The fixed part of a container's state (runtime-spec, runtime.md, "State").
-#[derive(Debug, Clone, Copy)]
-pub struct OciState<'a> {
-    /// `ociVersion`.
-    pub oci_version: &'a str,
-    /// `id`.
-    pub id: &'a str,
-    /// `bundle`.
-    pub bundle: &'a Path,
-    /// `annotations`.
-    pub annotations: &'a HashMap<String, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct StateJson<'a> {
-    oci_version: &'a str,
-    id: &'a str,
-    status: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<i32>,
-    bundle: &'a Path,
-    #[serde(skip_serializing_if = "HashMap::is_empty")]
-    annotations: &'a HashMap<String, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ProcessStateJson<'a> {
-    oci_version: &'a str,
-    fds: [&'a str; 1],
-    pid: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a str>,
-    state: StateJson<'a>,
-}
-
-impl<'a> OciState<'a> {
-    fn with(&self, status: &'a str, pid: Option<i32>) -> StateJson<'a> {
-        StateJson {
-            oci_version: self.oci_version,
-            id: self.id,
-            status,
-            pid,
-            bundle: self.bundle,
-            annotations: self.annotations,
-        }
-    }
-
-    /// Returns the state as hooks get it.
-    #[must_use]
-    pub fn to_json(&self, status: &'a str, pid: Option<i32>) -> Vec<u8> {
-        serde_json::to_vec(&self.with(status, pid)).unwrap_or_default()
-    }
-
-    /// Returns what a supervisor of system calls is told (runtime-spec, config-linux.md, "The
-    /// Container Process State").
-    #[must_use]
-    pub fn process_state(&self, pid: i32, program: Option<&Program>) -> Vec<u8> {
-        let metadata = program.and_then(Program::listener).and_then(|l| l.metadata.as_deref());
-        let state = ProcessStateJson {
-            oci_version: self.oci_version,
-            fds: ["seccompFd"],
-            pid,
-            metadata,
-            state: self.with("creating", Some(pid)),
-        };
-        serde_json::to_vec(&state).unwrap_or_default()
     }
 }
 
@@ -654,26 +526,5 @@ mod tests {
         drop(held);
 
         assert!(waiting.lock().unwrap_err().is_not_found());
-    }
-
-    #[test]
-    fn a_name_full_of_parentheses_does_not_hide_the_start_time() {
-        let tail = "Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 777 21";
-        let stat = format!("12 (a) b) (c) {tail}");
-
-        let parsed = ProcessStat::parse(stat.as_bytes());
-
-        assert_eq!(parsed, Some(ProcessStat { is_dead: true, start_ticks: 19 }));
-        assert_eq!(ProcessStat::parse(b"no parenthesis"), None);
-    }
-
-    #[test]
-    fn a_recycled_number_is_another_process() {
-        let own = SavedProcess::of(Pid::this()).unwrap();
-        let recycled = SavedProcess { start_ticks: own.start_ticks - 1, ..own };
-
-        assert!(own.is_alive() && own.open().is_ok());
-        assert!(!recycled.is_alive());
-        assert_eq!(recycled.open().unwrap_err(), Errno::ESRCH);
     }
 }
