@@ -62,6 +62,11 @@ impl Names {
         &self.table
     }
 
+    /// What names of bridges begin with.
+    pub(crate) fn bridge_prefix(&self) -> &str {
+        &self.table
+    }
+
     /// What names of our ends of containers' interfaces begin with, and nothing else's.
     pub(crate) fn port_prefix(&self) -> &str {
         &self.port_prefix

@@ -45,6 +45,6 @@ pub use model::{
 pub use netlink::NetlinkError;
 pub use netns::NetnsError;
 pub use networks::Networks;
-pub use ports::{PortRequest, PublishMode, PublishedPort, Transport};
+pub use ports::{ForwardMode, PortRequest, PublishMode, PublishedPort, Transport};
 pub use records::RecordsError;
 pub use switchboard::{LiveContainer, Reconciled, Settings};

@@ -13,7 +13,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -26,14 +26,19 @@ use crate::netlink::message::{attributes, text};
 use crate::netlink::socket::{Family, Netlink};
 use crate::netns::{Netns, set_setting, setting};
 use crate::nft::batch::Batch;
+use crate::nft::foreign;
 use crate::nft::ruleset::{self, Entry, Variant};
-use crate::ports::PublishMode;
+use crate::ports::{ForwardMode, PublishMode};
 use crate::records::RecordsError;
+use crate::switchboard::Settings;
 
 /// `NFNLGRP_NFTABLES` as a bit of the groups to hear of.
 const NFTABLES_GROUP: u32 = 1 << 6;
 /// Kinds of announcements that something was taken away: tables, chains, rules, sets, elements.
 const DELETIONS: [u16; 5] = [2, 5, 8, 11, 14];
+/// Kinds of announcements after which another's chain may drop what is routed, or may have lost
+/// our rules: a chain was made or its policy changed, a rule was taken away.
+const CHAIN_CHANGES: [u16; 2] = [3, 8];
 const NETFILTER_SUBSYSTEM: u16 = 10;
 /// Hardware address of both ends of the detour.
 const ADMIT_MAC: [u8; 6] = [0x02, 0x4b, 0x65, 0x67, 0x00, 0x01];
@@ -41,11 +46,23 @@ const ADMIT_MAC: [u8; 6] = [0x02, 0x4b, 0x65, 0x67, 0x00, 0x01];
 /// would drop what comes in there.
 const ADMIT_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 2);
 
+/// What somebody else's change of the firewall means to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Disturbance {
+    /// Nothing.
+    None,
+    /// Another's chains are not what they were.
+    Chains,
+    /// Something of ours was taken away.
+    Ours,
+}
+
 /// The kernel's side of all networks of one engine, in one network namespace.
 #[derive(Debug)]
 pub(crate) struct Plane {
     names: Names,
     publish: PublishMode,
+    forward: ForwardMode,
     home: Netns,
     route: Route,
     nft: Netlink,
@@ -58,19 +75,16 @@ pub(crate) struct Plane {
 
 impl Plane {
     /// Opens sockets in the calling thread's network namespace; changes nothing.
-    pub(crate) fn open(
-        names: Names,
-        publish: PublishMode,
-        state_dir: &Path,
-    ) -> Result<Self, NetworkError> {
+    pub(crate) fn open(names: Names, settings: &Settings) -> Result<Self, NetworkError> {
         Ok(Self {
             names,
-            publish,
+            publish: settings.publish,
+            forward: settings.forward,
             home: Netns::current()?,
             route: Route::open()?,
             nft: Netlink::open(Family::Netfilter)?,
             watch: Netlink::subscribe(Family::Netfilter, NFTABLES_GROUP)?,
-            router_marker: state_dir.join("made-router"),
+            router_marker: settings.state_dir.join("made-router"),
             standing: None,
         })
     }
@@ -121,7 +135,7 @@ impl Plane {
         ruleset::rebuild(&mut batch, &variant, entries);
         batch.commit(&mut self.nft)?;
         self.standing = Some(variant);
-        Ok(())
+        self.open_chains()
     }
 
     /// Adds elements.
@@ -164,6 +178,7 @@ impl Plane {
         let mut batch = Batch::new();
         ruleset::remove(&mut batch, &self.names, variant.ipv6);
         batch.commit(&mut self.nft)?;
+        foreign::close(&mut self.nft, &self.names)?;
         for rule in self.rules(variant.ipv6) {
             let removal = self.route.apply(vec![link::delete_rule(rule.as_rule())]);
             tolerate(removal.map_err(NetworkError::from), &[Errno::ENOENT])?;
@@ -250,26 +265,41 @@ impl Plane {
         Ok(self.route.apply(vec![link::set_master(port, bridge)])?)
     }
 
-    /// Takes in what was announced, and says whether somebody else took something of ours away.
-    pub(crate) fn was_disturbed(&mut self) -> Result<bool, NetworkError> {
+    /// Takes in what was announced, and says what of it concerns us.
+    pub(crate) fn disturbance(&mut self) -> Result<Disturbance, NetworkError> {
         let own_port = self.nft.port()?;
         let table = self.names.table();
-        let mut disturbed = false;
+        let mut disturbance = Disturbance::None;
         self.watch.announcements(|announcement| {
             let Some(announcement) = announcement else {
-                disturbed = true;
+                disturbance = Disturbance::Ours;
                 return;
             };
             let (subsystem, kind) = (announcement.kind >> 8, announcement.kind & 0xff);
-            let deletes = subsystem == NETFILTER_SUBSYSTEM && DELETIONS.contains(&kind);
+            if subsystem != NETFILTER_SUBSYSTEM || announcement.port == own_port {
+                return;
+            }
             // In all of these the first attribute is the table's name.
             let name = attributes(announcement.body.get(4..).unwrap_or(&[]))
                 .find(|(kind, _)| *kind == 1)
                 .map(|(_, name)| text(name));
             let ours = name.as_deref() == Some(table);
-            disturbed |= deletes && ours && announcement.port != own_port;
+            if ours && DELETIONS.contains(&kind) {
+                disturbance = Disturbance::Ours;
+            } else if !ours && CHAIN_CHANGES.contains(&kind) {
+                disturbance = disturbance.max(Disturbance::Chains);
+            }
         })?;
-        Ok(disturbed && self.is_standing())
+        Ok(if self.is_standing() { disturbance } else { Disturbance::None })
+    }
+
+    /// Lets containers' packets pass where the host's policy is to drop what is routed, unless it
+    /// is to be respected.
+    pub(crate) fn open_chains(&mut self) -> Result<(), NetworkError> {
+        match self.forward {
+            ForwardMode::Open => Ok(foreign::open(&mut self.nft, &self.names)?),
+            ForwardMode::Respect => Ok(()),
+        }
     }
 
     /// Makes the host a router, and builds the detour for admitted packets.

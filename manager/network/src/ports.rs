@@ -31,6 +31,18 @@ pub enum PublishMode {
     Bypass,
 }
 
+/// What becomes of containers' packets where the host's policy is to drop what is routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardMode {
+    /// They pass, unless a rule of the host's says otherwise: two rules are appended to the
+    /// chain, in place of its policy.
+    #[default]
+    Open,
+    /// They are dropped, and the administrator has to allow them.
+    Respect,
+}
+
 /// Transport protocols that ports can be published of.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,

@@ -11,30 +11,27 @@
 //!
 //! Invariant: what is in the kernel is implied by records. An error on the way undoes all of it.
 
+mod plan;
+mod restore;
+
 use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::address::{Cidr, MacAddr};
+use self::plan::{options, random};
 use crate::dns::NameService;
 use crate::error::NetworkError;
 use crate::instance::Names;
-use crate::ipam;
 use crate::model::{
-    ConnectRequest, DEFAULT_NETWORK, Driver, Endpoint, EndpointAddress, Network, NetworkId,
-    NetworkRequest, Subnet, SubnetRequest, check_host_name, check_network_name,
+    ConnectRequest, DEFAULT_NETWORK, Driver, Endpoint, Network, NetworkId, NetworkRequest,
+    SubnetRequest, check_network_name,
 };
 use crate::netns::Netns;
 use crate::nft::ruleset::{Entry, network_entries, port_entries, published_entries};
 use crate::plane::Plane;
-use crate::ports::{PortRequest, PublishMode, PublishedPort, hold};
+use crate::ports::{ForwardMode, PublishMode};
 use crate::records::Records;
-
-/// Bytes of the largest packet, unless a network has another.
-const USUAL_MTU: u32 = 1500;
-/// Longest name of an interface.
-const INTERFACE_NAME_BYTES: usize = 15;
 
 /// How an engine's networks are set up.
 #[derive(Debug, Clone)]
@@ -48,6 +45,8 @@ pub struct Settings {
     pub tag: String,
     /// Whether the host's firewall judges what comes for published ports.
     pub publish: PublishMode,
+    /// What becomes of containers' packets where the host's policy is to drop what is routed.
+    pub forward: ForwardMode,
     /// Subnet of the default network; absent: one is chosen.
     pub default_subnet: Option<SubnetRequest>,
     /// Whether the default network has IPv6.
@@ -111,7 +110,7 @@ impl Switchboard {
     pub fn open(settings: Settings, names: NameService) -> Result<Self, NetworkError> {
         let records = Records::open(&settings.root_dir, &settings.state_dir)?;
         let names_of_ours = Names::new(&settings.tag)?;
-        let plane = Plane::open(names_of_ours, settings.publish, &settings.state_dir)?;
+        let plane = Plane::open(names_of_ours, &settings)?;
         let networks: BTreeMap<_, _> =
             records.networks()?.into_iter().map(|network| (network.id.clone(), network)).collect();
         let endpoints = records.endpoints()?.into_iter();
@@ -301,52 +300,6 @@ impl Switchboard {
         self.keys_of(container).iter().filter_map(|key| self.endpoints.get(key).cloned()).collect()
     }
 
-    /// Brings kernel and records together after a start: gives back what containers had that do
-    /// not run any more, and restores what the others should have.
-    ///
-    /// # Errors
-    /// [`NetworkError::Records`]. What cannot be restored is a problem in the answer.
-    pub fn reconcile(&mut self, live: &[LiveContainer]) -> Result<Reconciled, NetworkError> {
-        let mut outcome = Reconciled::default();
-        let keys: Vec<EndpointKey> = self.endpoints.keys().cloned().collect();
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            keys.into_iter().partition(|(id, _)| live.iter().any(|one| one.id == *id));
-        for key in gone {
-            self.release(&key)?;
-            outcome.released += 1;
-        }
-        let networks: HashSet<NetworkId> = kept.iter().map(|(_, id)| id.clone()).collect();
-        self.raised = networks
-            .into_iter()
-            .filter(|id| self.networks.get(id).is_some_and(|n| n.driver == Driver::Bridge))
-            .collect();
-        if self.raised.is_empty() {
-            self.sweep()?;
-        } else if let Err(error) = self.restore() {
-            outcome.problems.push(told(&error));
-        }
-        for key in kept {
-            let netns = live.iter().find(|one| one.id == key.0).map(|one| one.netns.clone());
-            match self.restore_endpoint(&key, netns.as_deref()) {
-                Ok(()) => outcome.kept += 1,
-                Err(error) => outcome.problems.push(told(&error)),
-            }
-        }
-        Ok(outcome)
-    }
-
-    /// Restores the firewall's tables if somebody has taken them away; says whether so.
-    ///
-    /// # Errors
-    /// [`NetworkError::Netlink`].
-    pub fn heal(&mut self) -> Result<bool, NetworkError> {
-        let disturbed = self.plane.was_disturbed()?;
-        if disturbed {
-            self.restore()?;
-        }
-        Ok(disturbed)
-    }
-
     /// Becomes readable when [`Self::heal`] has something to look at.
     pub(crate) fn watched(&self) -> BorrowedFd<'_> {
         self.plane.watched()
@@ -382,178 +335,6 @@ impl Switchboard {
 
     fn keys_of(&self, container: &str) -> Vec<EndpointKey> {
         self.endpoints.keys().filter(|(id, _)| id == container).cloned().collect()
-    }
-
-    /// Settles a new network's subnets, so that they clash with no other's and no route.
-    fn settle_subnets(&mut self, request: &NetworkRequest) -> Result<Vec<Subnet>, NetworkError> {
-        let mut taken: Vec<(Cidr, String)> = Vec::new();
-        for network in self.networks.values() {
-            let holder = format!("network {}", network.name);
-            taken.extend(network.subnets.iter().map(|subnet| (subnet.subnet, holder.clone())));
-        }
-        if request.driver == Driver::Bridge {
-            let routed = self.plane.routed()?.into_iter();
-            taken.extend(routed.map(|cidr| (cidr, "a route of the host".to_owned())));
-        }
-        let mut subnets: Vec<Subnet> = Vec::new();
-        for wanted in &request.subnets {
-            let settled = ipam::settle_subnet(*wanted)?;
-            let subnet = settled.subnet;
-            if subnets.iter().any(|other| other.subnet.is_ipv6() == subnet.is_ipv6()) {
-                return Err(ipam::IpamError::SecondOfFamily { subnet }.into());
-            }
-            if let Some((other, holder)) = taken.iter().find(|(other, _)| other.overlaps(subnet)) {
-                let (other, holder) = (*other, holder.clone());
-                return Err(ipam::IpamError::Overlap { subnet, other, holder }.into());
-            }
-            subnets.push(settled);
-        }
-        let taken: Vec<Cidr> = taken.into_iter().map(|(cidr, _)| cidr).collect();
-        let mut choose = |chosen: Cidr| {
-            let request = SubnetRequest { subnet: chosen, gateway: None, range: None };
-            ipam::settle_subnet(request).map(|subnet| subnets.push(subnet))
-        };
-        if !request.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6()) {
-            choose(ipam::choose_subnet_4(&taken)?)?;
-        }
-        if request.ipv6 && !request.subnets.iter().any(|subnet| subnet.subnet.is_ipv6()) {
-            let [a, b, c, d, e, ..] = random()?;
-            choose(ipam::choose_subnet_6([a, b, c, d, e], &taken)?)?;
-        }
-        subnets.sort_by_key(|subnet| subnet.subnet.is_ipv6());
-        Ok(subnets)
-    }
-
-    /// Plans an endpoint: names, interface and addresses; nothing is done yet.
-    fn plan(&self, network: &Network, request: &ConnectRequest) -> Result<Endpoint, NetworkError> {
-        for alias in &request.aliases {
-            check_host_name(alias)?;
-        }
-        let mut addresses = Vec::new();
-        for wanted in &request.addresses {
-            if !network.subnets.iter().any(|s| s.subnet.is_ipv6() == wanted.is_ipv6()) {
-                return Err(ipam::IpamError::NoFamily { address: *wanted }.into());
-            }
-        }
-        let taken: HashSet<IpAddr> =
-            self.endpoints_on(&network.id).flat_map(Endpoint::ips).collect();
-        for subnet in &network.subnets {
-            let is_ipv6 = subnet.subnet.is_ipv6();
-            let wanted = request.addresses.iter().find(|ip| ip.is_ipv6() == is_ipv6).copied();
-            let last = self.last_given(network, is_ipv6);
-            let address = ipam::give_address(&network.name, subnet, wanted, last, &taken)?;
-            let prefix = subnet.subnet.prefix_len();
-            let address = Cidr::new(address, prefix).map_err(ipam::IpamError::Malformed)?;
-            let gateway = (!network.internal).then_some(subnet.gateway);
-            addresses.push(EndpointAddress { address, gateway });
-        }
-        let [a, b, c, d, e, f, rest @ ..] = random()?;
-        let digits: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let port = match network.driver {
-            Driver::Bridge => self.plane.names().port(&digits),
-            Driver::Macvlan { .. } => String::new(),
-        };
-        Ok(Endpoint {
-            network: network.id.clone(),
-            container: request.container.clone(),
-            name: request.name.clone(),
-            aliases: request.aliases.clone(),
-            interface: self.interface_name(request)?,
-            port,
-            mac: request.mac.unwrap_or_else(|| MacAddr::local([a, b, c, d, e, f])),
-            addresses,
-            ports: Vec::new(),
-            dns: request.dns.clone(),
-            default_route: request.default_route && !network.internal,
-        })
-    }
-
-    /// The address after which the next is looked for: after a restart of the daemon, the highest
-    /// in use.
-    fn last_given(&self, network: &Network, is_ipv6: bool) -> Option<IpAddr> {
-        let known = self.last.get(&(network.id.clone(), is_ipv6)).copied();
-        let highest = || {
-            let ips = self.endpoints_on(&network.id).flat_map(Endpoint::ips);
-            ips.filter(|ip| ip.is_ipv6() == is_ipv6).max()
-        };
-        known.or_else(highest)
-    }
-
-    fn interface_name(&self, request: &ConnectRequest) -> Result<String, NetworkError> {
-        let name = &request.interface;
-        if name.is_empty() {
-            let taken: HashSet<String> =
-                self.endpoints(&request.container).into_iter().map(|e| e.interface).collect();
-            let free = (0..).map(|index| format!("eth{index}")).find(|name| !taken.contains(name));
-            return Ok(free.unwrap_or_default());
-        }
-        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-        let dots = name == "." || name == "..";
-        if name.len() > INTERFACE_NAME_BYTES || dots || name == "lo" || !name.bytes().all(fits) {
-            return Err(NetworkError::InterfaceName { name: name.clone() });
-        }
-        Ok(name.clone())
-    }
-
-    /// Holds the host's ports, and fills in which they are.
-    fn hold_ports(
-        &self,
-        network: &Network,
-        endpoint: &mut Endpoint,
-        requests: &[PortRequest],
-    ) -> Result<Vec<OwnedFd>, NetworkError> {
-        if !requests.is_empty() && (network.internal || network.driver != Driver::Bridge) {
-            let why = if network.internal { "internal" } else { "not a bridge" };
-            return Err(NetworkError::CannotPublish { network: network.name.clone(), why });
-        }
-        let mut held = Vec::new();
-        for request in requests {
-            let mut host_port = request.host_port.unwrap_or(0);
-            let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-            let hosts = match &request.host_ip {
-                Some(host_ip) => std::slice::from_ref(host_ip),
-                None => &everywhere[..],
-            };
-            for host_ip in hosts.iter().copied() {
-                let container_ip = endpoint.ips().find(|ip| ip.is_ipv6() == host_ip.is_ipv6());
-                let Some(container_ip) = container_ip else {
-                    if request.host_ip.is_some() {
-                        let port = host_port;
-                        return Err(NetworkError::NoAddressToPublish { port, host_ip });
-                    }
-                    continue;
-                };
-                let (fd, port) = self.hold_port(host_ip, host_port, request)?;
-                host_port = port;
-                held.push(fd);
-                endpoint.ports.push(PublishedPort {
-                    host_ip,
-                    host_port,
-                    container_ip,
-                    container_port: request.container_port,
-                    transport: request.transport,
-                });
-            }
-        }
-        Ok(held)
-    }
-
-    fn hold_port(
-        &self,
-        host_ip: IpAddr,
-        host_port: u16,
-        request: &PortRequest,
-    ) -> Result<(OwnedFd, u16), NetworkError> {
-        let known = |address: SocketAddr, transport| {
-            let holder = self.endpoints.values().find(|endpoint| {
-                endpoint
-                    .ports
-                    .iter()
-                    .any(|port| port.host_port == address.port() && port.transport == transport)
-            })?;
-            Some(format!("container {}", holder.name))
-        };
-        Ok(hold(SocketAddr::new(host_ip, host_port), request.transport, known)?)
     }
 
     /// Makes what a recorded endpoint needs in the kernel.
@@ -632,61 +413,6 @@ impl Switchboard {
         self.plane.lower_bridge(network)?;
         if self.raised.is_empty() { self.plane.lower() } else { Ok(()) }
     }
-
-    /// Makes everything in the kernel anew, of the records, at once.
-    fn restore(&mut self) -> Result<(), NetworkError> {
-        let raised: Vec<&Network> =
-            self.networks.values().filter(|network| self.raised.contains(&network.id)).collect();
-        let mut entries: Vec<Entry> =
-            raised.iter().flat_map(|network| bridge_entries(network)).collect();
-        entries.extend(self.endpoints.values().flat_map(endpoint_entries));
-        self.plane.restore(raised.into_iter(), &entries)
-    }
-
-    /// Removes what an earlier daemon left in the kernel, when no container is connected.
-    fn sweep(&mut self) -> Result<(), NetworkError> {
-        let mut present = false;
-        for network in self.networks.values().filter(|n| n.driver == Driver::Bridge) {
-            if self.plane.has_interface(&network.bridge)? {
-                self.plane.lower_bridge(network)?;
-                present = true;
-            }
-        }
-        if present {
-            // Only tables that were built can be taken down whole.
-            self.plane.restore(std::iter::empty(), &[])?;
-            self.plane.lower()?;
-        }
-        Ok(())
-    }
-
-    fn restore_endpoint(
-        &mut self,
-        key: &EndpointKey,
-        netns: Option<&Path>,
-    ) -> Result<(), NetworkError> {
-        let (Some(endpoint), Some(network), Some(path)) =
-            (self.endpoints.get(key).cloned(), self.networks.get(&key.1).cloned(), netns)
-        else {
-            return Err(NetworkError::NotFound { name: key.1.to_string() });
-        };
-        let netns = Netns::open(path)?;
-        let mut ports = Vec::new();
-        for port in &endpoint.ports {
-            let address = SocketAddr::new(port.host_ip, port.host_port);
-            ports.push(hold(address, port.transport, |_, _| None)?.0);
-        }
-        if !endpoint.port.is_empty() {
-            if self.plane.is_plugged(&endpoint)? {
-                self.plane.replug(&network, &endpoint.port)?;
-            } else {
-                self.plane.plug(&network, &endpoint, &netns)?;
-            }
-        }
-        self.serve_names(&network, &endpoint, &netns)?;
-        self.held.insert(key.clone(), Held { _ports: ports, netns: Some(netns) });
-        Ok(())
-    }
 }
 
 /// What a network has in the firewall's sets.
@@ -711,50 +437,4 @@ fn endpoint_entries(endpoint: &Endpoint) -> Vec<Entry> {
         ));
     }
     entries
-}
-
-/// Reads the driver's options: MTU, and whether to masquerade. Docker's names are understood too.
-fn options(request: &NetworkRequest) -> Result<(u32, bool), NetworkError> {
-    let (mut mtu, mut masquerade) = (USUAL_MTU, true);
-    for (key, value) in &request.options {
-        let refuse = || NetworkError::Option {
-            network: request.name.clone(),
-            key: key.clone(),
-            value: value.clone(),
-        };
-        match key.as_str() {
-            "mtu" | "com.docker.network.driver.mtu" => {
-                mtu = value.parse().ok().filter(|m| (68..=65535).contains(m)).ok_or_else(refuse)?;
-            }
-            "masquerade" | "com.docker.network.bridge.enable_ip_masquerade" => {
-                masquerade = value.parse().map_err(|_| refuse())?;
-            }
-            _ => return Err(refuse()),
-        }
-    }
-    Ok((mtu, masquerade))
-}
-
-/// An error with its causes, as a sentence.
-fn told(error: &NetworkError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// Random bytes of the kernel's.
-fn random() -> Result<[u8; 32], NetworkError> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
-        |errno| NetworkError::System {
-            operation: "get random bytes of the kernel",
-            errno: nix::errno::Errno::from_raw(errno.raw_os_error()),
-        },
-    )?;
-    Ok(bytes)
 }

@@ -8,6 +8,7 @@
 //! packets at once. A refused message undoes the whole, so callers need no clean-up of their own.
 
 use super::expression::{Field, Rule};
+use super::foreign;
 use crate::netlink::message::Message;
 use crate::netlink::socket::{Netlink, NetlinkError};
 
@@ -22,6 +23,7 @@ const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
+const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
@@ -48,6 +50,11 @@ pub(crate) enum TableFamily {
 }
 
 impl TableFamily {
+    /// The family of a number, if routed packets pass its chains.
+    pub(crate) fn routed(number: u8) -> Option<Self> {
+        [Self::Inet, Self::Ip4, Self::Ip6].into_iter().find(|family| family.number() == number)
+    }
+
     fn number(self) -> u8 {
         match self {
             Self::Inet => 1,
@@ -181,6 +188,28 @@ impl Batch {
         message.string(1, table.name).string(2, chain);
         message.nest(4, |expressions| rule.encode(expressions));
         self.push(message, format!("add a rule to the chain {chain}"));
+    }
+
+    /// Appends a rule to a chain of somebody else's, with a comment to know it by.
+    pub(crate) fn add_foreign_rule(
+        &mut self,
+        table: Table<'_>,
+        chain: &str,
+        rule: &Rule,
+        comment: &str,
+    ) {
+        let mut message = message(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, table);
+        message.string(1, table.name).string(2, chain);
+        message.nest(4, |expressions| rule.encode(expressions));
+        message.attr(7, &foreign::comment(comment));
+        self.push(message, format!("add a rule to the chain {chain} of table {}", table.name));
+    }
+
+    /// Removes one rule.
+    pub(crate) fn delete_rule(&mut self, table: Table<'_>, chain: &str, handle: u64) {
+        let mut message = message(DELRULE, 0, table);
+        message.string(1, table.name).string(2, chain).attr(3, &handle.to_be_bytes());
+        self.push(message, format!("take a rule from the chain {chain} of table {}", table.name));
     }
 
     /// Adds elements; one that is there already with the same value is no error.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keg_network::{NetworkRequest, PublishMode};
+use keg_network::{ForwardMode, NetworkRequest, PublishMode};
 
 use crate::lab::{HOST, Lab, OUTSIDE};
 use crate::ports::network;
@@ -82,6 +82,38 @@ fn a_host_that_we_made_a_router_routes_for_nobody_else() {
 
         assert_eq!(lab.host.sh("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
         assert!(lab.outside.cannot_reach("198.51.100.2:80"));
+    });
+}
+
+#[test]
+fn a_policy_to_drop_what_is_routed_spares_containers_and_an_explicit_rule_does_not() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.host.sh("iptables -P FORWARD DROP; iptables -A FORWARD -p tcp --dport 25 -j DROP");
+        let (_web, _mail) = (lab.outside.serve(80), lab.outside.serve(25));
+
+        let one = lab.start("bridge", "one", &[]);
+
+        assert!(one.machine.ask(&format!("{OUTSIDE}:80")).is_some(), "the policy");
+        assert!(one.machine.cannot_reach(&format!("{OUTSIDE}:25")), "an explicit rule");
+        let rules = lab.host.sh("iptables -S FORWARD");
+        assert!(rules.contains("-A FORWARD -i keg+ "), "iptables still understands: {rules}");
+        lab.board.disconnect_all(&one.id).unwrap();
+        lab.board.prune(|_| false).unwrap();
+        assert!(!lab.host.sh("iptables -S FORWARD").contains("keg"), "taken out again");
+    });
+}
+
+#[test]
+fn a_policy_to_drop_what_is_routed_is_respected_if_so_configured() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.settings.forward = ForwardMode::Respect;
+        lab.restart(&[]);
+        lab.host.sh("iptables -P FORWARD DROP");
+        let _web = lab.outside.serve(80);
+
+        let one = lab.start("bridge", "one", &[]);
+
+        assert!(one.machine.cannot_reach(&format!("{OUTSIDE}:80")));
     });
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use keg_network::dns::NameService;
 use keg_network::ports::parse_publish;
 use keg_network::switchboard::Switchboard;
-use keg_network::{ConnectRequest, Endpoint, LiveContainer, PublishMode, Settings};
+use keg_network::{ConnectRequest, Endpoint, ForwardMode, LiveContainer, PublishMode, Settings};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// How long to wait for what should come, and for what should not.
@@ -203,6 +203,7 @@ impl Lab {
             state_dir: dirs.path().join("state"),
             tag: String::new(),
             publish,
+            forward: ForwardMode::Open,
             default_subnet: None,
             default_ipv6: false,
             resolv_conf: dirs.path().join("resolv.conf"),

@@ -23,8 +23,11 @@ END",
         "nft add rule inet filter input meta l4proto '{ tcp, udp }' th dport 8080 accept",
     ),
     (
-        "as ufw has it, with routing denied by rules that let answers pass",
+        "as ufw has it, with what is routed dropped by policy",
         "iptables -P INPUT DROP
+         iptables -P FORWARD DROP
+         iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+         ip6tables -P FORWARD DROP
          iptables -N ufw-user-input
          iptables -A INPUT -i lo -j ACCEPT
          iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -93,6 +96,7 @@ fn what_the_hosts_firewall_drops_stays_dropped() {
             assert_eq!(lab.outside.ask_udp(&published), None, "{host}: closed, UDP");
 
             lab.host.sh(open);
+            lab.board.heal().unwrap();
             let tcp = lab.outside.ask(&published);
             let udp = lab.outside.ask_udp(&published);
             assert_eq!(tcp.as_deref(), Some(OUTSIDE), "{host}: allowed");
