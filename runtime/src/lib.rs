@@ -17,6 +17,7 @@ pub mod cgroup;
 pub mod commands;
 pub mod console;
 pub mod hooks;
+pub mod intel_rdt;
 pub mod lifecycle;
 pub mod log;
 pub mod namespaces;

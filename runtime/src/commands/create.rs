@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
 use crate::console::{connect_stream, send_descriptor};
+use crate::intel_rdt::{self, IntelRdtError, SavedRdt};
 use crate::plan::ContainerPlan;
 use crate::stage::launch::{Console, LaunchOptions, Launched, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
@@ -87,6 +88,8 @@ pub(super) struct Created {
 impl Created {
     /// Removes what was made; the process is gone already.
     pub(super) fn discard(&self) {
+        // As below: the failure itself is what the user must see.
+        let _ = self.state.rdt.as_ref().map(SavedRdt::remove);
         discard(&self.dir, self.cgroup.as_ref());
     }
 }
@@ -167,14 +170,31 @@ pub(super) fn create_with<'a>(
         })
         .and_then(|init| {
             state.init = Some(init);
+            state.rdt = join_rdt(&plan, &dir, launched.pid)?;
             dir.save(&state).map_err(CommandError::Store)
         });
     if let Err(error) = saved {
         launched.abandon();
+        // What resists is found by `delete --force`.
+        let _ = state.rdt.as_ref().map(SavedRdt::remove);
         discard(&dir, cgroup.as_ref());
         return Err(error);
     }
     Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+fn join_rdt(
+    plan: &ContainerPlan,
+    dir: &ContainerDir,
+    init: Pid,
+) -> Result<Option<SavedRdt>, CommandError> {
+    let Some(spec) = &plan.intel_rdt else { return Ok(None) };
+    if !intel_rdt::is_mounted() {
+        return Err(CommandError::IntelRdt(IntelRdtError::NotMounted));
+    }
+    intel_rdt::apply(Path::new(intel_rdt::MOUNT), spec, dir.id().as_str(), init)
+        .map(Some)
+        .map_err(CommandError::IntelRdt)
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {

@@ -63,6 +63,9 @@ pub(super) fn destroy(dir: &ContainerDir, state: &SavedState) -> Result<(), Comm
     if let Some(cgroup) = state.open_cgroup() {
         cgroup.destroy().map_err(CommandError::Cgroup)?;
     }
+    if let Some(rdt) = &state.rdt {
+        rdt.remove().map_err(CommandError::IntelRdt)?;
+    }
     dir.remove()?;
     let Some(list) = state.hooks.poststop() else { return Ok(()) };
     let json = state.oci().to_json("stopped", None);

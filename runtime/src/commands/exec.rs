@@ -120,7 +120,7 @@ impl Exec {
             let console = self.console_socket.as_deref().map(Console::Socket);
             let executed = exec(ExecRequest { seccomp_cache: Some(&cache), ..request(console) })
                 .map_err(CommandError::Exec)?;
-            self.announce(executed.pid, executed.pidfd.as_fd())?;
+            self.announce(&state, executed.pid, executed.pidfd.as_fd())?;
             if self.detach {
                 return Ok(0);
             }
@@ -131,7 +131,7 @@ impl Exec {
         let console = process.terminal.then_some(Console::Connected(console));
         let executed = exec(ExecRequest { seccomp_cache: Some(&cache), ..request(console) })
             .map_err(CommandError::Exec)?;
-        self.announce(executed.pid, executed.pidfd.as_fd())?;
+        self.announce(&state, executed.pid, executed.pidfd.as_fd())?;
         foreground.supervise(executed.pid, executed.pidfd.as_fd(), process.terminal)
     }
 

@@ -32,6 +32,7 @@ use nix::unistd::geteuid;
 use crate::cgroup::{CgroupError, Driver};
 use crate::console::ConsoleError;
 use crate::hooks::HookError;
+use crate::intel_rdt::IntelRdtError;
 use crate::lifecycle::Refused;
 use crate::log::{Level, Log, LogFormat};
 use crate::plan::PlanError;
@@ -141,6 +142,9 @@ pub enum CommandError {
     /// The cgroup.
     #[error(transparent)]
     Cgroup(CgroupError),
+    /// The share of cache and memory bandwidth.
+    #[error(transparent)]
+    IntelRdt(IntelRdtError),
     /// A state that forbids the command.
     #[error(transparent)]
     Refused(Refused),
@@ -263,6 +267,7 @@ impl CommandError {
             Self::Plan(_) | Self::Config { .. } | Self::Malformed { .. } => "INVALID_CONFIG",
             Self::Option { .. } | Self::Capability(_) | Self::Console(_) => "INVALID_ARGUMENT",
             Self::Cgroup(_) => "CGROUP",
+            Self::IntelRdt(_) => "SETUP_FAILED",
             Self::Refused(_) => "WRONG_STATE",
             Self::Hook { .. } => "HOOK_FAILED",
         }

@@ -31,6 +31,7 @@ pub use self::oci::OciState;
 pub use self::process::SavedProcess;
 
 use crate::cgroup::{Cgroup, FreezerState, SavedCgroup};
+use crate::intel_rdt::SavedRdt;
 use crate::lifecycle::{Lifecycle, Observation};
 use crate::stage::gate;
 
@@ -167,6 +168,9 @@ pub struct SavedState {
     pub init: Option<SavedProcess>,
     /// Its cgroup.
     pub cgroup: Option<SavedCgroup>,
+    /// Its share of cache and memory bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<SavedRdt>,
     /// The hooks that later commands run.
     pub hooks: Hooks,
     /// Whether a receiver holds the terminal of init.
@@ -190,6 +194,7 @@ impl SavedState {
             annotations: plan.annotations.clone(),
             init: None,
             cgroup: None,
+            rdt: None,
             hooks,
             terminal: plan.process.terminal,
         }
