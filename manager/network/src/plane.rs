@@ -257,6 +257,19 @@ impl Plane {
         tolerate(removal.map_err(NetworkError::from), &[Errno::ENODEV])
     }
 
+    /// Removes our ends of those containers' interfaces whose name is `unwanted`.
+    pub(crate) fn remove_ports(
+        &mut self,
+        unwanted: impl Fn(&str) -> bool,
+    ) -> Result<(), NetworkError> {
+        for link in self.route.links()? {
+            if link.name.starts_with(self.names.port_prefix()) && unwanted(&link.name) {
+                self.delete_link(&link.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes port `port` a port of the network's bridge again, after the bridge was made again.
     pub(crate) fn replug(&mut self, network: &Network, port: &str) -> Result<(), NetworkError> {
         let missing = |name| NetworkError::InterfaceTaken { name };

@@ -221,6 +221,7 @@ impl Switchboard {
     /// [`NetworkError::Records`], [`NetworkError::Netlink`].
     pub fn prune(&mut self, keep: impl Fn(&Network) -> bool) -> Result<Vec<String>, NetworkError> {
         let mut removed = Vec::new();
+        self.remove_strays()?;
         for network in self.list() {
             if self.endpoints_on(&network.id).next().is_some() {
                 continue;
@@ -284,13 +285,17 @@ impl Switchboard {
         self.release(&key)
     }
 
-    /// Disconnects a container from all of its networks; none is no error.
+    /// Gives back what a container that has ended had on all of its networks; none is no error.
+    ///
+    /// Its interfaces are left to the kernel, which removes them with the container's namespace
+    /// and takes its time; nobody has to wait for that. Should something hold the namespace, they
+    /// are without rights meanwhile, and [`Self::prune`] and [`Self::reconcile`] remove them.
     ///
     /// # Errors
     /// [`NetworkError::Records`], [`NetworkError::Netlink`].
     pub fn disconnect_all(&mut self, container: &str) -> Result<(), NetworkError> {
         for key in self.keys_of(container) {
-            self.release(&key)?;
+            self.give_back(&key)?;
         }
         Ok(())
     }
@@ -368,9 +373,18 @@ impl Switchboard {
         })
     }
 
-    /// Undoes an endpoint, as much of it as there is: name service, firewall, interface, record.
+    /// Undoes an endpoint, as much of it as there is, its interface too.
     fn release(&mut self, key: &EndpointKey) -> Result<(), NetworkError> {
-        let Some(endpoint) = self.endpoints.remove(key) else { return Ok(()) };
+        let Some((endpoint, netns)) = self.give_back(key)? else { return Ok(()) };
+        self.plane.unplug(&endpoint, netns.as_ref())
+    }
+
+    /// Gives back what an endpoint had, but for its interface: names, ports, addresses, record.
+    fn give_back(
+        &mut self,
+        key: &EndpointKey,
+    ) -> Result<Option<(Endpoint, Option<Netns>)>, NetworkError> {
+        let Some(endpoint) = self.endpoints.remove(key) else { return Ok(None) };
         self.names.detach(&endpoint);
         let held = self.held.remove(key).unwrap_or_default();
         if self.plane.is_standing() && !endpoint.port.is_empty() {
@@ -381,9 +395,15 @@ impl Switchboard {
                 self.restore()?;
             }
         }
-        self.plane.unplug(&endpoint, held.netns.as_ref())?;
         self.records.remove_endpoint(&endpoint.container, &endpoint.network)?;
-        Ok(())
+        Ok(Some((endpoint, held.netns)))
+    }
+
+    /// Removes ports that no endpoint has: of containers that ended while something held their
+    /// namespace.
+    fn remove_strays(&mut self) -> Result<(), NetworkError> {
+        let known: HashSet<&str> = self.endpoints.values().map(|e| e.port.as_str()).collect();
+        self.plane.remove_ports(|port| !known.contains(port))
     }
 
     /// Raises a network's bridge, and with the first of all the tables.

@@ -26,9 +26,10 @@ impl Switchboard {
         let (kept, gone): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|(id, _)| live.iter().any(|one| one.id == *id));
         for key in gone {
-            self.release(&key)?;
+            self.give_back(&key)?;
             outcome.released += 1;
         }
+        self.remove_strays()?;
         let networks: HashSet<NetworkId> = kept.iter().map(|(_, id)| id.clone()).collect();
         self.raised = networks
             .into_iter()

@@ -180,6 +180,22 @@ fn nft_prints_our_sets_readably() {
 }
 
 #[test]
+fn a_container_that_ended_has_no_rights_while_its_namespace_is_held() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let (ended, other) = (lab.start("bridge", "ended", &[]), lab.start("bridge", "other", &[]));
+        let _server = other.machine.serve(80);
+        let service = format!("{}:80", other.ip());
+        assert!(ended.machine.ask(&service).is_some());
+
+        lab.board.disconnect_all(&ended.id).unwrap();
+
+        assert!(ended.machine.cannot_reach(&service));
+        lab.board.prune(|_| false).unwrap();
+        assert!(!ended.machine.sh("ip -o link").contains("eth0"), "gone with the next prune");
+    });
+}
+
+#[test]
 fn an_interface_of_somebody_else_with_our_name_is_left_alone() {
     Lab::run(PublishMode::Firewall, |lab| {
         lab.host.sh("ip link add keg0 type bridge");
@@ -213,7 +229,7 @@ fn macvlan_puts_a_container_beside_its_host() {
         let answer = web.machine.ask("192.0.2.2:80");
 
         assert_eq!(answer, Some(web.ip().to_string()));
-        lab.board.disconnect_all(&web.id).unwrap();
+        lab.board.disconnect("lan", &web.id).unwrap();
         assert!(!web.machine.sh("ip -o link").contains("eth0"));
     });
 }
