@@ -135,7 +135,15 @@ impl Exec {
         foreground.supervise(executed.pid, executed.pidfd.as_fd(), process.terminal)
     }
 
-    fn announce(&self, pid: Pid, pidfd: std::os::fd::BorrowedFd<'_>) -> Result<(), CommandError> {
+    fn announce(
+        &self,
+        state: &SavedState,
+        pid: Pid,
+        pidfd: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<(), CommandError> {
+        if let Some(rdt) = &state.rdt {
+            rdt.enter(pid).map_err(CommandError::IntelRdt)?;
+        }
         if let Some(path) = &self.pidfd_socket {
             send_pidfd(path, pidfd)?;
         }
