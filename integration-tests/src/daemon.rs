@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::wait::{self, PATIENCE};
-use crate::{Outcome, Scratch, Terminal, Tree, programs};
+use crate::{BadRegistry, Image, Outcome, Scratch, Terminal, Tree, programs};
 
 /// A daemon of one test.
 ///
@@ -36,6 +37,22 @@ impl Daemon {
         let mut daemon = Self { trees: Vec::new(), config: None, scratch: Scratch::new() };
         daemon.start();
         daemon
+    }
+
+    /// Starts a daemon that holds [`Image::busybox`]; returns the image's name too.
+    ///
+    /// The registry it came from is gone: nothing can be pulled again.
+    ///
+    /// # Panics
+    /// As [`Daemon::new`], or if the image cannot be pulled.
+    #[must_use]
+    #[track_caller]
+    pub fn with_busybox() -> (Self, String) {
+        let registry = BadRegistry::new(Image::busybox(), |_, right| right);
+        let daemon = Self::new();
+        let image = format!("{}/busybox:latest", registry.address());
+        daemon.pull(&image);
+        (daemon, image)
     }
 
     /// Starts a daemon with a configuration file (TOML).
@@ -191,6 +208,52 @@ impl Daemon {
     #[track_caller]
     pub fn keg_on_terminal<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Terminal {
         Terminal::spawn(&self.keg_command(args))
+    }
+
+    /// Runs a container in the background, by `keg run -d` with these arguments; returns its id.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn run_detached<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let mut command = self.keg_command(["run", "-d"]);
+        command.args(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        Outcome::of(&mut command, PATIENCE).success().stdout.trim().to_owned()
+    }
+
+    /// Returns what `keg inspect` prints of one object.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn inspect(&self, object: &str) -> Value {
+        let list: Value = self.keg(["inspect", object]).success().json();
+        list[0].clone()
+    }
+
+    /// Returns the process id of a container's process on the host.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn pid_of(&self, container: &str) -> Pid {
+        let pid = self.inspect(container)["State"]["Pid"].as_i64().unwrap_or(0);
+        assert_ne!(pid, 0, "{container} does not run");
+        Pid::from_raw(i32::try_from(pid).expect("a process id"))
+    }
+
+    /// Waits until a container's log has a line on standard output.
+    ///
+    /// # Panics
+    /// After a while, with the log.
+    #[track_caller]
+    pub fn wait_for_line(&self, container: &str, line: &str) {
+        let logs = || self.keg(["logs", container]).stdout;
+        let seen = wait::poll(PATIENCE, || logs().lines().any(|l| l == line).then_some(()));
+        assert!(seen.is_some(), "no line {line:?} in {:?}", logs());
     }
 
     /// Pulls an image.

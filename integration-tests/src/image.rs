@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -242,7 +243,8 @@ impl Image {
     /// If busybox is not installed.
     #[must_use]
     pub fn busybox() -> Self {
-        Self::new(Self::busybox_layers(), &Self::busybox_config())
+        static ONCE: OnceLock<Image> = OnceLock::new();
+        ONCE.get_or_init(|| Self::new(Self::busybox_layers(), &Self::busybox_config())).clone()
     }
 
     /// Returns the layers of [`Image::busybox`], for images that build on it.
@@ -279,6 +281,23 @@ impl Image {
             "WorkingDir": "/",
             "Labels": {"org.example.from": "keg-it"},
         })
+    }
+
+    /// Returns an image of one layer, these bytes, whatever they are, with its digests right.
+    ///
+    /// # Panics
+    /// Never: all is in memory.
+    #[must_use]
+    pub fn with_raw_layer(model: &Self, bytes: Vec<u8>) -> Self {
+        let layer = Blob::new(LAYER, bytes);
+        let mut config: Value = serde_json::from_slice(&model.config.bytes).expect("our own");
+        config["rootfs"]["diff_ids"] = json!([layer.digest]);
+        let config = Blob::new(CONFIG, serde_json::to_vec(&config).expect("serialize"));
+        let mut manifest: Value = serde_json::from_slice(&model.manifest.bytes).expect("our own");
+        manifest["config"] = config.descriptor();
+        manifest["layers"] = json!([layer.descriptor()]);
+        let manifest = Blob::new(MANIFEST, serde_json::to_vec(&manifest).expect("serialize"));
+        Self { manifest, config, layers: vec![layer] }
     }
 
     /// Returns every blob.

@@ -2,6 +2,9 @@
 //!
 //! | module | what it asks |
 //! | --- | --- |
+//! | `cli` | `keg` as people type it |
+//! | `engine` | kegd: what survives its death, the walls of its containers |
+//! | `image` | pulls from good and bad registries, hostile layers |
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
 //! | `repo` | the rules of this repository: dependencies, licences, style |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
@@ -9,6 +12,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cli;
+mod engine;
 mod image;
 mod repo;
 mod runtime;

@@ -1,3 +1,5 @@
-//! Images by `keg` and kegd: registries that work, and registries that do not.
+//! Images by `keg` and kegd: registries that work, registries that do not, and hostile layers.
 
+mod bad_registry;
+mod layers;
 mod pull;

@@ -1,0 +1,6 @@
+//! `keg` as people type it: output, errors, exit codes, terminals.
+
+mod errors;
+mod list;
+mod run;
+mod terminal;

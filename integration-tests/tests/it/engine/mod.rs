@@ -1,0 +1,4 @@
+//! kegd: what survives its death, and the walls of a container that it makes.
+
+mod crash;
+mod isolation;
