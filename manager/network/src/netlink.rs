@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`message`] | bytes: headers, attributes, nests, both ways |
 //! | [`socket`] | one request and its acknowledgements; dumps |
+//! | [`track`] | tracked connections |
 //! | [`link`] | interfaces, addresses, routes, rules (rtnetlink) |
 //!
 //! Written here and not taken from a library, since a container's start is made of these calls: a
@@ -17,5 +18,6 @@
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod socket;
+pub(crate) mod track;
 
 pub use socket::NetlinkError;

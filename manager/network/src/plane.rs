@@ -24,6 +24,7 @@ use crate::model::{Driver, Endpoint, Network};
 use crate::netlink::link::{self, Route, Rule, VethPair};
 use crate::netlink::message::{attributes, text};
 use crate::netlink::socket::{Family, Netlink};
+use crate::netlink::track;
 use crate::netns::{Netns, set_setting, setting};
 use crate::nft::batch::Batch;
 use crate::nft::foreign;
@@ -150,6 +151,11 @@ impl Plane {
         let mut batch = Batch::new();
         ruleset::take(&mut batch, &self.names, entries);
         Ok(batch.commit(&mut self.nft)?)
+    }
+
+    /// Forgets the connections that lead to an address.
+    pub(crate) fn forget_connections(&mut self, address: IpAddr) -> Result<(), NetworkError> {
+        Ok(track::forget_answered_by(&mut self.nft, address)?)
     }
 
     /// Makes a network's bridge, with its addresses, unless it is there.

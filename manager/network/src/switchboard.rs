@@ -30,7 +30,7 @@ use crate::model::{
 use crate::netns::Netns;
 use crate::nft::ruleset::{Entry, network_entries, port_entries, published_entries};
 use crate::plane::Plane;
-use crate::ports::{ForwardMode, PublishMode};
+use crate::ports::{ForwardMode, PublishMode, Transport};
 use crate::records::Records;
 
 /// How an engine's networks are set up.
@@ -394,6 +394,11 @@ impl Switchboard {
             if self.plane.take(&entries).is_err() {
                 self.restore()?;
             }
+        }
+        let datagrams = endpoint.ports.iter().filter(|port| port.transport == Transport::Udp);
+        let answering: HashSet<IpAddr> = datagrams.map(|port| port.container_ip).collect();
+        for address in answering {
+            self.plane.forget_connections(address)?;
         }
         self.records.remove_endpoint(&endpoint.container, &endpoint.network)?;
         Ok(Some((endpoint, held.netns)))

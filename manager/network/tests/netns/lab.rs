@@ -132,6 +132,17 @@ impl Machine {
         })
     }
 
+    /// Opens a socket in it that goes on asking the same server over UDP.
+    pub(crate) fn asker(&self, address: &str) -> UdpSocket {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(NEVER)).unwrap();
+            socket.connect(address).unwrap();
+            socket
+        })
+    }
+
     /// The same over UDP.
     pub(crate) fn ask_udp(&self, address: &str) -> Option<String> {
         let address: SocketAddr = address.parse().unwrap();
@@ -220,6 +231,25 @@ impl Lab {
             lab.board.reconcile(&[]).unwrap();
             test(&mut lab);
         });
+    }
+
+    /// Another engine on the same host.
+    pub(crate) fn other_engine(&self, tag: &str) -> Switchboard {
+        let settings = Settings {
+            root_dir: self.settings.root_dir.join(tag),
+            state_dir: self.settings.state_dir.join(tag),
+            tag: tag.to_owned(),
+            ..self.settings.clone()
+        };
+        let mut board = open(&self.runtime, &settings);
+        board.reconcile(&[]).unwrap();
+        board
+    }
+
+    /// The handle that an engine has, in place of the switchboard.
+    pub(crate) fn handle(&self) -> (keg_network::Networks, &tokio::runtime::Runtime) {
+        let _entered = self.runtime.enter();
+        (keg_network::Networks::open(self.settings.clone()).unwrap(), &self.runtime)
     }
 
     /// What a kill of the daemon and a start leave: another switchboard on the same records.

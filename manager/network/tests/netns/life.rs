@@ -146,6 +146,62 @@ fn a_bridge_that_somebody_removed_is_restored_at_the_next_start() {
 }
 
 #[test]
+fn what_a_daemon_recorded_and_did_not_do_is_done_at_the_next_start() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &["8080:80"]);
+        lab.host.sh(&format!("ip link del {}; ip link del keg0", web.endpoint.port));
+        lab.host.sh("ip link del keg-out; nft flush ruleset; sysctl -qw net.ipv4.ip_forward=0");
+
+        let reconciled = lab.restart(&[web.live()]);
+
+        assert_eq!(reconciled.problems, Vec::<String>::new());
+        let _server = web.machine.serve(80);
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+    });
+}
+
+#[test]
+fn half_a_record_is_no_record() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &[]);
+        let partial = lab.settings.state_dir.join("endpoints").join("x.partial");
+        std::fs::write(&partial, "{").unwrap();
+
+        let reconciled = lab.restart(&[web.live()]);
+
+        assert_eq!(reconciled.kept, 1);
+        assert!(!partial.exists());
+    });
+}
+
+#[test]
+fn the_engines_handle_repairs_the_firewall_by_itself() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let (networks, runtime) = lab.handle();
+        let web = Machine::new();
+        let ports = keg_network::ports::parse_publish("8080:80").unwrap();
+        let request = ConnectRequest { ports, ..container_request("web") };
+        runtime.block_on(async {
+            networks.reconcile(Vec::new()).await.unwrap();
+            networks.connect("bridge", request.clone(), web.path()).await.unwrap();
+        });
+        let _server = web.serve(80);
+
+        lab.host.sh("nft delete table inet keg");
+
+        eventually("the port is published again", || {
+            lab.host.sh("nft list tables").contains("inet keg")
+        });
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+        let listed = runtime.block_on(networks.list()).unwrap();
+        assert_eq!(
+            listed.iter().map(|network| network.name.as_str()).collect::<Vec<_>>(),
+            ["bridge"]
+        );
+    });
+}
+
+#[test]
 fn a_firewall_that_is_flushed_under_us_is_restored() {
     Lab::run(PublishMode::Firewall, |lab| {
         let web = lab.start("bridge", "web", &["8080:80"]);

@@ -101,6 +101,52 @@ fn what_no_network_knows_is_asked_of_the_hosts_resolvers_unless_the_network_is_i
 }
 
 #[test]
+fn names_are_answered_over_tcp_too() {
+    use std::io::{Read, Write};
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.board.create(network("front")).unwrap();
+        let web = lab.start("front", "web", &[]);
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_str("web.").unwrap(), RecordType::A));
+        let bytes = query.to_vec().unwrap();
+
+        let reply = web.machine.run(|| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.11:53").unwrap();
+            let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&length[..], &bytes].concat()).unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut reply).unwrap();
+            Message::from_vec(&reply).unwrap()
+        });
+
+        assert_eq!(reply.answers.len(), 1);
+    });
+}
+
+#[test]
+fn a_container_that_floods_its_server_leaves_the_others_theirs() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.board.create(network("front")).unwrap();
+        let (loud, quiet) = (lab.start("front", "loud", &[]), lab.start("front", "quiet", &[]));
+        fs::write(&lab.settings.resolv_conf, "nameserver 192.0.2.99\n").unwrap();
+        let mut query = Message::query();
+        query.add_query(Query::query(Name::from_str("slow.example.").unwrap(), RecordType::A));
+        let bytes = query.to_vec().unwrap();
+
+        loud.machine.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for _ in 0..20_000 {
+                let _ = socket.send_to(&bytes, "127.0.0.11:53");
+            }
+        });
+
+        assert_eq!(resolve(&quiet.machine, "loud."), Ok(vec![loud.ip()]));
+    });
+}
+
+#[test]
 fn a_container_may_be_a_name_server_itself() {
     Lab::run(PublishMode::Firewall, |lab| {
         lab.board.create(network("front")).unwrap();

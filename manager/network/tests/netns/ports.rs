@@ -191,6 +191,51 @@ fn nobody_outside_reaches_the_hosts_loopback_by_way_of_a_bridge() {
 }
 
 #[test]
+fn a_client_that_goes_on_sending_reaches_the_containers_successor() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let before = lab.start("bridge", "before", &["8080:80/udp"]);
+        let server = before.machine.serve(80);
+        let client = lab.outside.asker(&format!("{HOST}:8080"));
+        let ask = || {
+            client.send(b"who am I").unwrap();
+            client.recv(&mut [0; 64]).is_ok()
+        };
+        assert!(ask());
+
+        lab.board.disconnect_all(&before.id).unwrap();
+        drop(server);
+        let after = lab.start("bridge", "after", &["8080:80/udp"]);
+        let _server = after.machine.serve(80);
+
+        assert!(ask());
+    });
+}
+
+#[test]
+fn two_engines_share_a_host() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let web = lab.start("bridge", "web", &["8080:80"]);
+        let _server = web.machine.serve(80);
+        let mut other = lab.other_engine("a1b2");
+        let theirs = crate::lab::Machine::new();
+        let ports = keg_network::ports::parse_publish("8081:80").unwrap();
+        let request =
+            keg_network::ConnectRequest { ports, ..crate::lab::container_request("theirs") };
+
+        other.connect("bridge", &request, &theirs.path()).unwrap();
+        let _their_server = theirs.serve(80);
+
+        for published in [8080, 8081] {
+            let answer = lab.outside.ask(&format!("{HOST}:{published}"));
+            assert_eq!(answer.as_deref(), Some(OUTSIDE), "{published}");
+        }
+        other.disconnect_all(&request.container).unwrap();
+        other.prune(|_| false).unwrap();
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some(), "after the other has gone");
+    });
+}
+
+#[test]
 fn ipv6_is_published_as_ipv4_is() {
     Lab::run(PublishMode::Firewall, |lab| {
         let request = keg_network::NetworkRequest { ipv6: true, ..network("six") };
