@@ -84,6 +84,17 @@ pub enum FsParameter {
     Value(CString, CString),
 }
 
+impl std::fmt::Display for FsParameter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(key) => f.write_str(&key.to_string_lossy()),
+            Self::Value(key, value) => {
+                write!(f, "{}={}", key.to_string_lossy(), value.to_string_lossy())
+            }
+        }
+    }
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {

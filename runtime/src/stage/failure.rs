@@ -199,13 +199,21 @@ impl Failure {
     #[must_use]
     pub fn describe(self, plan: Option<&ContainerPlan>) -> String {
         let text = self.step.text().replace("{}", &self.operand(plan));
-        match (self.mount(plan), self.step) {
-            (Some(mount), Step::MountSource) => match &mount.source {
-                MountSource::Bind { path, .. } => format!("{text} {path:?}"),
-                _ => text,
-            },
-            (Some(mount), _) => format!("{text} ({:?})", mount.destination),
-            (None, _) => text,
+        let Some(mount) = self.mount(plan) else { return text };
+        match (self.step, &mount.source) {
+            (Step::MountSource, MountSource::Bind { path, .. }) => format!("{text} {path:?}"),
+            (Step::MountType, MountSource::Filesystem { kind, .. }) => {
+                format!(
+                    "{text} {kind:?}, which this kernel does not have ({:?})",
+                    mount.destination
+                )
+            }
+            (Step::MountParameter, MountSource::Filesystem { kind, parameters, .. }) => {
+                let words: Vec<String> = parameters.iter().map(ToString::to_string).collect();
+                let words = words.join(",");
+                format!("{text} {words:?} of {kind:?} ({:?})", mount.destination)
+            }
+            _ => format!("{text} ({:?})", mount.destination),
         }
     }
 
