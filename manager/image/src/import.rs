@@ -7,18 +7,18 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use jiff::Timestamp;
 use keg_store::{
     Algorithm, CommitOptions, ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest,
     Labels, Reason, Resource, SnapshotError, labels,
 };
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 
 use crate::changes::{self, ChangeError};
 use crate::compression::Compression;
 use crate::extract::ExtractError;
+use crate::feed::{Cut, Fed, feed};
 use crate::images::ImageError;
 use crate::manifest::Manifest;
 use crate::media_type::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
@@ -27,9 +27,6 @@ use crate::prepared::Prepared;
 use crate::record::{config_labels, manifest_labels};
 use crate::shared::{OperationLease, Shared};
 use crate::{ImageRecord, Images, Platform, Reference};
-
-/// Pieces that may wait between the client and the disk.
-const QUEUE_LENGTH: usize = 16;
 
 /// Level of what is compressed here.
 const ZSTD_LEVEL: i32 = 3;
@@ -149,12 +146,6 @@ impl Explain for ImportError {
     }
 }
 
-/// What comes to the thread that stores the archive. A queue that closes without an `End` was cut.
-enum Feed {
-    Piece(Bytes),
-    End,
-}
-
 /// A layer that is stored and extracted.
 struct Imported {
     blob: Descriptor,
@@ -178,16 +169,16 @@ impl Images {
         }
         let mut config = Map::new();
         changes::apply(&request.changes, &mut config)?;
-        let (feed, fed) = mpsc::channel(QUEUE_LENGTH);
+        let (feeder, fed) = feed();
         let images = self.clone();
         let storing =
             tokio::task::spawn_blocking(move || images.import_from(&request, config, fed));
-        let received = receive(&mut archive, feed).await;
+        let received = feeder.pass(&mut archive).await;
         let stored = storing.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(ImportError::CalledOff),
         });
-        received?;
+        received.map_err(|source| ImportError::Receive { source })?;
         stored
     }
 
@@ -195,7 +186,7 @@ impl Images {
         &self,
         request: &ImportRequest,
         config: Map<String, Value>,
-        fed: mpsc::Receiver<Feed>,
+        fed: Fed,
     ) -> Result<ImageRecord, ImportError> {
         let shared = &self.shared;
         let enter = |source: ImageError| ImportError::Enter { source: Box::new(source) };
@@ -252,27 +243,7 @@ impl Images {
     }
 }
 
-/// Passes the archive on to the thread that stores it.
-async fn receive(
-    archive: &mut (impl Stream<Item = io::Result<Bytes>> + Send + Unpin),
-    feed: mpsc::Sender<Feed>,
-) -> Result<(), ImportError> {
-    while let Some(piece) = archive.next().await {
-        let piece = piece.map_err(|source| ImportError::Receive { source })?;
-        // Storing failed, and says why.
-        if !piece.is_empty() && feed.send(Feed::Piece(piece)).await.is_err() {
-            return Ok(());
-        }
-    }
-    let _ = feed.send(Feed::End).await;
-    Ok(())
-}
-
-fn store_and_extract(
-    shared: &Arc<Shared>,
-    lease: &str,
-    fed: mpsc::Receiver<Feed>,
-) -> Result<Imported, ImportError> {
+fn store_and_extract(shared: &Arc<Shared>, lease: &str, fed: Fed) -> Result<Imported, ImportError> {
     let mut prepared =
         Prepared::new(shared, lease, None).map_err(|source| ImportError::Snapshot { source })?;
     let target = Target {
@@ -308,7 +279,7 @@ fn store_and_extract(
 fn store(
     shared: &Arc<Shared>,
     lease: &str,
-    mut fed: mpsc::Receiver<Feed>,
+    mut fed: Fed,
     send: &mut dyn FnMut(Bytes) -> Wanted,
 ) -> Result<Option<Descriptor>, ImportError> {
     let content = |source| ImportError::Content { source };
@@ -320,21 +291,15 @@ fn store(
         .transient();
     let mut sink: Option<Sink> = None;
     let mut ingest = Some(ingest);
-    loop {
-        match fed.blocking_recv() {
-            Some(Feed::Piece(piece)) => {
-                if let Some(ingest) = ingest.take() {
-                    sink = Some(Sink::new(&piece, ingest)?);
-                }
-                if let Some(sink) = &mut sink {
-                    sink.write(&piece)?;
-                }
-                if send(piece) == Wanted::NoMore {
-                    return Ok(None);
-                }
-            }
-            Some(Feed::End) => break,
-            None => return Err(ImportError::CalledOff),
+    while let Some(piece) = fed.next().map_err(|Cut| ImportError::CalledOff)? {
+        if let Some(ingest) = ingest.take() {
+            sink = Some(Sink::new(&piece, ingest)?);
+        }
+        if let Some(sink) = &mut sink {
+            sink.write(&piece)?;
+        }
+        if send(piece) == Wanted::NoMore {
+            return Ok(None);
         }
     }
     let (ingest, media_type) = sink.ok_or(ImportError::Empty)?.finish()?;

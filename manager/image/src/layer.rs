@@ -90,6 +90,12 @@ pub enum LayerError {
         #[source]
         source: SnapshotError,
     },
+    /// Its blob is in no place where it could be had from.
+    #[error("layer {digest} is missing")]
+    Missing {
+        /// Digest of its blob.
+        digest: Digest,
+    },
     /// Nobody waits for it any more.
     #[error("the work on layer {digest} was called off")]
     CalledOff {
@@ -105,7 +111,7 @@ impl LayerError {
             Self::Content { source, .. } => Some(source),
             Self::Extract { source, .. } => Some(source),
             Self::Snapshot { source, .. } => Some(source),
-            Self::DiffId { .. } | Self::CalledOff { .. } => None,
+            Self::DiffId { .. } | Self::Missing { .. } | Self::CalledOff { .. } => None,
         }
     }
 }
@@ -114,6 +120,7 @@ impl Explain for LayerError {
     fn reason(&self) -> Reason {
         match self {
             Self::DiffId { .. } => Reason::DigestMismatch,
+            Self::Missing { .. } => Reason::ImageMalformed,
             _ => self.cause().map_or(Reason::Internal, Explain::reason),
         }
     }
@@ -128,13 +135,14 @@ impl Explain for LayerError {
     fn remedy(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::DiffId { .. } => Some("tell the image's maker, or push it again".into()),
+            Self::Missing { .. } => Some("save or copy the image again, all of it".into()),
             _ => self.cause().and_then(Explain::remedy),
         }
     }
 
     fn operands(&self) -> Vec<(&'static str, String)> {
         let mut operands = self.cause().map(Explain::operands).unwrap_or_default();
-        if let Self::DiffId { digest, .. } = self {
+        if let Self::DiffId { digest, .. } | Self::Missing { digest } = self {
             operands.push(("digest", digest.to_string()));
         }
         operands
@@ -172,7 +180,7 @@ enum Feed {
 
 impl Layer {
     /// Makes the layer ready, from `repository` if its blob is not here.
-    pub(crate) async fn ready(self, repository: Repository) -> Result<Readied, LayerError> {
+    pub(crate) async fn ready(self, repository: Option<Repository>) -> Result<Readied, LayerError> {
         self.progress.tell(LayerPhase::Waiting, 0);
         let guard = self.shared.locks.lock(&format!("chain {}", self.chain_id)).await;
         let (has_snapshot, has_blob) = self.blocking(Self::look).await?;
@@ -193,6 +201,9 @@ impl Layer {
                 false => None,
             }
         } else {
+            let Some(repository) = repository else {
+                return Err(LayerError::Missing { digest: self.blob.digest });
+            };
             self.receive(&repository, extracts).await?
         };
         drop((blob_guard, permit));
@@ -436,7 +447,7 @@ impl Layer {
     }
 
     /// Runs a step that blocks on a thread where it may.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         step: impl FnOnce(&Self) -> Result<T, LayerError> + Send + 'static,
     ) -> Result<T, LayerError> {
@@ -447,7 +458,7 @@ impl Layer {
     }
 
     /// A panic goes on in the task that waits; otherwise the runtime is shutting down.
-    fn join_failure(&self, error: tokio::task::JoinError) -> LayerError {
+    pub(crate) fn join_failure(&self, error: tokio::task::JoinError) -> LayerError {
         match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => self.called_off(),

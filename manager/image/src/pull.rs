@@ -14,10 +14,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use keg_store::{ContentError, Descriptor, Digest, ErrorClass, Explain, Labels, Reason};
-use tokio::task::JoinSet;
 
 use crate::images::ImageError;
-use crate::layer::{Layer, LayerError, Readied};
+use crate::layer::{Layer, LayerError};
 use crate::manifest::{
     Config, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
     ManifestError,
@@ -26,7 +25,7 @@ use crate::progress::{LayerProgress, Progress, PullEvent};
 use crate::record::{config_labels, index_labels, manifest_labels};
 use crate::registry::{Fetched, RegistryError, Repository};
 use crate::shared::OperationLease;
-use crate::stack::Stack;
+use crate::stack::unpack;
 use crate::{Credentials, ImageRecord, Images, Platform, Reference};
 
 /// What to pull.
@@ -208,7 +207,7 @@ impl Pull {
             layers: documents.manifest.layers.clone(),
         });
         let layers = self.layers(&documents, lease.id());
-        self.ready_and_commit(layers).await?;
+        unpack(layers, Some(self.repository.clone())).await.map_err(self.layer())?;
         self.blocking(move |pull| pull.finish(&documents, lease)).await
     }
 
@@ -317,36 +316,6 @@ impl Pull {
                 progress: LayerProgress::new(&self.progress, blob),
             })
             .collect()
-    }
-
-    /// Makes all layers ready at once, and commits each when those below it are.
-    async fn ready_and_commit(&self, layers: Vec<Layer>) -> Result<(), PullError> {
-        let mut working = JoinSet::new();
-        for (index, layer) in layers.iter().enumerate() {
-            let (layer, repository) = (layer.clone(), self.repository.clone());
-            working.spawn(async move { (index, layer.ready(repository).await) });
-        }
-        let mut ready: Vec<Option<Readied>> = layers.iter().map(|_| None).collect();
-        let mut stack = Stack::default();
-        while let Some(joined) = working.join_next().await {
-            // Takes all that are done, so that one sync serves them.
-            let mut joined = Some(joined);
-            while let Some(result) = joined {
-                let (index, outcome) = result.map_err(|error| self.join_failure(error))?;
-                ready[index] = Some(outcome.map_err(self.layer())?);
-                joined = working.try_join_next();
-            }
-            let mut batch = Vec::new();
-            while let Some(slot) = ready.get_mut(stack.height() + batch.len()) {
-                let Some(readied) = slot.take() else { break };
-                batch.push((layers[stack.height() + batch.len()].clone(), readied));
-            }
-            if !batch.is_empty() {
-                stack =
-                    self.blocking(move |pull| stack.commit(batch).map_err(pull.layer())).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Stores the documents and gives the image its name.

@@ -3,12 +3,47 @@
 use std::path::PathBuf;
 
 use keg_store::{CommitOptions, Resource, SnapshotError};
+use tokio::task::JoinSet;
 
 use crate::implicit::inherit;
 use crate::layer::{Layer, LayerError, Readied};
 use crate::locks::NameGuard;
 use crate::prepared::Prepared;
 use crate::progress::LayerPhase;
+use crate::registry::Repository;
+
+/// Makes all layers of an image ready at once, from `repository` where their blobs are not here, and
+/// commits each as soon as those below it are.
+pub(crate) async fn unpack(
+    layers: Vec<Layer>,
+    repository: Option<Repository>,
+) -> Result<(), LayerError> {
+    let mut working = JoinSet::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let (layer, repository) = (layer.clone(), repository.clone());
+        working.spawn(async move { (index, layer.ready(repository).await) });
+    }
+    let mut ready: Vec<Option<Readied>> = layers.iter().map(|_| None).collect();
+    let mut stack = Stack::default();
+    while let Some(joined) = working.join_next().await {
+        // Takes all that are done, so that one sync serves them.
+        let mut joined = Some(joined);
+        while let Some(result) = joined {
+            let (index, outcome) = result.map_err(|error| layers[0].join_failure(error))?;
+            ready[index] = Some(outcome?);
+            joined = working.try_join_next();
+        }
+        let mut batch = Vec::new();
+        while let Some(slot) = ready.get_mut(stack.height() + batch.len()) {
+            let Some(readied) = slot.take() else { break };
+            batch.push((layers[stack.height() + batch.len()].clone(), readied));
+        }
+        if !batch.is_empty() {
+            stack = layers[0].blocking(move |_| stack.commit(batch)).await?;
+        }
+    }
+    Ok(())
+}
 
 /// What is committed of an image, lowest first.
 #[derive(Debug, Default)]

@@ -78,6 +78,9 @@ impl ExtractLimits {
     }
 }
 
+/// Reads an archive without extracting it.
+pub(crate) use tar::{Entry as ArchiveEntry, TarReader as ArchiveReader};
+
 /// What an extraction made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extracted {

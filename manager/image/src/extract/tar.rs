@@ -49,7 +49,7 @@ pub(super) enum Kind {
 
 /// One entry, its data not yet read.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub(super) kind: Kind,
     pub(super) path: Vec<u8>,
     pub(super) link: Vec<u8>,
@@ -73,7 +73,7 @@ pub(super) struct Sparse {
 
 /// Reads an archive entry by entry.
 #[derive(Debug)]
-pub(super) struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     input: R,
     /// Data of the current entry not read yet.
     data_bytes: u64,
@@ -103,13 +103,32 @@ struct PaxSparse {
     numbers: Vec<u64>,
 }
 
+impl Entry {
+    /// Returns the name as a relative path, `.` and inner `..` resolved as text, if it is one.
+    pub(crate) fn path(&self) -> Option<String> {
+        let clean = super::clean(&self.path).ok().filter(|clean| !clean.is_empty())?;
+        String::from_utf8(clean).ok()
+    }
+
+    /// Tells whether it has data.
+    pub(crate) fn is_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Returns what it leads to, if it is a symbolic link.
+    pub(crate) fn symlink_target(&self) -> Option<String> {
+        let target = (self.kind == Kind::Symlink).then(|| self.link.clone())?;
+        String::from_utf8(target).ok()
+    }
+}
+
 impl<R: BufRead> TarReader<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, data_bytes: 0, padding_bytes: 0 }
     }
 
     /// Returns the next entry, or `None` at the archive's end.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, ExtractError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, ExtractError> {
         let mut extensions = Extensions::default();
         loop {
             self.skip()?;
@@ -135,7 +154,7 @@ impl<R: BufRead> TarReader<R> {
 
     /// Returns data of the current entry that is at hand; empty at its end. What is used must be told
     /// by [`Self::consume`].
-    pub(super) fn data(&mut self) -> Result<&[u8], ExtractError> {
+    pub(crate) fn data(&mut self) -> Result<&[u8], ExtractError> {
         if self.data_bytes == 0 {
             return Ok(&[]);
         }
@@ -148,13 +167,13 @@ impl<R: BufRead> TarReader<R> {
     }
 
     /// Marks data as used.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.input.consume(count);
         self.data_bytes -= count as u64;
     }
 
     /// Returns the input, of which the end may not be reached yet.
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.input
     }
 

@@ -52,7 +52,7 @@ async fn a_pulled_image_is_whole_named_and_unpacked() {
     let pulled = fixture.images.pull(request(&reference), progress).await.unwrap();
 
     assert!(!pulled.is_up_to_date);
-    assert_eq!(pulled.image.names, [reference.clone()]);
+    assert_eq!(pulled.image.names, std::slice::from_ref(&reference));
     assert_eq!(pulled.image.id, Digest::sha256(&image.config));
     assert_eq!(pulled.image.config_json, image.config);
     assert_eq!(pulled.image.size_bytes, 200_006);
