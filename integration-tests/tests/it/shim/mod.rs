@@ -1,7 +1,10 @@
 //! containerd-shim-keg-v2 by itself, over ttrpc, as a daemon uses it.
 
+mod attach;
 mod bootstrap;
 mod exec;
 mod faults;
 mod log;
+mod rootfs;
+mod stdio;
 mod task;
