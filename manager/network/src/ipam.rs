@@ -157,7 +157,7 @@ pub fn settle_subnet(request: SubnetRequest) -> Result<Subnet, IpamError> {
     {
         return Err(IpamError::Outside { address: range.address(), subnet });
     }
-    Ok(Subnet { subnet, gateway, range })
+    Ok(Subnet { subnet, gateway, range, chosen: false })
 }
 
 /// Gives an address out: the one that is asked for, or the next free one after `last`.

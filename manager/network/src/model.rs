@@ -115,6 +115,9 @@ pub struct Subnet {
     pub gateway: IpAddr,
     /// Where in it addresses are given out.
     pub range: Option<Cidr>,
+    /// Nobody asked for this one: another may take its place as long as no container is on it.
+    #[serde(default)]
+    pub chosen: bool,
 }
 
 /// A network.

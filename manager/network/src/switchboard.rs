@@ -253,6 +253,7 @@ impl Switchboard {
             return Err(NetworkError::AlreadyConnected { container, network });
         }
         let netns = Netns::open(netns)?;
+        let network = self.make_way(&network)?;
         let mut endpoint = self.plan(&network, request)?;
         let held = self.hold_ports(&network, &mut endpoint, &request.ports)?;
         self.raise(&network)?;

@@ -137,7 +137,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             driver: crate::model::Driver::Bridge,
             bridge: format!("keg-{number}"),
-            subnets: vec![Subnet { subnet, gateway, range: None }],
+            subnets: vec![Subnet { subnet, gateway, range: None, chosen: false }],
             internal,
             mtu: 1500,
             masquerade: true,

@@ -26,7 +26,8 @@ impl Switchboard {
         request: &NetworkRequest,
     ) -> Result<Vec<Subnet>, NetworkError> {
         let mut taken: Vec<(Cidr, String)> = Vec::new();
-        for network in self.networks.values() {
+        let others = self.networks.values().filter(|network| network.name != request.name);
+        for network in others {
             let holder = format!("network {}", network.name);
             taken.extend(network.subnets.iter().map(|subnet| (subnet.subnet, holder.clone())));
         }
@@ -50,7 +51,8 @@ impl Switchboard {
         let taken: Vec<Cidr> = taken.into_iter().map(|(cidr, _)| cidr).collect();
         let mut choose = |chosen: Cidr| {
             let request = SubnetRequest { subnet: chosen, gateway: None, range: None };
-            ipam::settle_subnet(request).map(|subnet| subnets.push(subnet))
+            ipam::settle_subnet(request)
+                .map(|subnet| subnets.push(Subnet { chosen: true, ..subnet }))
         };
         if !request.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6()) {
             choose(ipam::choose_subnet_4(&taken)?)?;
@@ -61,6 +63,42 @@ impl Switchboard {
         }
         subnets.sort_by_key(|subnet| subnet.subnet.is_ipv6());
         Ok(subnets)
+    }
+
+    /// Moves a network whose bridge is not there yet out of the way of routes that the host has
+    /// got since the network was created, and returns it as it is then.
+    pub(super) fn make_way(&mut self, network: &Network) -> Result<Network, NetworkError> {
+        let is_there = network.driver != Driver::Bridge
+            || self.raised.contains(&network.id)
+            || self.plane.has_interface(&network.bridge)?;
+        if is_there {
+            return Ok(network.clone());
+        }
+        let routed = self.plane.routed()?;
+        let blocked = network
+            .subnets
+            .iter()
+            .any(|subnet| routed.iter().any(|route| route.overlaps(subnet.subnet)));
+        if !blocked {
+            return Ok(network.clone());
+        }
+        let asked_for = network.subnets.iter().filter(|subnet| !subnet.chosen);
+        let request = NetworkRequest {
+            name: network.name.clone(),
+            subnets: asked_for
+                .map(|subnet| SubnetRequest {
+                    subnet: subnet.subnet,
+                    gateway: Some(subnet.gateway),
+                    range: subnet.range,
+                })
+                .collect(),
+            ipv6: network.subnets.iter().any(|subnet| subnet.subnet.is_ipv6()),
+            ..NetworkRequest::default()
+        };
+        let moved = Network { subnets: self.settle_subnets(&request)?, ..network.clone() };
+        self.records.put_network(&moved)?;
+        self.networks.insert(moved.id.clone(), moved.clone());
+        Ok(moved)
     }
 
     /// Plans an endpoint: names, interface and addresses; nothing is done yet.

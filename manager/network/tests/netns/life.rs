@@ -75,6 +75,28 @@ fn subnets_clash_with_no_route_and_no_network() {
 }
 
 #[test]
+fn a_network_makes_way_for_a_route_that_came_after_it_unless_its_subnet_was_asked_for() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let before = lab.board.inspect("bridge").unwrap().0.subnets[0].subnet;
+        let fixed = NetworkRequest { subnets: vec![subnet("10.60.0.0/24")], ..network("fixed") };
+        lab.board.create(fixed).unwrap();
+        lab.host.sh(&format!("ip route add {before} via 192.0.2.2"));
+        lab.host.sh("ip route add 10.60.0.0/16 via 192.0.2.2");
+
+        let web = lab.start("bridge", "web", &["8080:80"]);
+        let late = Machine::new();
+        let refusal =
+            lab.board.connect("fixed", &container_request("late"), &late.path()).unwrap_err();
+
+        let after = lab.board.inspect("bridge").unwrap().0.subnets[0].subnet;
+        assert!(!after.overlaps(before) && after.contains(web.ip()), "{before} {after}");
+        assert!(refusal.to_string().contains("a route of the host"), "{refusal}");
+        let _server = web.machine.serve(80);
+        assert!(lab.outside.ask(&format!("{HOST}:8080")).is_some());
+    });
+}
+
+#[test]
 fn addresses_are_given_once_and_exhaustion_is_told() {
     Lab::run(PublishMode::Firewall, |lab| {
         let request = NetworkRequest { subnets: vec![subnet("10.60.0.0/29")], ..network("tiny") };
