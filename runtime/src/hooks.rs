@@ -14,7 +14,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,25 +96,26 @@ pub fn describe_code(code: i32) -> String {
     }
 }
 
-/// Runs `hooks` one after the other, each with `state` on its standard input; stops at the first
-/// that fails, and returns its position with the error.
+/// Runs `hooks` one after the other, each in `directory` and with `state` on its standard input;
+/// stops at the first that fails, and returns its position with the error.
 ///
 /// # Errors
 /// [`HookError`] of the hook that failed.
-pub fn run_all(hooks: &[Hook], state: &[u8]) -> Result<(), (usize, HookError)> {
+pub fn run_all(hooks: &[Hook], state: &[u8], directory: &Path) -> Result<(), (usize, HookError)> {
     hooks
         .iter()
         .enumerate()
-        .try_for_each(|(index, hook)| run(hook, state).map_err(|error| (index, error)))
+        .try_for_each(|(index, hook)| run(hook, state, directory).map_err(|error| (index, error)))
 }
 
-/// Runs one hook to its end.
+/// Runs one hook to its end. A `directory` that is gone is replaced by the root.
 ///
 /// # Errors
 /// [`HookError`]; a hook that exceeds its timeout is killed first.
-pub fn run(hook: &Hook, state: &[u8]) -> Result<(), HookError> {
+pub fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), HookError> {
     let path = hook.path().clone();
     let mut command = Command::new(&path);
+    command.current_dir(if directory.is_dir() { directory } else { Path::new("/") });
     let mut args = hook.args().iter().flatten();
     if let Some(name) = args.next() {
         command.arg0(name);
@@ -227,12 +228,12 @@ mod tests {
             None,
         );
 
-        assert!(run(&hook, b"{}\n").is_ok());
+        assert!(run(&hook, b"{}\n", Path::new("/")).is_ok());
     }
 
     #[test]
     fn a_failure_carries_the_status_and_the_words() {
-        let error = run(&shell("echo no luck >&2; exit 3", None), b"").unwrap_err();
+        let error = run(&shell("echo no luck >&2; exit 3", None), b"", Path::new("/")).unwrap_err();
 
         assert!(error.to_string().ends_with("exit status: 3: no luck"), "{error}");
         assert_eq!(describe_code(error.code()), "exit status: 3");
@@ -242,7 +243,7 @@ mod tests {
     fn a_hook_that_takes_too_long_is_killed() {
         let before = Instant::now();
 
-        let error = run(&shell("exec sleep 60", Some(1)), b"").unwrap_err();
+        let error = run(&shell("exec sleep 60", Some(1)), b"", Path::new("/")).unwrap_err();
 
         assert!(matches!(error, HookError::TimedOut { timeout_secs: 1, .. }), "{error}");
         assert!(before.elapsed() < Duration::from_secs(30));
@@ -252,7 +253,7 @@ mod tests {
     fn a_hook_that_leaves_its_output_open_to_others_is_not_waited_for() {
         let before = Instant::now();
 
-        run(&shell("sleep 20 & exit 0", None), b"").unwrap();
+        run(&shell("sleep 20 & exit 0", None), b"", Path::new("/")).unwrap();
 
         assert!(before.elapsed() < Duration::from_secs(15));
     }
@@ -261,7 +262,7 @@ mod tests {
     fn a_missing_program_is_named() {
         let hook: Hook = serde_json::from_str(r#"{"path":"/nonexistent/hook"}"#).unwrap();
 
-        let error = run(&hook, b"").unwrap_err();
+        let error = run(&hook, b"", Path::new("/")).unwrap_err();
 
         assert_eq!(error.to_string(), r#"start the hook "/nonexistent/hook""#);
         assert_eq!(error.code(), -2);

@@ -12,7 +12,9 @@ use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
 use crate::console::{connect_stream, send_descriptor};
 use crate::intel_rdt::{self, IntelRdtError, SavedRdt};
+use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
+use crate::plan::mounts::MountPlan;
 use crate::stage::launch::{Console, LaunchOptions, Launched, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
@@ -138,9 +140,10 @@ pub(super) fn create_with<'a>(
     }
     let spec = serde_json::from_slice(&config)
         .map_err(|source| CommandError::Malformed { path, source })?;
-    let plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
+    let mut plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
     super::self_protect::protect(&plan.namespaces)?;
-    let (extra_env, preserved) = options.keep_descriptors()?;
+    let (mut extra_env, preserved) = options.keep_descriptors()?;
+    extra_env.extend(pass_notify_socket(&mut plan));
 
     let dir = context.store.create(&id)?;
     let mut state = SavedState::new(id, bundle, &plan);
@@ -181,6 +184,20 @@ pub(super) fn create_with<'a>(
         return Err(error);
     }
     Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+/// Lets the program tell systemd that it is ready (sd_notify(3)), if whoever called the runtime may:
+/// the socket appears inside. systemd believes what comes from the unit's own cgroup.
+fn pass_notify_socket(plan: &mut ContainerPlan) -> Option<CString> {
+    const INSIDE: &str = "/run/notify/notify.sock";
+    let socket = PathBuf::from(std::env::var_os("NOTIFY_SOCKET")?);
+    // An abstract socket belongs to a network namespace and cannot be mounted.
+    if !socket.is_absolute() || !plan.namespaces.has(NamespaceKind::Mount) {
+        return None;
+    }
+    plan.rootfs.mounts.push(MountPlan::of_socket(socket, PathBuf::from(INSIDE)));
+    plan.process.env.retain(|variable| !variable.as_bytes().starts_with(b"NOTIFY_SOCKET="));
+    CString::new(format!("NOTIFY_SOCKET={INSIDE}")).ok()
 }
 
 fn join_rdt(

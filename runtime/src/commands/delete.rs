@@ -72,7 +72,7 @@ pub(super) fn destroy(dir: &ContainerDir, state: &SavedState) -> Result<(), Comm
     // Each of them runs, whatever became of the others (runtime.md, "Lifecycle").
     let mut first_failure = None;
     for (index, hook) in list.iter().enumerate() {
-        if let Err(source) = hooks::run(hook, &json) {
+        if let Err(source) = hooks::run(hook, &json, &state.bundle) {
             first_failure.get_or_insert((index, source));
         }
     }

@@ -68,7 +68,7 @@ pub(super) fn run_poststart(state: &SavedState) -> Result<(), CommandError> {
     let Some(list) = state.hooks.poststart() else { return Ok(()) };
     let pid = state.init.map(|init| init.pid);
     let json = state.oci().to_json("running", pid);
-    hooks::run_all(list, &json).map_err(|(index, source)| {
+    hooks::run_all(list, &json, &state.bundle).map_err(|(index, source)| {
         if let Some(Ok(pidfd)) = state.init.map(|init| init.open()) {
             // It may have ended by itself.
             let _ = kill_by_pidfd(pidfd);

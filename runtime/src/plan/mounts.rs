@@ -149,6 +149,21 @@ pub struct MountPlan {
 }
 
 impl MountPlan {
+    /// Plans to show the host's socket `path` at `destination`.
+    #[must_use]
+    pub fn of_socket(path: PathBuf, destination: PathBuf) -> Self {
+        Self {
+            destination,
+            source: MountSource::Bind { path, recursive: false },
+            attributes: AttrChange { set: attr::NOSUID | attr::NODEV | attr::NOEXEC, clear: 0 },
+            recursive_attributes: AttrChange::default(),
+            propagation: vec![Propagation { kind: libc::MS_PRIVATE, recursive: false }],
+            idmap: None,
+            copy_up: false,
+            remount: false,
+        }
+    }
+
     /// Returns whether the mount asks to be read-only.
     #[must_use]
     pub fn is_readonly(&self) -> bool {

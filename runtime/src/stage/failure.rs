@@ -58,6 +58,8 @@ steps! {
     RootBind = "bind the root filesystem onto itself",
     /// Opening or creating the place of `mounts[index]`.
     MountTarget = "mounts[{}]: resolve or create the destination",
+    /// The destination of a proc or sysfs is a link.
+    MountOntoLink = "mounts[{}]: proc and sysfs must be mounted on ordinary directory; the destination",
     /// A destination inside /proc.
     MountOverProc = "mounts[{}]: refuse to cover what procfs shows",
     /// Opening the source of `mounts[index]`.

@@ -248,7 +248,7 @@ impl Init<'_> {
             expect(channel, ToChild::HooksDone)?;
         }
         let Some(inside) = all.create_container() else { return Ok(()) };
-        self.run_hooks(inside, Step::CreateContainerHook, "creating")
+        self.run_hooks(inside, Step::CreateContainerHook, "creating", self.state.bundle)
     }
 
     fn run_hooks(
@@ -256,10 +256,11 @@ impl Init<'_> {
         list: &[oci_spec::runtime::Hook],
         step: Step,
         status: &'static str,
+        directory: &Path,
     ) -> Result<(), Failure> {
         let pid = self.procfs.own_pid().at(step)?;
         let state = self.state.to_json(status, Some(pid));
-        hooks::run_all(list, &state).map_err(|(index, error)| Failure {
+        hooks::run_all(list, &state, directory).map_err(|(index, error)| Failure {
             step,
             index: u16::try_from(index).unwrap_or(u16::MAX),
             errno: error.code(),
@@ -343,7 +344,7 @@ impl Init<'_> {
             process::enter_cwd(process)?;
         }
         if let Some(inside) = self.plan.hooks.start_container() {
-            self.run_hooks(inside, Step::StartContainerHook, "created")?;
+            self.run_hooks(inside, Step::StartContainerHook, "created", Path::new("."))?;
         }
         process::execute(&steps, &program, &env)?;
         Err(Failure::new(Step::Exec, Errno::EINVAL))

@@ -272,11 +272,8 @@ fn run_outer_hooks(init: &Init<'_>, pid: Pid) -> Result<(), LaunchError> {
     let kinds = [("prestart", hooks.prestart()), ("createRuntime", hooks.create_runtime())];
     for (kind, list) in kinds {
         let list: &[Hook] = list.as_deref().unwrap_or_default();
-        hooks::run_all(list, &state).map_err(|(index, source)| LaunchError::Hook {
-            kind,
-            index,
-            source,
-        })?;
+        hooks::run_all(list, &state, init.state.bundle)
+            .map_err(|(index, source)| LaunchError::Hook { kind, index, source })?;
     }
     Ok(())
 }
