@@ -275,6 +275,22 @@ fn publishing_a_hundred_ports_adds_no_rule() {
 }
 
 #[test]
+fn thousands_of_ports_are_published_and_taken_back_at_once() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let many = ["10000-14095:10000-14095", "10000-14095:10000-14095/udp"];
+        let web = lab.start("bridge", "web", &many);
+        let _server = web.machine.serve(14095);
+
+        assert!(lab.outside.ask(&format!("{HOST}:14095")).is_some());
+        let reconciled = lab.restart(&[web.live()]);
+        assert_eq!(reconciled.problems, Vec::<String>::new());
+        assert!(lab.outside.ask(&format!("{HOST}:14095")).is_some(), "after a restart");
+        lab.board.disconnect_all(&web.id).unwrap();
+        assert!(!lab.host.sh("nft list ruleset").contains("14095"));
+    });
+}
+
+#[test]
 fn a_port_in_use_names_the_container_that_has_it() {
     Lab::run(PublishMode::Firewall, |lab| {
         let _web = lab.start("bridge", "web", &["8080:80"]);
