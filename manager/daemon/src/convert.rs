@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::{Exit, Lifecycle};
 use keg_engine::model::{
-    ContainerConfig, CreateRequest, Entrypoint, HostConfig, Mount, MountSource, Propagation,
-    Record, Resources, TerminalSize, UsernsMode,
+    ContainerConfig, CreateRequest, Entrypoint, HostConfig, Mount, MountSource, NamespaceMode,
+    Propagation, Record, Resources, SeccompChoice, TerminalSize, Ulimit, UsernsMode,
 };
 use keg_engine::signal::Signal;
-use keg_engine::{Details, EngineError};
+use keg_engine::{Details, EngineError, ProcessInfo, RestartPolicy};
 use keg_image::{ImageRecord, Platform};
 use keg_proto::keg::v1 as pb;
 use keg_store::Descriptor;
@@ -134,8 +134,73 @@ fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         read_only_rootfs: host.read_only_rootfs,
         userns,
         runtime: host.runtime,
-        ..HostConfig::default()
+        pid_mode: namespace_from_pb("pid_mode", &host.pid_mode)?,
+        ipc_mode: namespace_from_pb("ipc_mode", &host.ipc_mode)?,
+        uts_mode: namespace_from_pb("uts_mode", &host.uts_mode)?,
+        cgroupns_mode: namespace_from_pb("cgroupns_mode", &host.cgroupns_mode)?,
+        cap_add: host.cap_add,
+        cap_drop: host.cap_drop,
+        privileged: host.privileged,
+        no_new_privileges: host.no_new_privileges,
+        seccomp: match host.seccomp.as_str() {
+            "" | "default" => SeccompChoice::Default,
+            "unconfined" => SeccompChoice::Unconfined,
+            other => {
+                let problem = format!("unknown profile {other:?}: give \"unconfined\" or nothing");
+                return Err(invalid("seccomp", problem));
+            }
+        },
+        shm_size_bytes: Some(host.shm_size_bytes).filter(|bytes| *bytes != 0),
+        ulimits: host
+            .ulimits
+            .into_iter()
+            .map(|ulimit| Ulimit { name: ulimit.name, soft: ulimit.soft, hard: ulimit.hard })
+            .collect(),
+        sysctls: host.sysctls.into_iter().collect(),
+        group_add: host.group_add,
+        oom_score_adj: host.oom_score_adj,
+        annotations: host.annotations.into_iter().collect(),
+        restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
     })
+}
+
+fn restart_from_pb(policy: pb::RestartPolicy) -> Result<RestartPolicy, Status> {
+    let retries = policy.maximum_retry_count;
+    if retries != 0 && policy.name != "on-failure" {
+        let problem = "only \"on-failure\" can have a number of retries";
+        return Err(invalid("restart_policy", problem));
+    }
+    match policy.name.as_str() {
+        "" | "no" => Ok(RestartPolicy::No),
+        "on-failure" => {
+            let max_retries = Some(retries).filter(|retries| *retries != 0);
+            Ok(RestartPolicy::OnFailure { max_retries })
+        }
+        "always" => Ok(RestartPolicy::Always),
+        "unless-stopped" => Ok(RestartPolicy::UnlessStopped),
+        other => {
+            let problem = format!(
+                "unknown policy {other:?}: give \"no\", \"on-failure\", \"always\" or \
+                 \"unless-stopped\""
+            );
+            Err(invalid("restart_policy", problem))
+        }
+    }
+}
+
+fn namespace_from_pb(field: &'static str, mode: &str) -> Result<NamespaceMode, Status> {
+    match mode {
+        "" | "private" => Ok(NamespaceMode::Private),
+        "host" => Ok(NamespaceMode::Host),
+        other => Err(invalid(field, format!("unknown mode {other:?}: give \"host\" or nothing"))),
+    }
+}
+
+fn namespace_to_pb(mode: NamespaceMode) -> String {
+    match mode {
+        NamespaceMode::Private => String::new(),
+        NamespaceMode::Host => "host".to_owned(),
+    }
 }
 
 fn resources_from_pb(resources: pb::Resources) -> Result<Resources, Status> {
@@ -160,7 +225,7 @@ fn mount_from_pb(mount: pb::Mount) -> Result<Mount, Status> {
             MountSource::Bind { path: PathBuf::from(mount.source), create: mount.create_source }
         }
         "volume" => MountSource::Volume { name: mount.source },
-        "tmpfs" => MountSource::Tmpfs { options: Vec::new() },
+        "tmpfs" => MountSource::Tmpfs { options: mount.tmpfs_options },
         other => {
             let problem = format!("unknown type {other:?}: give \"bind\", \"volume\" or \"tmpfs\"");
             return Err(invalid("mount", problem));
@@ -186,6 +251,10 @@ fn mount_to_pb(mount: &Mount) -> pb::Mount {
         read_only: mount.read_only,
         create_source,
         propagation: mount.propagation.as_str().to_owned(),
+        tmpfs_options: match &mount.source {
+            MountSource::Tmpfs { options } => options.clone(),
+            MountSource::Bind { .. } | MountSource::Volume { .. } => Vec::new(),
+        },
     }
 }
 
@@ -311,6 +380,52 @@ fn host_to_pb(record: &Record) -> pb::HostConfig {
         }
         .to_owned(),
         runtime: host.runtime.clone(),
+        pid_mode: namespace_to_pb(host.pid_mode),
+        ipc_mode: namespace_to_pb(host.ipc_mode),
+        uts_mode: namespace_to_pb(host.uts_mode),
+        cgroupns_mode: namespace_to_pb(host.cgroupns_mode),
+        cap_add: host.cap_add.clone(),
+        cap_drop: host.cap_drop.clone(),
+        privileged: host.privileged,
+        no_new_privileges: host.no_new_privileges,
+        seccomp: match host.seccomp {
+            SeccompChoice::Default => String::new(),
+            SeccompChoice::Unconfined => "unconfined".to_owned(),
+        },
+        shm_size_bytes: host.shm_size_bytes.unwrap_or_default(),
+        ulimits: host
+            .ulimits
+            .iter()
+            .map(|ulimit| pb::Ulimit {
+                name: ulimit.name.clone(),
+                soft: ulimit.soft,
+                hard: ulimit.hard,
+            })
+            .collect(),
+        sysctls: host.sysctls.clone().into_iter().collect(),
+        group_add: host.group_add.clone(),
+        oom_score_adj: host.oom_score_adj,
+        annotations: host.annotations.clone().into_iter().collect(),
+        restart_policy: Some(pb::RestartPolicy {
+            name: host.restart.name().to_owned(),
+            maximum_retry_count: match host.restart {
+                RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or_default(),
+                _ => 0,
+            },
+        }),
+    }
+}
+
+/// Converts a process of a container.
+pub(crate) fn process_to_pb(process: ProcessInfo) -> pb::Process {
+    pb::Process {
+        pid: process.pid,
+        parent_pid: process.parent_pid,
+        uid: process.uid,
+        started_at: Some(timestamp_to_pb(process.started_at)),
+        cpu_usec: process.cpu_usec,
+        terminal: process.terminal,
+        command: process.command,
     }
 }
 

@@ -33,7 +33,8 @@ pub struct AttachOptions {
 pub struct Attachment {
     container: Arc<Container>,
     place: Place,
-    exits: u64,
+    /// How its process had ended before: the end that is waited for is another one.
+    last_exit: Option<Exit>,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Engine {
             stderr: options.stderr,
             stdin_once: options.stdin && record.config.stdin_once,
         };
-        let exits = container.watch().borrow().exits;
+        let last_exit = container.watch().borrow().last_exit.clone();
         let place = match container.task_or_wait(&wanted) {
             Ok(task) => {
                 let streams = connect(task.io_socket(), &wanted).await.map_err(|source| {
@@ -88,7 +89,7 @@ impl Engine {
             }
             Err(promise) => Place::Waiting(promise),
         };
-        Ok(Attachment { container, place, exits })
+        Ok(Attachment { container, place, last_exit })
     }
 
     /// Sets the size of a container's terminal. One that does not run has none, which is no error:
@@ -134,13 +135,13 @@ impl Attachment {
         Resizer { container: Arc::clone(&self.container) }
     }
 
-    /// Waits until the process has ended, after its output has.
+    /// Waits until the process has ended, after its output has. A short one has done so before the
+    /// start is stored, so that "does not run" is no sign of an end.
     pub async fn end(self) -> AttachEnd {
         let mut watch = self.container.watch();
-        let exits = self.exits;
-        let ended = watch
-            .wait_for(|progress| progress.exits > exits || !progress.alive || progress.removed)
-            .await;
+        let before = self.last_exit;
+        let ended =
+            watch.wait_for(|progress| progress.last_exit != before || progress.removed).await;
         match ended.ok().and_then(|progress| progress.last_exit.clone()) {
             Some(exit) => AttachEnd::Exited(exit),
             None => AttachEnd::Gone,

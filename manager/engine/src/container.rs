@@ -9,6 +9,7 @@
 //! stop and remove the same container never meet half-way.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -38,6 +39,12 @@ struct Live {
     task: Option<TaskClient>,
     /// Clients that attached before the start; dropped unanswered if it fails.
     waiting: Vec<Waiting>,
+    /// Whether somebody asked its process to end.
+    stop_asked: bool,
+    /// Whether a restart policy is about to start it anew.
+    restart_planned: bool,
+    /// How long the last pause before a restart was.
+    last_pause: Option<Duration>,
 }
 
 /// A client that attached before there was a process.
@@ -154,6 +161,7 @@ impl Container {
     pub(crate) fn set_task(&self, task: TaskClient) -> Vec<Waiting> {
         let mut live = self.live();
         live.task = Some(task);
+        live.stop_asked = false;
         std::mem::take(&mut live.waiting)
     }
 
@@ -162,6 +170,38 @@ impl Container {
         let mut live = self.live();
         live.task = None;
         live.waiting.clear();
+    }
+
+    /// Remembers that somebody asked the process to end, and that no policy shall start it anew.
+    pub(crate) fn ask_stop(&self) {
+        let mut live = self.live();
+        live.stop_asked = true;
+        live.restart_planned = false;
+    }
+
+    /// Whether somebody asked the process to end.
+    pub(crate) fn stop_asked(&self) -> bool {
+        self.live().stop_asked
+    }
+
+    /// Plans a restart after the pause that `next` makes of the last one; `None` if one is planned.
+    pub(crate) fn plan_restart(
+        &self,
+        next: impl FnOnce(Option<Duration>) -> Duration,
+    ) -> Option<Duration> {
+        let mut live = self.live();
+        if live.restart_planned {
+            return None;
+        }
+        live.restart_planned = true;
+        let pause = next(live.last_pause);
+        live.last_pause = Some(pause);
+        Some(pause)
+    }
+
+    /// Takes the plan back to carry it out; false if somebody else has called it off.
+    pub(crate) fn take_planned_restart(&self) -> bool {
+        std::mem::take(&mut self.live().restart_planned)
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -177,8 +217,13 @@ impl Turn<'_> {
     /// [`Refused`] if the event cannot happen now.
     pub(crate) fn after(&self, event: Event) -> Result<Record, Refused> {
         let record = self.container.record();
+        let stop_asked = match &event {
+            Event::Exited(_) => self.container.stop_asked(),
+            Event::Started { .. } => false,
+            _ => record.stop_asked,
+        };
         let lifecycle = record.lifecycle.clone().apply(event)?;
-        Ok(Record { lifecycle, ..Record::clone(&record) })
+        Ok(Record { lifecycle, stop_asked, ..Record::clone(&record) })
     }
 
     /// Makes `record` the container's, once it is stored, and tells who waits.

@@ -27,6 +27,7 @@ use crate::model::{
 };
 use crate::names::made_up;
 use crate::process_plan;
+use crate::restart::RestartPolicy;
 
 /// Made-up names that are tried before the last gets a long number.
 const NAME_ATTEMPTS: u32 = 8;
@@ -165,6 +166,7 @@ fn store(
         id_range: range.map(|range| IdRange { start: range.base, length: range.count }),
         snapshot_key,
         restart_count: 0,
+        stop_asked: false,
         lifecycle: Lifecycle::Created { failure: None },
     };
     tx.set_container_extension(ns, id.as_str(), EXTENSION, &encode(&record)?)?;
@@ -205,6 +207,9 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
                 request.host.runtime
             ),
         });
+    }
+    if request.host.auto_remove && request.host.restart != RestartPolicy::No {
+        return invalid("restart", "a container that is removed when it ends cannot be restarted");
     }
     let limits = &request.host.resources;
     if limits.memory_bytes.is_some_and(|limit| limit < MEMORY_BYTES_MIN) {
@@ -285,7 +290,7 @@ fn is_plain_absolute(path: &Path) -> bool {
 }
 
 /// Octets from the kernel's random source.
-fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], EngineError> {
+pub(crate) fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], EngineError> {
     let mut octets = [0; LENGTH];
     rustix::rand::getrandom(&mut octets[..], rustix::rand::GetRandomFlags::empty()).map_err(
         |errno| EngineError::File {

@@ -99,6 +99,8 @@ impl Engine {
         drop(turn);
         if record.host.auto_remove {
             self.auto_remove(container).await;
+        } else {
+            self.restart_if_wanted(container, &record);
         }
     }
 

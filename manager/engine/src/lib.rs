@@ -18,11 +18,13 @@
 //! Every operation is a method of [`Engine`]; none knows of any API.
 
 mod attach;
+mod change;
 mod container;
 mod create;
 mod engine;
 mod error;
 pub mod events;
+mod exec;
 mod exit;
 mod host;
 pub mod id;
@@ -33,9 +35,11 @@ mod logs;
 pub mod model;
 mod names;
 pub mod process_plan;
+mod procfs;
 mod query;
 mod recovery;
 mod remove;
+mod restart;
 mod settings;
 pub mod shim;
 pub mod signal;
@@ -48,9 +52,12 @@ pub use attach::{AttachEnd, AttachOptions, Attachment, Resizer};
 pub use create::Created;
 pub use engine::Engine;
 pub use error::EngineError;
+pub use exec::{Exec, ExecRequest, ExecResizer};
 pub use host::{CgroupVersion, Host};
 pub use logs::{LogStreamReceiver, LogsRequest};
+pub use procfs::ProcessInfo;
 pub use query::{Counts, Details, ListQuery};
 pub use recovery::Recovered;
+pub use restart::RestartPolicy;
 pub use settings::Settings;
 pub use stop::{Patience, WaitCondition};

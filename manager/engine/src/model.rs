@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
+use crate::restart::RestartPolicy;
 use crate::signal::Signal;
 
 /// Entry point: what stands before the arguments.
@@ -166,6 +167,8 @@ pub struct HostConfig {
     pub oom_score_adj: Option<i32>,
     /// Annotations of the OCI specification.
     pub annotations: BTreeMap<String, String>,
+    /// When it is started anew.
+    pub restart: RestartPolicy,
 }
 
 /// Limits; `None` means none.
@@ -337,6 +340,9 @@ pub struct Record {
     /// How often a restart policy started it anew.
     #[serde(default)]
     pub restart_count: u32,
+    /// Whether somebody asked its process to end, when it ended last.
+    #[serde(default)]
+    pub stop_asked: bool,
     /// Where it is in its life.
     pub lifecycle: Lifecycle,
 }

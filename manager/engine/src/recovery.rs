@@ -84,6 +84,7 @@ impl Engine {
         found.running =
             work.iter().filter(|container| container.record().lifecycle.is_alive()).count();
         found.leftovers = self.remove_leftovers(known).await?;
+        self.start_what_should_run();
         Ok(found)
     }
 

@@ -57,7 +57,18 @@ impl Engine {
     pub async fn start(&self, name: &str) -> Result<(), EngineError> {
         let container = self.find(name)?;
         let engine = self.clone();
-        Self::detached("a start", async move { engine.start_container(&container).await }).await
+        Self::detached("a start", async move {
+            {
+                // Who starts it by hand lets a restart policy count anew.
+                let turn = container.turn().await;
+                let record = container.record();
+                if !record.lifecycle.is_alive() && record.restart_count > 0 {
+                    turn.commit(Record { restart_count: 0, ..Record::clone(&record) });
+                }
+            }
+            engine.start_container(&container).await
+        })
+        .await
     }
 
     pub(crate) async fn start_container(

@@ -64,6 +64,7 @@ impl Engine {
         patience: Patience,
     ) -> Result<(), EngineError> {
         let record = container.record();
+        container.ask_stop();
         if !record.lifecycle.is_alive() {
             return Ok(());
         }
@@ -98,6 +99,9 @@ impl Engine {
         let engine = self.clone();
         Self::detached("a signal", async move {
             container.running_task()?;
+            if signal == Signal::KILL || signal == container.record().process.stop_signal {
+                container.ask_stop();
+            }
             engine.signal(&container, signal).await
         })
         .await

@@ -1,11 +1,13 @@
 //! `keg.v1.Containers`.
 
 mod attach;
+mod exec;
 
 use futures_util::{StreamExt, stream};
+use keg_engine::id::ContainerName;
 use keg_engine::log::{LogEntry, LogQuery, LogStream};
 use keg_engine::signal::Signal;
-use keg_engine::{Engine, ListQuery, LogsRequest, Patience, WaitCondition};
+use keg_engine::{Engine, EngineError, ListQuery, LogsRequest, Patience, WaitCondition};
 use keg_proto::keg::v1 as pb;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,6 +31,7 @@ impl Containers {
 #[tonic::async_trait]
 impl pb::containers_server::Containers for Containers {
     type AttachStream = Answers<pb::AttachResponse>;
+    type ExecStream = Answers<pb::ExecResponse>;
     type LogsStream = Answers<pb::LogEntry>;
 
     async fn create(
@@ -58,10 +61,7 @@ impl pb::containers_server::Containers for Containers {
         request: Request<pb::StopContainerRequest>,
     ) -> Result<Response<pb::StopContainerResponse>, Status> {
         let request = request.into_inner();
-        let patience = match request.timeout_secs {
-            None => Patience::Default,
-            Some(secs) => u32::try_from(secs).map_or(Patience::Endless, Patience::Secs),
-        };
+        let patience = patience(request.timeout_secs);
         let signal = convert::signal_from_pb(&request.signal)?;
         self.engine
             .stop(&request.container, signal, patience)
@@ -188,6 +188,73 @@ impl pb::containers_server::Containers for Containers {
         let size = convert::size_from_pb(size)?;
         self.engine.resize(&request.container, size).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::ResizeTerminalResponse {}))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        exec::exec(&self.engine, request.into_inner()).await
+    }
+
+    async fn restart(
+        &self,
+        request: Request<pb::RestartContainerRequest>,
+    ) -> Result<Response<pb::RestartContainerResponse>, Status> {
+        let request = request.into_inner();
+        let signal = convert::signal_from_pb(&request.signal)?;
+        self.engine
+            .restart(&request.container, signal, patience(request.timeout_secs))
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::RestartContainerResponse {}))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<pb::PauseContainerRequest>,
+    ) -> Result<Response<pb::PauseContainerResponse>, Status> {
+        let name = request.into_inner().container;
+        self.engine.pause(&name).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::PauseContainerResponse {}))
+    }
+
+    async fn unpause(
+        &self,
+        request: Request<pb::UnpauseContainerRequest>,
+    ) -> Result<Response<pb::UnpauseContainerResponse>, Status> {
+        let name = request.into_inner().container;
+        self.engine.resume(&name).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::UnpauseContainerResponse {}))
+    }
+
+    async fn rename(
+        &self,
+        request: Request<pb::RenameContainerRequest>,
+    ) -> Result<Response<pb::RenameContainerResponse>, Status> {
+        let request = request.into_inner();
+        let name = ContainerName::parse(&request.name)
+            .map_err(|error| to_status(&EngineError::InvalidId(error)))?;
+        self.engine.rename(&request.container, name).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::RenameContainerResponse {}))
+    }
+
+    async fn top(
+        &self,
+        request: Request<pb::TopRequest>,
+    ) -> Result<Response<pb::TopResponse>, Status> {
+        let name = request.into_inner().container;
+        let processes = self.engine.top(&name).await.map_err(|error| to_status(&error))?;
+        let processes = processes.into_iter().map(convert::process_to_pb).collect();
+        Ok(Response::new(pb::TopResponse { processes }))
+    }
+}
+
+/// Negative seconds mean for ever.
+fn patience(timeout_secs: Option<i32>) -> Patience {
+    match timeout_secs {
+        None => Patience::Default,
+        Some(secs) => u32::try_from(secs).map_or(Patience::Endless, Patience::Secs),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `keg.v1.Images`.
 
+mod import;
 mod pull;
 
 use keg_engine::Engine;
@@ -55,9 +56,9 @@ impl pb::images_server::Images for Images {
 
     async fn import(
         &self,
-        _request: Request<Streaming<pb::ImportImageRequest>>,
+        request: Request<Streaming<pb::ImportImageRequest>>,
     ) -> Result<Response<pb::ImportImageResponse>, Status> {
-        Err(Status::unimplemented("import"))
+        import::import(&self.engine, &self.images, request.into_inner()).await
     }
 
     async fn list(

@@ -175,6 +175,18 @@ impl StreamReader {
         }
     }
 
+    /// As [`Self::next`], but takes a broken connection for the end: a shim that dies takes its
+    /// processes with it, and how they ended is told elsewhere.
+    ///
+    /// # Errors
+    /// [`IoError::Protocol`], [`IoError::NoSuchProcess`].
+    pub async fn next_output(&mut self) -> Result<FromProcess, IoError> {
+        match self.next().await {
+            Err(IoError::Broken(_)) => Ok(FromProcess::End { dropped_bytes: 0 }),
+            other => other,
+        }
+    }
+
     /// Reads one frame; `None` if the connection ended between two.
     async fn frame(&mut self) -> Result<Option<(u8, Bytes)>, IoError> {
         let mut header = [0_u8; HEADER_BYTES];

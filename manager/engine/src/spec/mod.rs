@@ -19,12 +19,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
-    LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec,
-    User,
+    Box as ConsoleSize, BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder,
+    LinuxNamespace, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    Root, Spec, User,
 };
 
-use crate::model::{ContainerDir, IdRange, NamespaceMode, Record, SeccompChoice};
+use crate::model::{ContainerDir, IdRange, NamespaceMode, Record, SeccompChoice, TerminalSize};
 use crate::users::Identity;
 
 /// Version of the runtime specification that the files are written for.
@@ -139,12 +139,56 @@ fn process(
         .set_capabilities(Some(capabilities::for_process(selected, identity.uid == 0)))
         .set_rlimits(rlimits(record)?)
         .set_no_new_privileges(Some(record.host.no_new_privileges))
-        .set_oom_score_adj(record.host.oom_score_adj);
-    if let Some(size) = record.config.terminal_size.filter(|_| record.config.tty) {
-        let console = BoxBuilder::default().height(size.height).width(size.width).build();
-        process.set_console_size(console.ok());
-    }
+        .set_oom_score_adj(record.host.oom_score_adj)
+        .set_console_size(console_size(record.config.terminal_size.filter(|_| record.config.tty)));
     Ok(process)
+}
+
+/// A process that joins a running container.
+#[derive(Debug, Clone)]
+pub struct ExecPlan {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<String>,
+    /// Absolute.
+    pub working_dir: PathBuf,
+    /// Has a terminal.
+    pub tty: bool,
+    /// Has every capability.
+    pub privileged: bool,
+    /// Size of the terminal at start.
+    pub terminal_size: Option<TerminalSize>,
+}
+
+/// Writes the `process` of a process that joins a running container; what the plan does not say is
+/// as for the container's first process.
+///
+/// # Errors
+/// As [`build`].
+pub fn exec_process(
+    record: &Record,
+    identity: &Identity,
+    plan: ExecPlan,
+    last_capability: u8,
+) -> Result<Process, SpecError> {
+    let host = &record.host;
+    let privileged = plan.privileged || host.privileged;
+    let selected = capabilities::select(privileged, &host.cap_add, &host.cap_drop, last_capability)
+        .map_err(SpecError::Capability)?;
+    let mut process = process(record, identity, &selected)?;
+    process
+        .set_terminal(Some(plan.tty))
+        .set_args(Some(plan.args))
+        .set_env(Some(with_home(&plan.env, identity)))
+        .set_cwd(plan.working_dir)
+        .set_console_size(console_size(plan.terminal_size.filter(|_| plan.tty)));
+    Ok(process)
+}
+
+fn console_size(size: Option<TerminalSize>) -> Option<ConsoleSize> {
+    let size = size?;
+    BoxBuilder::default().height(size.height).width(size.width).build().ok()
 }
 
 /// The process's user in the form of the specification.

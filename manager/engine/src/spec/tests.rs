@@ -33,6 +33,7 @@ pub(crate) fn record() -> Record {
         id_range: Some(IdRange { start: 100_000, length: 65_536 }),
         snapshot_key: "web".into(),
         restart_count: 0,
+        stop_asked: false,
         lifecycle: Lifecycle::Created { failure: None },
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Both directions wait for each other's reader, and keep nothing but one chunk.
 
-use keg_engine::shim::io::{FromProcess, IoError, StreamReader, StreamWriter, Streams};
+use keg_engine::shim::io::{FromProcess, StreamReader, StreamWriter, Streams};
 use keg_engine::{AttachEnd, AttachOptions, Attachment, Engine, EngineError, LogsRequest, Resizer};
 use keg_proto::keg::v1 as pb;
 use keg_proto::keg::v1::attach_request::Message as FromClient;
@@ -71,7 +71,7 @@ async fn serve(
         let resizer = attachment.resizer();
         let stdin = start.stdin;
         tokio::select! {
-            over = pump_output(output, answers) => if !over? { return Ok(()) },
+            over = pump_output(&start.container, output, answers) => if !over? { return Ok(()) },
             () = pump_input(requests, input, stdin, resizer) => return Ok(()),
             () = answers.closed() => return Ok(()),
         }
@@ -88,18 +88,19 @@ async fn serve(
 
 /// Sends what the process writes until it ends. Returns whether the client is still there.
 async fn pump_output(
+    container: &str,
     mut output: StreamReader,
     answers: &mpsc::Sender<Answer>,
 ) -> Result<bool, EngineError> {
     loop {
-        let (stream, data) = match output.next().await {
-            Ok(FromProcess::Stdout(data)) => (pb::Stream::Stdout, data),
-            Ok(FromProcess::Stderr(data)) => (pb::Stream::Stderr, data),
-            // A shim that dies ends the container; how it ended is told next.
-            Ok(FromProcess::End { .. }) | Err(IoError::Broken(_)) => return Ok(true),
-            Err(source) => {
-                return Err(EngineError::Streams { container: String::new(), source });
-            }
+        let next = output
+            .next_output()
+            .await
+            .map_err(|source| EngineError::Streams { container: container.to_owned(), source })?;
+        let (stream, data) = match next {
+            FromProcess::Stdout(data) => (pb::Stream::Stdout, data),
+            FromProcess::Stderr(data) => (pb::Stream::Stderr, data),
+            FromProcess::End { .. } => return Ok(true),
         };
         let output = pb::Output { stream: stream.into(), data: data.to_vec() };
         if !tell(answers, ToClient::Output(output)).await {
