@@ -133,6 +133,7 @@ fn make(job: Job<'_>) -> Result<Executed, LaunchError> {
         Mode::empty(),
     )
     .map_err(host("open the runtime's PID namespace"))?;
+    super::idmap::hide().map_err(host("hide the runtime"))?;
     if job.plan.namespaces.has(NamespaceKind::Pid) {
         setns(job.init_fd, CloneFlags::CLONE_NEWPID)
             .map_err(host("join the container's PID namespace"))?;

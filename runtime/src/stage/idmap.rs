@@ -58,6 +58,16 @@ pub fn is_privileged() -> bool {
     geteuid().is_root()
 }
 
+/// Makes the caller and what it clones unreadable for others before it joins anything: a namespace
+/// may have someone in it already. The files below `/proc` of such a process are root's, so an
+/// unprivileged runtime, which must write its child's maps, leaves this to the child.
+///
+/// # Errors
+/// The kernel's.
+pub fn hide() -> Result<(), Errno> {
+    if is_privileged() { nix::sys::prctl::set_dumpable(false) } else { Ok(()) }
+}
+
 /// Whether setgroups(2) will be denied in a user namespace with this group map.
 #[must_use]
 pub fn denies_setgroups(gids: &IdMap) -> bool {

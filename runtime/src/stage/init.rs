@@ -172,8 +172,9 @@ impl Init<'_> {
     fn make_time_namespace(&self, offsets: &[TimeOffset]) -> Result<(), Errno> {
         let kind = NamespaceKind::Time.flag();
         unshare(kind)?;
-        // Not dumpable, this process could not open its own file of offsets.
-        set_dumpable(true)?;
+        // Not dumpable, a process that is nobody on the host cannot open its own file of offsets.
+        let nobody = self.plan.namespaces.has(NamespaceKind::User);
+        set_dumpable(nobody)?;
         let written = offsets.iter().try_for_each(|offset| {
             let line = format!("{} {} {}\n", offset.clock, offset.secs, offset.nanosecs);
             self.procfs.write("self/timens_offsets", line.as_bytes())

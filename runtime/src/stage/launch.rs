@@ -165,6 +165,7 @@ fn make(init: Init<'_>) -> Result<Launched, LaunchError> {
     let flags = if init.joins.user { 0 } else { clone_flags(plan).bits() };
     let flags = u64::try_from(flags).unwrap_or(0);
     let into = init.entrance.and_then(|entrance| entrance.v2_dir());
+    idmap::hide().map_err(|errno| LaunchError::Host { what: "hide the runtime", errno })?;
     let back = init.joins.enter().map_err(LaunchError::Join)?;
     let cloned = clone_alone(flags, Kinship::Child, into);
     let (pid, pidfd) = match cloned {

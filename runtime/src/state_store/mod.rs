@@ -532,4 +532,27 @@ mod tests {
 
         assert!(waiting.lock().unwrap_err().is_not_found());
     }
+
+    #[test]
+    fn a_state_that_was_cut_short_is_told_and_never_taken_for_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let store = StateStore::new(root.path().to_owned());
+        let dir = store.create(&id("c")).unwrap();
+        let bundle = tempfile::tempdir().unwrap();
+        std::fs::create_dir(bundle.path().join("rootfs")).unwrap();
+        let spec = serde_json::from_str(include_str!("../commands/spec.json")).unwrap();
+        let plan = crate::plan::ContainerPlan::from_spec(spec, bundle.path()).unwrap();
+        dir.save(&SavedState::new(id("c"), bundle.path().to_owned(), &plan)).unwrap();
+        let path = root.path().join("c/state.json");
+        let whole = std::fs::read(&path).unwrap();
+
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let loaded = dir.load();
+            assert!(matches!(loaded, Err(StoreError::Damaged { .. })), "cut to {length} bytes");
+        }
+
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(dir.load().unwrap().unwrap().id, id("c"));
+    }
 }
