@@ -65,7 +65,7 @@ async fn converse(
         end = take_input(hello, hub, reader, input) => end,
     };
     if hello.stdin && hello.stdin_once {
-        hub.stdin().close();
+        hub.end_stdin();
     }
     match end {
         End::Output { dropped_bytes } => {
@@ -108,7 +108,7 @@ async fn take_input(
                 // Input that nobody takes is lost, as with a closed pipe.
                 let _ = hub.stdin().write(&payload).await;
             }
-            Ok(Some((from_client::STDIN_END, _))) if hello.stdin => hub.stdin().close(),
+            Ok(Some((from_client::STDIN_END, _))) if hello.stdin => hub.end_stdin(),
             Ok(Some((from_client::HELLO, _))) | Err(_) => return End::Protocol,
             // Frames of unknown kinds are for newer shims.
             Ok(Some(_)) => {}

@@ -81,6 +81,14 @@ impl Hub {
         &self.stdin
     }
 
+    /// Ends the input of a pipe, for a client. A terminal has no end: its process reads it until it
+    /// exits, and a client that comes later types on.
+    pub(super) fn end_stdin(&self) {
+        if !self.terminal() {
+            self.stdin.close();
+        }
+    }
+
     /// Adds a client, which misses nothing from now on; `None` if there are too many.
     pub(super) fn attach(&self, wants_stdout: bool, wants_stderr: bool) -> Option<Rc<Client>> {
         let mut clients = self.clients.borrow_mut();

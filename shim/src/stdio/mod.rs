@@ -336,7 +336,7 @@ impl Streams {
         self.stdin_closed.set(true);
         self.stdin_keeper.borrow_mut().take();
         if uri::is_keg(&self.request.stdin) {
-            self.hub.stdin().close();
+            self.hub.end_stdin();
         }
     }
 

@@ -57,7 +57,7 @@ impl Stdin {
         self.changed.notify_waiters();
     }
 
-    /// Ends the input of a pipe. A terminal has no end; its process reads it until it exits.
+    /// Ends the input.
     pub(super) fn close(&self) {
         *self.state.borrow_mut() = State::Closed;
         self.changed.notify_waiters();
