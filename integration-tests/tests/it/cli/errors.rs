@@ -150,12 +150,12 @@ fn a_running_container_is_not_removed_without_force() {
 fn an_image_in_use_is_not_removed() {
     requires!(root);
     let (daemon, image) = Daemon::with_busybox();
-    let _ = daemon.run_detached(["--name", "user", &image, "/probe", "pause"]);
+    let id = daemon.run_detached(["--name", "user", &image, "/probe", "pause"]);
 
     let outcome = daemon.keg(["rmi", &image]);
 
     assert_ne!(outcome.exit_code, 0);
-    assert!(outcome.stderr.contains("user"), "who uses it is not said: {outcome:?}");
+    assert!(outcome.stderr.contains(&id[..12]), "who uses it is not said: {outcome:?}");
     assert_eq!(daemon.keg(["images", "-q"]).success().stdout.lines().count(), 1);
 }
 
