@@ -9,10 +9,10 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | [`zone`] | who is called what, on which network; pure |
-//! | [`answer`] | a query's bytes → what to say, or to forward; pure |
-//! | [`server`] | sockets, limits |
-//! | [`forward`] | the host's resolvers |
+//! | `zone` | who is called what, on which network; pure |
+//! | `answer` | a query's bytes → what to say, or to forward; pure |
+//! | `server` | sockets, limits |
+//! | `forward` | the host's resolvers |
 //!
 //! In the container's namespace and not on the bridge, so that the host's input rules and the
 //! host's own name servers are not in the way; and on a port of its own, so that a container that
