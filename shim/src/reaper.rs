@@ -19,8 +19,10 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::io::Interest;
 use tokio::sync::oneshot;
+
+use crate::sys;
 
 /// A process id on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,13 +107,13 @@ impl Reaper {
     /// # Errors
     /// When the signal handler cannot be installed.
     pub(crate) async fn run(self: Rc<Self>) -> io::Result<()> {
-        let mut child_signals = signal(SignalKind::child())?;
+        let notices = sys::watch_descriptor(sys::notices_of_children()?, Interest::READABLE)?;
+        let mut count = [0; 8];
         loop {
             self.reap_all();
-            // One signal may stand for many children, so all are asked for each time.
-            if child_signals.recv().await.is_none() {
-                return Ok(());
-            }
+            // One notice may stand for many children, so all are asked for each time.
+            let read = |fd: &_| Ok(nix::unistd::read(fd, &mut count)?);
+            notices.async_io(Interest::READABLE, read).await?;
         }
     }
 

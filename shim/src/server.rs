@@ -132,7 +132,7 @@ async fn serve_all(
 
     tokio::select! {
         () = supervisor.shutdown_wanted() => {}
-        () = lonely(&supervisor, &connections) => self_log::info("nobody needs this shim: it ends"),
+        () = lonely(&supervisor, &connections, socket) => self_log::info("nobody needs this shim: it ends"),
         stopped = reaping => {
             if let Ok(Err(error)) = stopped {
                 self_log::warn("exits cannot be noticed: the shim ends", &error);
@@ -209,18 +209,28 @@ impl Drop for Connected {
     }
 }
 
-/// Waits until there was neither container nor connection for [`LONELY_LIMIT`].
-async fn lonely(supervisor: &Supervisor, connections: &Connections) {
+/// Waits until nobody will ever need this shim: for [`LONELY_LIMIT`] there was no connection, and
+/// either no container, or one that has ended and whose socket `delete` took away.
+async fn lonely(supervisor: &Supervisor, connections: &Connections, socket: &Path) {
+    let needless = || supervisor.is_idle() || (supervisor.has_ended() && !socket.exists());
     loop {
         connections.none().await;
         let changed = connections.changed.notified();
-        if !supervisor.is_idle() {
-            // Without a connection nobody can delete the container, so nothing changes.
-            changed.await;
-            continue;
-        }
-        if tokio::time::timeout(LONELY_LIMIT, changed).await.is_err() {
-            return;
+        let ended = supervisor.ended();
+        if supervisor.is_idle() || supervisor.has_ended() {
+            if tokio::time::timeout(LONELY_LIMIT, changed).await.is_ok() {
+                continue;
+            }
+            if needless() {
+                return;
+            }
+            // The daemon is away, and will want to know how the container ended.
+            connections.changed.notified().await;
+        } else {
+            tokio::select! {
+                () = changed => {}
+                () = ended => {}
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ use keg_proto::containerd::events as pb;
 use keg_proto::containerd::runc::v1::{CheckpointOptions, Options};
 use keg_proto::containerd::types::Mount;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
 use crate::bootstrap::Flags;
@@ -112,6 +113,8 @@ pub(crate) struct Supervisor {
     events: Rc<Publisher>,
     task: RefCell<Slot>,
     shutdown: Notify,
+    /// Told when the container's first process has ended.
+    ended: Notify,
 }
 
 /// Whether there is a container.
@@ -147,7 +150,7 @@ impl Supervisor {
         events: Rc<Publisher>,
     ) -> Self {
         let task = RefCell::new(Slot::Free);
-        Self { flags, socket, reaper, events, task, shutdown: Notify::new() }
+        Self { flags, socket, reaper, events, task, shutdown: Notify::new(), ended: Notify::new() }
     }
 
     /// Makes the container; its program waits for [`Self::start`].
@@ -452,6 +455,9 @@ impl Supervisor {
             self_log::warn("an exit came twice", &error);
             return;
         }
+        if process.exec_id.is_empty() {
+            self.ended.notify_waiters();
+        }
         self.events.publish(&pb::TaskExit {
             container_id: task.id.clone(),
             id: task.name_of(&process),
@@ -643,6 +649,19 @@ impl Supervisor {
     /// Whether there is anything to supervise.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(*self.task.borrow(), Slot::Free)
+    }
+
+    /// Whether the container's first process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &*self.task.borrow() {
+            Slot::Task(task) => matches!(task.init.phase(), Phase::Stopped { .. }),
+            Slot::Free | Slot::Taken => false,
+        }
+    }
+
+    /// Waits for the next end of a container's first process.
+    pub(crate) fn ended(&self) -> Notified<'_> {
+        self.ended.notified()
     }
 
     /// Waits until the shim is to end.

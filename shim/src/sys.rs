@@ -2,10 +2,13 @@
 
 use std::ffi::c_int;
 use std::io;
+use std::os::fd::IntoRawFd;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -18,6 +21,47 @@ pub(crate) fn watch_descriptor(fd: OwnedFd, interest: Interest) -> io::Result<As
     // happens no sooner than the `AsyncFd`'s drop: the shim never calls `get_mut` on one.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(|error| error.into_parts().1)
+}
+
+/// The eventfd that [`on_child`] signals; -1 before there is one. It is never closed.
+static CHILD_NOTICES: AtomicI32 = AtomicI32::new(-1);
+
+/// Returns a descriptor that becomes readable when a child has ended.
+///
+/// By hand, since the signal driver of the event loop keeps a channel for each of the 64 signals,
+/// which is more memory than anything else an idle shim has. Nothing is blocked: children inherit
+/// what the shim was started with.
+///
+/// # Errors
+/// What eventfd(2) or sigaction(2) answers.
+pub(crate) fn notices_of_children() -> io::Result<OwnedFd> {
+    let notices = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    CHILD_NOTICES.store(notices.try_clone()?.into_raw_fd(), Ordering::Release);
+    // SAFETY: all fields of the structure are integers or optional pointers, for which zero is a
+    // valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_child as *const () as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_NOCLDSTOP;
+    // SAFETY: `action` is initialized and outlives the call, the old action is not asked for, and
+    // the handler does nothing that is forbidden in one.
+    let ret = unsafe { libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut()) };
+    if ret == 0 { Ok(notices) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Handles SIGCHLD, possibly in the middle of anything.
+extern "C" fn on_child(_signal: c_int) {
+    let one = 1_u64;
+    // SAFETY: returns the address of this thread's errno, which lives as long as the thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the address is valid, see above; the interrupted code must find what it left there.
+    let saved = unsafe { *errno };
+    let target = CHILD_NOTICES.load(Ordering::Acquire);
+    // SAFETY: write(2) may be called in a handler; it reads eight initialized octets. The
+    // descriptor was stored before the handler was installed and is never closed. The counter is
+    // full only when it is readable anyway.
+    unsafe { libc::write(target, (&raw const one).cast(), size_of::<u64>()) };
+    // SAFETY: as for the read of it.
+    unsafe { *errno = saved };
 }
 
 /// `struct mount_attr` of mount_setattr(2), first version.
