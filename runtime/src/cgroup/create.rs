@@ -35,6 +35,7 @@ impl Cgroup {
     /// [`CgroupError::Occupied`] if the cgroup is in use. What was made is removed again.
     pub fn create(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
         let mut made = Vec::new();
+        let before = self.saved.clone();
         let outcome = match self.saved.unit.clone() {
             None => self.create_all(resources, &mut made),
             Some(unit) => self.create_by_systemd(&unit, resources, &mut made),
@@ -47,6 +48,7 @@ impl Cgroup {
             for dir in made.iter().rev() {
                 let _ = remove::remove_empty(dir);
             }
+            self.saved = before;
         })
     }
 

@@ -62,7 +62,7 @@ struct Guard(Cgroup);
 
 impl Guard {
     fn new(name: &str) -> Self {
-        let path = format!("/keg-test-{}/{name}", std::process::id());
+        let path = format!("/keg-test-{}-{name}/container", std::process::id());
         Self(Cgroup::resolve(Some(Path::new(&path)), "unused", Driver::CgroupFs).unwrap())
     }
 

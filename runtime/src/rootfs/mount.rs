@@ -199,13 +199,15 @@ fn filesystem(
     let place = if is_proc || kind == c"sysfs" {
         // What the masks protect must be where the masks look for it.
         match root.open_plain(&plan.destination, OFlag::O_PATH | OFlag::O_DIRECTORY) {
-            Err(Errno::ENOENT) => root.open_or_create(&plan.destination, Missing::Directory),
-            result => result,
+            Err(Errno::ENOENT) => root
+                .open_or_create(&plan.destination, Missing::Directory)
+                .at_index(Step::MountTarget, index)?,
+            result => result.at_index(Step::MountOntoLink, index)?,
         }
     } else {
         root.open_or_create(&plan.destination, Missing::Directory)
-    }
-    .at_index(Step::MountTarget, index)?;
+            .at_index(Step::MountTarget, index)?
+    };
     check_proc(&place, &plan.destination, is_proc).at_index(Step::MountOverProc, index)?;
 
     // Mount points are still to be made in a tmpfs, so it becomes read-only last.
