@@ -40,7 +40,11 @@ fn nothing_of_the_host_is_mounted() {
             || known[1..].iter().any(|k| mount.mount_point.starts_with(&format!("{k}/")));
         assert!(expected, "{mount:?}");
     }
-    assert!(report.mounts.iter().all(|mount| mount.propagation.is_empty()), "{:?}", report.mounts);
+    // On a host whose root is shared, the container's receives events, but sends none.
+    let sends = |mount: &keg_fixtures::report::MountEntry| {
+        mount.propagation.iter().any(|word| word.starts_with("shared"))
+    };
+    assert!(!report.mounts.iter().any(sends), "{:?}", report.mounts);
 }
 
 #[test]
