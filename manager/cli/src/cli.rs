@@ -7,8 +7,9 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, completion, create, events, image_inspect, images, import, info, inspect, kill, logs,
-    man, ps, pull, restart, rm, rmi, run, start, stop, tag, version, wait,
+    attach, completion, create, events, exec, image_inspect, images, import, info, inspect, kill,
+    logs, man, pause, ps, pull, rename, restart, rm, rmi, run, start, stop, tag, top, version,
+    wait,
 };
 use crate::failure::Failure;
 
@@ -50,6 +51,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Create a container from an image, and run it
     Run(Box<run::RunArgs>),
+    /// Run one more process in a container that runs
+    Exec(exec::ExecArgs),
     /// List containers
     Ps(ps::PsArgs),
     /// Download an image from a registry
@@ -72,6 +75,14 @@ pub(crate) enum Command {
     Restart(stop::StopArgs),
     /// Send a signal to containers
     Kill(kill::KillArgs),
+    /// Freeze the processes of containers
+    Pause(pause::PauseArgs),
+    /// Let the processes of paused containers go on
+    Unpause(pause::PauseArgs),
+    /// List the processes of a container
+    Top(top::TopArgs),
+    /// Give a container another name
+    Rename(rename::RenameArgs),
     /// Wait for containers to end, and print their exit codes
     Wait(wait::WaitArgs),
     /// Remove containers
@@ -111,6 +122,8 @@ pub(crate) enum ContainerCommand {
     Attach(attach::AttachArgs),
     /// Create a container, and do not start it
     Create(Box<create::CreateArgs>),
+    /// Run one more process in a container that runs
+    Exec(exec::ExecArgs),
     /// Show everything known of containers
     Inspect(inspect::ContainerInspectArgs),
     /// Send a signal to containers
@@ -120,6 +133,10 @@ pub(crate) enum ContainerCommand {
     /// List containers
     #[command(visible_aliases = ["list", "ps"])]
     Ls(ps::PsArgs),
+    /// Freeze the processes of containers
+    Pause(pause::PauseArgs),
+    /// Give a container another name
+    Rename(rename::RenameArgs),
     /// Stop containers, and start them again
     Restart(stop::StopArgs),
     /// Remove containers
@@ -131,6 +148,10 @@ pub(crate) enum ContainerCommand {
     Start(start::StartArgs),
     /// Stop containers
     Stop(stop::StopArgs),
+    /// List the processes of a container
+    Top(top::TopArgs),
+    /// Let the processes of paused containers go on
+    Unpause(pause::PauseArgs),
     /// Wait for containers to end, and print their exit codes
     Wait(wait::WaitArgs),
 }
@@ -180,12 +201,15 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Images(args) => images::run(args, host).await,
         Command::Import(args) => import::run(args, host).await,
         Command::Info(args) => info::run(args, host).await,
+        Command::Exec(args) => exec::run(args, host).await,
         Command::Inspect(args) => inspect::run(args, host).await,
         Command::Kill(args) => kill::run(args, host).await,
         Command::Logs(args) => logs::run(args, host).await,
         Command::Man(args) => man::run(args),
         Command::Ps(args) => ps::run(args, host).await,
         Command::Pull(args) => pull::run(args, host).await,
+        Command::Pause(args) => pause::pause(args, host).await,
+        Command::Rename(args) => rename::run(args, host).await,
         Command::Restart(args) => restart::run(args, host).await,
         Command::Rm(args) => rm::run(args, host).await,
         Command::Rmi(args) => rmi::run(args, host).await,
@@ -196,6 +220,8 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::System(SystemCommand::Info(args)) => info::run(args, host).await,
         Command::Tag(args) => tag::run(args, host).await,
         Command::Version(args) => version::run(args, host).await,
+        Command::Top(args) => top::run(args, host).await,
+        Command::Unpause(args) => pause::unpause(args, host).await,
         Command::Wait(args) => wait::run(args, host).await,
     }
 }
@@ -204,15 +230,20 @@ async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, 
     match command {
         ContainerCommand::Attach(args) => attach::run(args, host).await,
         ContainerCommand::Create(args) => create::run(*args, host).await,
+        ContainerCommand::Exec(args) => exec::run(args, host).await,
         ContainerCommand::Inspect(args) => inspect::run_container(args, host).await,
         ContainerCommand::Kill(args) => kill::run(args, host).await,
         ContainerCommand::Logs(args) => logs::run(args, host).await,
         ContainerCommand::Ls(args) => ps::run(args, host).await,
+        ContainerCommand::Pause(args) => pause::pause(args, host).await,
+        ContainerCommand::Rename(args) => rename::run(args, host).await,
         ContainerCommand::Restart(args) => restart::run(args, host).await,
         ContainerCommand::Rm(args) => rm::run(args, host).await,
         ContainerCommand::Run(args) => run::run(*args, host).await,
         ContainerCommand::Start(args) => start::run(args, host).await,
         ContainerCommand::Stop(args) => stop::run(args, host).await,
+        ContainerCommand::Top(args) => top::run(args, host).await,
+        ContainerCommand::Unpause(args) => pause::unpause(args, host).await,
         ContainerCommand::Wait(args) => wait::run(args, host).await,
     }
 }

@@ -91,6 +91,19 @@ impl Failure {
         self
     }
 
+    /// Makes the program end with the code that `exec` has for this failure: 127, 126 or 1.
+    #[must_use]
+    pub(crate) fn of_exec(mut self) -> Self {
+        self.exit_code = match self.kind {
+            Kind::Daemon(ErrorReason::CommandNotFound) => Some(EXIT_NOT_FOUND),
+            Kind::Daemon(ErrorReason::CommandNotExecutable) => Some(EXIT_NOT_EXECUTABLE),
+            Kind::Usage | Kind::Client | Kind::Daemon(_) | Kind::BrokenPipe | Kind::Reported => {
+                None
+            }
+        };
+        self
+    }
+
     /// The daemon's reason, if it was the daemon that failed.
     pub(crate) fn reason(&self) -> Option<ErrorReason> {
         match self.kind {

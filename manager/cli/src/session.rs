@@ -1,4 +1,4 @@
-//! Our streams joined to those of a container.
+//! Our streams joined to those of a process: a container's first, or one that `exec` runs in it.
 //!
 //! ```text
 //!  stdin ── read ─▶ detach keys ─▶ ┐                         ┌─▶ stdout
@@ -11,17 +11,20 @@
 //! that reads our output only after it has written all our input cannot lock itself up. The
 //! session ends with the output; with the detach keys; or with a signal, when the terminal is raw.
 
+mod messages;
+
 use keg_proto::keg::v1::{
-    AttachRequest, AttachResponse, AttachStart, ExitStatus, KillContainerRequest, Stream,
-    TerminalSize, attach_request, attach_response,
+    AttachRequest, AttachStart, ExecRequest, ExecStart, ExitStatus, KillContainerRequest, Stream,
+    TerminalSize, attach_request, exec_request,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio_stream::{self as stream, StreamExt as _};
 
 use crate::client::Daemon;
 use crate::failure::Failure;
+use crate::session::messages::{Answers, FromProcess, ToProcess};
 use crate::signals::{Arrived, Signals};
 use crate::terminal::detach::{DetachKeys, Watch};
 use crate::terminal::stdio::Stdio;
@@ -82,8 +85,8 @@ impl SessionEnd {
 pub(crate) struct Session {
     daemon: Daemon,
     options: SessionOptions,
-    requests: mpsc::Sender<AttachRequest>,
-    responses: Streaming<AttachResponse>,
+    requests: mpsc::Sender<ToProcess>,
+    answers: Answers,
     signals: Signals,
 }
 
@@ -116,13 +119,6 @@ impl Session {
     /// # Errors
     /// A [`Failure`] if the daemon refuses, or signals cannot be received.
     pub(crate) async fn open(daemon: &Daemon, options: SessionOptions) -> Result<Self, Failure> {
-        let signals = match (options.tty, options.sig_proxy) {
-            (true, _) => Signals::ending(),
-            (false, true) => Signals::forwarded(),
-            (false, false) => Ok(Signals::none()),
-        };
-        let signals = signals.map_err(|error| Failure::client(SessionError::Signals(error)))?;
-        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         let start = AttachStart {
             container: options.container.clone(),
             stdin: options.stdin,
@@ -130,13 +126,37 @@ impl Session {
             stderr: options.stderr,
             logs: false,
         };
-        send(&requests, attach_request::Message::Start(start)).await;
-        let response = daemon.containers().attach(ReceiverStream::new(queue)).await?;
-        let mut responses = response.into_inner();
-        match responses.message().await? {
-            Some(AttachResponse { message: Some(attach_response::Message::Attached(_)) }) => {
-                Ok(Self { daemon: daemon.clone(), options, requests, responses, signals })
-            }
+        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+        let first = AttachRequest { message: Some(attach_request::Message::Start(start)) };
+        let sent = stream::once(first).chain(ReceiverStream::new(queue).map(AttachRequest::from));
+        let signals = signals_for(&options)?;
+        let response = daemon.containers().attach(sent).await?;
+        let answers = Answers::Attach(response.into_inner());
+        Self { daemon: daemon.clone(), options, requests, answers, signals }.joined().await
+    }
+
+    /// Runs one more process in a container, and joins it, unless it is to run in the background.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the daemon refuses, or signals cannot be received.
+    pub(crate) async fn exec(
+        daemon: &Daemon,
+        start: ExecStart,
+        options: SessionOptions,
+    ) -> Result<Self, Failure> {
+        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+        let first = ExecRequest { message: Some(exec_request::Message::Start(start)) };
+        let sent = stream::once(first).chain(ReceiverStream::new(queue).map(ExecRequest::from));
+        let signals = signals_for(&options)?;
+        let response = daemon.containers().exec(sent).await?;
+        let answers = Answers::Exec(response.into_inner());
+        Self { daemon: daemon.clone(), options, requests, answers, signals }.joined().await
+    }
+
+    /// Waits for the first answer, which says that the connection stands.
+    async fn joined(mut self) -> Result<Self, Failure> {
+        match self.answers.next().await? {
+            Some(FromProcess::Joined) => Ok(self),
             _ => Err(Failure::client(SessionError::Cut)),
         }
     }
@@ -157,7 +177,7 @@ impl Session {
     pub(crate) async fn redraw(&self) {
         if let (true, Some(size)) = (self.options.tty, terminal::size()) {
             let other = TerminalSize { height: size.height + 1, ..size };
-            send(&self.requests, attach_request::Message::Resize(other)).await;
+            send(&self.requests, ToProcess::Resize(other)).await;
         }
     }
 
@@ -166,10 +186,10 @@ impl Session {
     /// # Errors
     /// A [`Failure`] if the connection breaks, or our own streams fail.
     pub(crate) async fn run(self) -> Result<SessionEnd, Failure> {
-        let Self { daemon, options, requests, responses, mut signals } = self;
+        let Self { daemon, options, requests, answers, mut signals } = self;
         tokio::select! {
             biased;
-            end = show_output(responses) => end,
+            end = show_output(answers) => end,
             end = send_input(&options, &requests) => end,
             end = pass_signals(&daemon, &options, &mut signals) => end,
             never = follow_size(&options, &requests) => never,
@@ -179,29 +199,36 @@ impl Session {
 
 /// Queues a message. A queue that is closed belongs to a stream that has ended, and whoever reads
 /// that stream finds out why.
-async fn send(requests: &mpsc::Sender<AttachRequest>, message: attach_request::Message) {
-    let _ = requests.send(AttachRequest { message: Some(message) }).await;
+async fn send(requests: &mpsc::Sender<ToProcess>, message: ToProcess) {
+    let _ = requests.send(message).await;
+}
+
+/// Receives the signals that concern a session.
+fn signals_for(options: &SessionOptions) -> Result<Signals, Failure> {
+    let signals = match (options.tty, options.sig_proxy) {
+        (true, _) => Signals::ending(),
+        (false, true) => Signals::forwarded(),
+        (false, false) => Ok(Signals::none()),
+    };
+    signals.map_err(|error| Failure::client(SessionError::Signals(error)))
 }
 
 /// Writes what the process writes, until it has ended.
-async fn show_output(mut responses: Streaming<AttachResponse>) -> Result<SessionEnd, Failure> {
+async fn show_output(mut answers: Answers) -> Result<SessionEnd, Failure> {
     let to_stdout = |error| Failure::stream(&error, "write to standard output");
     let to_stderr = |error| Failure::stream(&error, "write to standard error");
     let stdout = Stdio::new(std::io::stdout());
     let stderr = Stdio::new(std::io::stderr());
-    while let Some(response) = responses.message().await? {
-        match response.message {
-            Some(attach_response::Message::Output(output)) => {
-                if output.stream() == Stream::Stderr {
-                    stderr.write_all(&output.data).await.map_err(to_stderr)?;
-                } else {
-                    stdout.write_all(&output.data).await.map_err(to_stdout)?;
-                }
+    while let Some(answer) = answers.next().await? {
+        match answer {
+            FromProcess::Output(output) if output.stream() == Stream::Stderr => {
+                stderr.write_all(&output.data).await.map_err(to_stderr)?;
             }
-            Some(attach_response::Message::Exited(status)) => {
-                return Ok(SessionEnd::Exited(status));
+            FromProcess::Output(output) => {
+                stdout.write_all(&output.data).await.map_err(to_stdout)?;
             }
-            Some(attach_response::Message::Attached(_)) | None => {}
+            FromProcess::Exited(status) => return Ok(SessionEnd::Exited(status)),
+            FromProcess::Joined => {}
         }
     }
     Err(Failure::client(SessionError::Cut).with_remedy(
@@ -212,7 +239,7 @@ async fn show_output(mut responses: Streaming<AttachResponse>) -> Result<Session
 /// Sends standard input until it ends, then waits for ever; returns only if the user leaves.
 async fn send_input(
     options: &SessionOptions,
-    requests: &mpsc::Sender<AttachRequest>,
+    requests: &mpsc::Sender<ToProcess>,
 ) -> Result<SessionEnd, Failure> {
     if !options.stdin {
         return std::future::pending().await;
@@ -224,8 +251,7 @@ async fn send_input(
     loop {
         let length = stdin.read(&mut buffer).await.map_err(failed)?;
         if length == 0 {
-            let end = keg_proto::keg::v1::StdinEnd {};
-            send(requests, attach_request::Message::StdinEnd(end)).await;
+            send(requests, ToProcess::StdinEnd).await;
             return std::future::pending().await;
         }
         let typed = &buffer[..length];
@@ -237,7 +263,7 @@ async fn send_input(
             None => (typed.to_vec(), false),
         };
         if !bytes.is_empty() {
-            send(requests, attach_request::Message::Stdin(bytes)).await;
+            send(requests, ToProcess::Stdin(bytes)).await;
         }
         if leaves {
             return Ok(SessionEnd::Detached);
@@ -278,7 +304,7 @@ async fn pass_signals(
 /// Tells the container the size of our terminal, now and whenever it changes.
 async fn follow_size(
     options: &SessionOptions,
-    requests: &mpsc::Sender<AttachRequest>,
+    requests: &mpsc::Sender<ToProcess>,
 ) -> Result<SessionEnd, Failure> {
     if !options.tty {
         return std::future::pending().await;
@@ -287,7 +313,7 @@ async fn follow_size(
         .map_err(|error| Failure::client(SessionError::Signals(error)))?;
     loop {
         if let Some(size) = terminal::size() {
-            send(requests, attach_request::Message::Resize(size)).await;
+            send(requests, ToProcess::Resize(size)).await;
         }
         if changes.recv().await.is_none() {
             return std::future::pending().await;

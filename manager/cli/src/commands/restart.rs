@@ -1,6 +1,6 @@
 //! `keg restart`: stops containers and starts them again.
 
-use keg_proto::keg::v1::StartContainerRequest;
+use keg_proto::keg::v1::RestartContainerRequest;
 
 use super::stop::StopArgs;
 use crate::client::Daemon;
@@ -12,9 +12,12 @@ pub(crate) async fn run(args: StopArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
     let (daemon, stop) = (&daemon, &args);
     output::for_each(&args.containers, |container| async move {
-        daemon.containers().stop(stop.request(container)).await?;
-        let request = StartContainerRequest { container: container.to_owned() };
-        daemon.containers().start(request).await?;
+        let request = RestartContainerRequest {
+            container: container.to_owned(),
+            timeout_secs: stop.timeout,
+            signal: stop.signal.clone(),
+        };
+        daemon.containers().restart(request).await?;
         Ok(container.to_owned())
     })
     .await

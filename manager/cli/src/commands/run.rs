@@ -6,15 +6,19 @@
 //!
 //! The container is joined before it is started, so that nothing it writes is missed.
 
+use std::time::Duration;
+
 use clap::{ArgAction, Args};
-use keg_proto::keg::v1::{CreateContainerResponse, StartContainerRequest};
+use keg_proto::keg::v1::{
+    CreateContainerResponse, StartContainerRequest, WaitCondition, WaitContainerRequest,
+};
 
 use super::create::create;
 use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::options::container::ContainerFlags;
 use crate::output;
-use crate::session::{Session, SessionOptions, check_terminal};
+use crate::session::{Session, SessionEnd, SessionOptions, check_terminal};
 use crate::terminal::detach::DetachKeys;
 
 #[derive(Debug, Args)]
@@ -58,6 +62,9 @@ pub(crate) struct RunArgs {
     flags: ContainerFlags,
 }
 
+/// Longest time that is waited for the removal of a container that has ended.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What was typed contradicts itself.
 #[derive(Debug, thiserror::Error)]
 #[error("-a (--attach) and -d (--detach) exclude each other")]
@@ -87,7 +94,20 @@ async fn run_container(args: &RunArgs, host: &str) -> Result<u8, Failure> {
     // Held until the end of this function, whichever way it is left.
     let _raw = session.take_terminal()?;
     daemon.containers().start(start).await?;
-    session.run().await.map(|end| end.exit_code())
+    let end = session.run().await?;
+    if args.flags.rm && matches!(end, SessionEnd::Exited(_)) {
+        wait_until_removed(&daemon, &created.id).await;
+    }
+    Ok(end.exit_code())
+}
+
+/// Waits until a container is gone, so that whoever runs the next one can have its name. If that
+/// cannot be told any more, or takes very long, the exit code is worth more than the wait.
+async fn wait_until_removed(daemon: &Daemon, id: &str) {
+    let condition = WaitCondition::Removed.into();
+    let mut containers = daemon.containers();
+    let removed = containers.wait(WaitContainerRequest { container: id.to_owned(), condition });
+    let _ = tokio::time::timeout(REMOVAL_PATIENCE, removed).await;
 }
 
 fn session_options(args: &RunArgs, created: &CreateContainerResponse) -> SessionOptions {

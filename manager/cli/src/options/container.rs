@@ -8,7 +8,7 @@ use keg_proto::keg::v1::{
     ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, Resources, TerminalSize,
 };
 
-use super::{environment, mounts, platform, size};
+use super::{environment, mounts, platform, policy, security, size};
 use crate::failure::Failure;
 use crate::progress::ProgressStyle;
 
@@ -48,6 +48,18 @@ pub(crate) struct ContainerFlags {
         hide_possible_values = true
     )]
     pub(crate) attach: Vec<AttachStream>,
+    /// Set an annotation of the OCI specification
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// Add a capability, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_add: Vec<String>,
+    /// Take a default capability away, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Cgroup namespace: "private" or "host"
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub(crate) cgroupns: String,
     /// Write the container's id into this file, which must not exist yet
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
@@ -75,12 +87,18 @@ pub(crate) struct ContainerFlags {
     /// Read environment variables from a file
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// Add the process to a group
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group_add: Vec<String>,
     /// Host name inside
     #[arg(short = 'h', long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) hostname: String,
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
+    /// IPC namespace: "private" or "host"
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub(crate) ipc: String,
     /// Set a label (NAME[=VALUE])
     #[arg(short = 'l', long, value_name = "NAME[=VALUE]")]
     pub(crate) label: Vec<String>,
@@ -108,6 +126,12 @@ pub(crate) struct ContainerFlags {
         hide_default_value = true
     )]
     pub(crate) network: String,
+    /// Preference of the out-of-memory killer, -1000 to 1000
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(crate) oom_score_adj: Option<i32>,
+    /// PID namespace: its own, or "host"
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub(crate) pid: String,
     /// Most processes and threads; -1 for unlimited
     #[arg(
         long,
@@ -123,6 +147,9 @@ pub(crate) struct ContainerFlags {
     /// How to show the progress of a pull: auto, plain or json
     #[arg(long, value_name = "STYLE", default_value = "auto", hide_possible_values = true)]
     pub(crate) progress: ProgressStyle,
+    /// Take down the walls that Keg puts up, those of the user namespace excepted
+    #[arg(long)]
+    pub(crate) privileged: bool,
     /// When to pull the image: always, missing or never
     #[arg(long, value_name = "WHEN", default_value = "missing", hide_possible_values = true)]
     pub(crate) pull: PullPolicy,
@@ -132,24 +159,39 @@ pub(crate) struct ContainerFlags {
     /// Mount the root filesystem read-only
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// When to start it anew: no, always, unless-stopped or on-failure[:TIMES]
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub(crate) restart: String,
     /// Remove the container once it has ended
     #[arg(long)]
     pub(crate) rm: bool,
     /// Runtime: a name from the daemon's configuration, or a path
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) runtime: String,
+    /// Change a wall: no-new-privileges, seccomp=unconfined
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
+    /// Size of /dev/shm (default: 64m)
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
     /// Signal that asks it to stop (default: the image's, else SIGTERM)
     #[arg(long, value_name = "SIGNAL", default_value = "", hide_default_value = true)]
     pub(crate) stop_signal: String,
     /// Seconds between that signal and SIGKILL (default: 10)
     #[arg(long, value_name = "SECONDS")]
     pub(crate) stop_timeout: Option<u32>,
-    /// Mount a temporary filesystem (TARGET[:ro])
+    /// Set a kernel parameter of its namespaces
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) sysctl: Vec<String>,
+    /// Mount a temporary filesystem (TARGET[:OPTIONS], as in /tmp:size=64m)
     #[arg(long, value_name = "TARGET")]
     pub(crate) tmpfs: Vec<String>,
     /// Give the process a terminal
     #[arg(short = 't', long)]
     pub(crate) tty: bool,
+    /// Set a limit, as in nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<String>,
     /// User to run as
     #[arg(
         short = 'u',
@@ -162,6 +204,9 @@ pub(crate) struct ContainerFlags {
     /// User namespace: "auto" (an id range of its own, the default) or "host"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) userns: String,
+    /// UTS namespace: its own, or "host"
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub(crate) uts: String,
     /// Mount a path of the host, or a volume ([SOURCE:]TARGET[:ro])
     #[arg(short = 'v', long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
@@ -247,20 +292,48 @@ impl ContainerFlags {
             stop_timeout_secs: self.stop_timeout,
             terminal_size: terminal_size.filter(|_| self.tty),
         };
-        let host_config = HostConfig {
-            mounts: self.mounts(&surroundings.current_dir).map_err(Failure::usage)?,
+        let host_config = self.host_config(&surroundings.current_dir)?;
+        Ok(CreateContainerRequest {
+            name: self.name.clone(),
+            config: Some(config),
+            host_config: Some(host_config),
+            platform: self.platform()?,
+        })
+    }
+
+    fn host_config(&self, current_dir: &Path) -> Result<HostConfig, Failure> {
+        let walls = security::parse(&self.security_opt).map_err(Failure::usage)?;
+        let restart_policy = policy::restart(&self.restart).map_err(Failure::usage)?;
+        if self.rm && restart_policy.is_some() {
+            return Err(Failure::usage(RestartAndRemove));
+        }
+        let shm_size_bytes =
+            self.shm_size.as_deref().map(size::bytes).transpose().map_err(Failure::usage)?;
+        let ulimits = self.ulimit.iter().map(|text| policy::ulimit(text));
+        Ok(HostConfig {
+            mounts: self.mounts(current_dir).map_err(Failure::usage)?,
             network_mode: self.network.clone(),
             auto_remove: self.rm,
             resources: Some(self.resources().map_err(Failure::usage)?),
             read_only_rootfs: self.read_only,
             userns_mode: self.userns.clone(),
             runtime: self.runtime.clone(),
-        };
-        Ok(CreateContainerRequest {
-            name: self.name.clone(),
-            config: Some(config),
-            host_config: Some(host_config),
-            platform: self.platform()?,
+            pid_mode: self.pid.clone(),
+            ipc_mode: self.ipc.clone(),
+            uts_mode: self.uts.clone(),
+            cgroupns_mode: self.cgroupns.clone(),
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
+            privileged: self.privileged,
+            no_new_privileges: walls.no_new_privileges,
+            seccomp: walls.seccomp,
+            shm_size_bytes: shm_size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            ulimits: ulimits.collect::<Result<_, _>>().map_err(Failure::usage)?,
+            sysctls: policy::pairs(&self.sysctl).map_err(Failure::usage)?,
+            group_add: self.group_add.clone(),
+            oom_score_adj: self.oom_score_adj,
+            annotations: policy::pairs(&self.annotation).map_err(Failure::usage)?,
+            restart_policy,
         })
     }
 
@@ -304,6 +377,11 @@ impl Surroundings {
         Ok(Self { current_dir, variables: |name| std::env::var_os(name) })
     }
 }
+
+/// What was typed contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[error("--restart and --rm exclude each other")]
+struct RestartAndRemove;
 
 /// The current directory cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -379,7 +457,8 @@ mod tests {
         let host = host_config(
             "-m 512m --memory-swap -1 --cpus 1.5 --cpuset-cpus 0 --pids-limit -1 -c 512 \
              --net none --read-only --userns host --runtime /bin/crun --rm \
-             -v /a:/b:ro --tmpfs /tmp --mount type=bind,src=x,dst=/y img",
+             --cap-drop ALL --security-opt no-new-privileges --ulimit nofile=5 --shm-size 1m \
+             --sysctl net.x=1 -v /a:/b:ro --tmpfs /tmp --mount type=bind,src=x,dst=/y img",
         );
 
         let resources = host.resources.expect("resources");
@@ -393,6 +472,10 @@ mod tests {
         let targets: Vec<_> = host.mounts.iter().map(|mount| mount.target.as_str()).collect();
         assert_eq!(targets, ["/b", "/y", "/tmp"]);
         assert_eq!(host.mounts[1].source, "/here/x");
+        assert_eq!(host.cap_drop, ["ALL"]);
+        assert!(host.no_new_privileges && !host.privileged);
+        assert_eq!((host.ulimits[0].hard, host.shm_size_bytes), (5, 1 << 20));
+        assert_eq!(host.sysctls.get("net.x").map(String::as_str), Some("1"));
     }
 
     #[test]
@@ -424,6 +507,8 @@ mod tests {
             ("--platform a/b/c/d img", "is no platform"),
             ("--pull sometimes img", "invalid value 'sometimes'"),
             ("-e =x img", "no name before"),
+            ("--restart always --rm img", "exclude each other"),
+            ("--security-opt apparmor=x img", "no security option"),
             ("", "required"),
         ];
         for (line, expected) in table {

@@ -5,4 +5,6 @@ pub(crate) mod environment;
 pub(crate) mod filters;
 pub(crate) mod mounts;
 pub(crate) mod platform;
+pub(crate) mod policy;
+pub(crate) mod security;
 pub(crate) mod size;

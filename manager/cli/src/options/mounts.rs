@@ -4,6 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use keg_proto::keg::v1::Mount;
 
+use super::size;
+
 /// Ways in which mounts spread between the host and the container.
 const PROPAGATIONS: [&str; 6] = ["rprivate", "private", "rshared", "shared", "rslave", "slave"];
 
@@ -59,7 +61,7 @@ pub(crate) fn volume(text: &str, current_dir: &Path) -> Result<Mount, MountError
         target: absolute_target(text, target)?,
         read_only: false,
         create_source: is_path,
-        propagation: String::new(),
+        ..Mount::default()
     };
     let mut writable = false;
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -109,6 +111,15 @@ pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError>
                     Some(_) => return Err(bad_value()),
                 }
             }
+            "tmpfs-size" => {
+                let bytes =
+                    value.and_then(|value| size::bytes(value).ok()).ok_or_else(bad_value)?;
+                mount.tmpfs_options.push(format!("size={bytes}"));
+            }
+            "tmpfs-mode" => {
+                let mode = value.ok_or_else(bad_value)?;
+                mount.tmpfs_options.push(format!("mode={mode}"));
+            }
             "bind-propagation" => match value {
                 Some(value) if PROPAGATIONS.contains(&value) => {
                     mount.propagation = value.to_owned();
@@ -119,7 +130,8 @@ pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError>
                 return Err(MountError::UnknownOption {
                     text: text.to_owned(),
                     option: key.to_owned(),
-                    known: "type, source (src), target (dst, destination), readonly (ro), bind-propagation",
+                    known: "type, source (src), target (dst, destination), readonly (ro), bind-propagation, \
+                            tmpfs-size, tmpfs-mode",
                 });
             }
         }
@@ -140,6 +152,7 @@ fn finish(text: &str, mut mount: Mount, current_dir: &Path) -> Result<Mount, Mou
         "bind" if mount.source.is_empty() => {
             return Err(MountError::Missing { text: text.to_owned(), field: "source" });
         }
+        "bind" | "volume" if !mount.tmpfs_options.is_empty() => return wrong("tmpfs-…"),
         "bind" => mount.source = absolute(&mount.source, current_dir),
         "volume" | "tmpfs" if !mount.propagation.is_empty() => return wrong("bind-propagation"),
         "tmpfs" if !mount.source.is_empty() => return wrong("source"),
@@ -155,7 +168,7 @@ fn finish(text: &str, mut mount: Mount, current_dir: &Path) -> Result<Mount, Mou
     Ok(mount)
 }
 
-/// Understands `--tmpfs TARGET[:OPTIONS]`.
+/// Understands `--tmpfs TARGET[:OPTIONS]`, options as mount(8) has them.
 ///
 /// # Errors
 /// [`MountError`] that shows the text and what is wrong with it.
@@ -170,13 +183,7 @@ pub(crate) fn tmpfs(text: &str) -> Result<Mount, MountError> {
         match option {
             "ro" => mount.read_only = true,
             "rw" => mount.read_only = false,
-            _ => {
-                return Err(MountError::UnknownOption {
-                    text: text.to_owned(),
-                    option: option.to_owned(),
-                    known: "ro, rw",
-                });
-            }
+            _ => mount.tmpfs_options.push(option.to_owned()),
         }
     }
     Ok(mount)
@@ -262,6 +269,8 @@ mod tests {
             ("type=npipe,target=/x", "type=bind, type=volume, type=tmpfs"),
             ("type=tmpfs,source=/a,target=/x", "\"source\" does not go with type=tmpfs"),
             ("target=x", "must be absolute"),
+            ("target=/x,tmpfs-size=1m", "does not go with type=volume"),
+            ("type=tmpfs,target=/x,tmpfs-size=much", "makes no sense"),
             ("target=/x,colour=blue", "no option \"colour\""),
             ("target=/x,ro=maybe", "makes no sense"),
         ];
@@ -276,6 +285,8 @@ mod tests {
         assert_eq!(tmpfs("/run").as_ref().map(shown).as_deref(), Ok("tmpfs >/run"));
         assert_eq!(tmpfs("/run:ro").as_ref().map(shown).as_deref(), Ok("tmpfs >/run ro"));
         assert!(tmpfs("run").is_err());
-        assert!(tmpfs("/run:size=1m").is_err());
+        let sized = tmpfs("/run:size=1m,ro,mode=1777").expect("a mount");
+        assert_eq!(sized.tmpfs_options, ["size=1m", "mode=1777"]);
+        assert!(sized.read_only);
     }
 }

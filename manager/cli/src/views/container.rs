@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use keg_proto::keg::v1::{
     ContainerConfig, ContainerState, ContainerSummary, ExitStatus, HostConfig,
-    InspectContainerResponse, Mount, Resources,
+    InspectContainerResponse, Mount, Resources, RestartPolicy, Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, texts_or_null};
@@ -188,9 +188,23 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
     Value::record([
         ("Binds", texts_or_null(&binds)),
         ("NetworkMode", Value::text(&host.network_mode)),
+        ("RestartPolicy", restart_policy(host.restart_policy.as_ref())),
         ("AutoRemove", Value::Bool(host.auto_remove)),
         ("ReadonlyRootfs", Value::Bool(host.read_only_rootfs)),
+        ("CapAdd", texts_or_null(&host.cap_add)),
+        ("CapDrop", texts_or_null(&host.cap_drop)),
+        ("CgroupnsMode", Value::text(&host.cgroupns_mode)),
+        ("GroupAdd", texts_or_null(&host.group_add)),
+        ("IpcMode", Value::text(&host.ipc_mode)),
+        ("OomScoreAdj", Value::Int(host.oom_score_adj.unwrap_or_default().into())),
+        ("PidMode", Value::text(&host.pid_mode)),
+        ("Privileged", Value::Bool(host.privileged)),
+        ("SecurityOpt", texts_or_null(&security_options(host))),
+        ("UTSMode", Value::text(&host.uts_mode)),
         ("UsernsMode", Value::text(&host.userns_mode)),
+        ("ShmSize", Value::unsigned(host.shm_size_bytes)),
+        ("Sysctls", labels_map(&host.sysctls)),
+        ("Annotations", labels_map(&host.annotations)),
         ("Runtime", Value::text(runtime)),
         ("CpuShares", Value::unsigned(resources.cpu_shares)),
         ("Memory", Value::Int(resources.memory_bytes)),
@@ -201,6 +215,37 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
             "PidsLimit",
             if resources.pids_limit == 0 { Value::Null } else { Value::Int(resources.pids_limit) },
         ),
+        ("Ulimits", Value::List(host.ulimits.iter().map(ulimit).collect())),
+    ])
+}
+
+fn restart_policy(policy: Option<&RestartPolicy>) -> Value {
+    let (name, retries) = match policy {
+        Some(policy) => (policy.name.as_str(), policy.maximum_retry_count),
+        None => ("no", 0),
+    };
+    Value::record([("Name", Value::text(name)), ("MaximumRetryCount", Value::unsigned(retries))])
+}
+
+/// The walls that were changed, as `--security-opt` has them.
+fn security_options(host: &HostConfig) -> Vec<String> {
+    let mut options = Vec::new();
+    if host.no_new_privileges {
+        options.push("no-new-privileges".to_owned());
+    }
+    if !host.seccomp.is_empty() {
+        options.push(format!("seccomp={}", host.seccomp));
+    }
+    options
+}
+
+/// A limit; the largest there is means unlimited, which Docker has as -1.
+fn ulimit(limit: &Ulimit) -> Value {
+    let value = |number: u64| Value::Int(i64::try_from(number).unwrap_or(-1));
+    Value::record([
+        ("Name", Value::text(&limit.name)),
+        ("Hard", value(limit.hard)),
+        ("Soft", value(limit.soft)),
     ])
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod image;
+pub(crate) mod process;
 pub(crate) mod system;
 
 use std::collections::HashMap;

@@ -81,6 +81,8 @@ pub(crate) enum Asked {
     Pull(String),
     /// Containers.Start.
     Start,
+    /// Containers.Exec.
+    Exec(Box<ExecStart>),
     /// Containers.Kill with this signal.
     Kill(String),
     /// A terminal size, by Attach.
@@ -283,6 +285,68 @@ impl Containers for Fake {
         &self,
         _: Request<WaitContainerRequest>,
     ) -> Result<Response<WaitContainerResponse>, Status> {
+        Ok(Response::new(WaitContainerResponse { status: None }))
+    }
+
+    type ExecStream = Answers<ExecResponse>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let first = request.into_inner().message().await?.and_then(|request| request.message);
+        let Some(exec_request::Message::Start(start)) = first else {
+            return Err(Status::invalid_argument("the start comes first"));
+        };
+        self.tell(Asked::Exec(Box::new(start)));
+        if let Some(reason) = self.0.script.start_fails {
+            let message = "exec \"nosuch\": no such file";
+            return Err(refusal(Code::FailedPrecondition, reason, message, "check the spelling"));
+        }
+        let code = if let Then::Exit(code) = self.0.script.then { code } else { 0 };
+        let output = |stream: Stream_, text: &str| {
+            let data = text.as_bytes().to_vec();
+            exec_response::Message::Output(Output { stream: stream.into(), data })
+        };
+        let messages = [
+            exec_response::Message::Started(ExecStarted::default()),
+            output(Stream_::Stdout, self.0.script.stdout),
+            output(Stream_::Stderr, self.0.script.stderr),
+            exec_response::Message::Exited(ExitStatus { code, ..ExitStatus::default() }),
+        ];
+        let answers = messages.map(|message| Ok(ExecResponse { message: Some(message) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+    }
+
+    async fn restart(
+        &self,
+        _: Request<RestartContainerRequest>,
+    ) -> Result<Response<RestartContainerResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn pause(
+        &self,
+        _: Request<PauseContainerRequest>,
+    ) -> Result<Response<PauseContainerResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn unpause(
+        &self,
+        _: Request<UnpauseContainerRequest>,
+    ) -> Result<Response<UnpauseContainerResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn rename(
+        &self,
+        _: Request<RenameContainerRequest>,
+    ) -> Result<Response<RenameContainerResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn top(&self, _: Request<TopRequest>) -> Result<Response<TopResponse>, Status> {
         not_scripted()
     }
 

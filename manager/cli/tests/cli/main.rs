@@ -95,6 +95,34 @@ fn commands_that_cannot_start_have_dockers_exit_codes() {
 }
 
 #[test]
+fn exec_shows_both_streams_and_ends_with_the_processes_code() {
+    let script =
+        Script { stdout: "out\n", stderr: "err\n", then: Then::Exit(5), ..Script::default() };
+    let daemon = FakeDaemon::new(script);
+
+    let outcome = outcome(&daemon, &["exec", "-e", "A=1", "web", "sh", "-c", "true"]);
+
+    assert_eq!(outcome.status.code(), Some(5));
+    assert_eq!((text(&outcome.stdout), text(&outcome.stderr)), ("out\n", "err\n"));
+    let Asked::Exec(start) = daemon.next_asked() else { panic!("exec is asked for") };
+    assert_eq!((start.container.as_str(), start.env.as_slice()), ("web", &["A=1".to_owned()][..]));
+    assert_eq!(start.command, ["sh", "-c", "true"]);
+}
+
+#[test]
+fn an_exec_that_cannot_start_has_dockers_exit_codes() {
+    let table =
+        [("COMMAND_NOT_FOUND", 127), ("COMMAND_NOT_EXECUTABLE", 126), ("CONTAINER_NOT_RUNNING", 1)];
+    for (reason, code) in table {
+        let daemon = FakeDaemon::new(Script { start_fails: Some(reason), ..Script::default() });
+
+        let outcome = outcome(&daemon, &["exec", "web", "nosuch"]);
+
+        assert_eq!(outcome.status.code(), Some(code), "{reason}");
+    }
+}
+
+#[test]
 fn run_in_the_background_prints_the_id() {
     let daemon = FakeDaemon::new(Script::default());
 
