@@ -1,0 +1,81 @@
+//! Benchmarks against the peers, as programs that print figures and ratios; they assert nothing.
+//!
+//! ```text
+//! group (runtime, …) ──sides──▶ runner: rounds, shuffled ──samples──▶ report: JSON ─▶ table, chart, README
+//! ```
+//!
+//! Every figure is a ratio against a peer in the same run: machines are noisy, and a round holds one
+//! run of each side, in an order drawn anew. A result that is kept is committed as JSON under
+//! `results/`; README's tables and charts are drawn from it (`draw`), never written by hand.
+
+mod group_runtime;
+mod machine;
+mod report;
+mod runner;
+mod sys;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+const USAGE: &str = "\
+usage: cargo bench -p keg-integration-tests -- GROUP [--rounds N] [--keep]
+       cargo bench -p keg-integration-tests -- draw
+
+groups:
+  runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
+
+  --rounds N   runs of each side (default 30)
+  --keep       writes results/GROUP.json, the result that README is drawn from
+  draw         draws the charts and README's tables from the kept results";
+
+fn main() -> ExitCode {
+    // Cargo passes its own `--bench` along.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    match bench(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &[String]) -> anyhow::Result<()> {
+    let mut words = args.iter().map(String::as_str);
+    let mut group = None;
+    let mut rounds = 30;
+    let mut keep = false;
+    while let Some(word) = words.next() {
+        match word {
+            "--rounds" => {
+                let number = words.next().context("--rounds wants a number")?;
+                rounds = number.parse().with_context(|| format!("--rounds {number}"))?;
+            }
+            "--keep" => keep = true,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            word if group.is_none() && !word.starts_with('-') => group = Some(word),
+            word => bail!("unknown argument {word:?}\n{USAGE}"),
+        }
+    }
+    let result = match group {
+        None | Some("runtime") => group_runtime::measure(rounds)?,
+        Some("draw") => return report::draw_all(&results_dir()),
+        Some(other) => bail!("unknown group {other:?}\n{USAGE}"),
+    };
+    print!("{}", report::table(&result));
+    if keep {
+        let path = results_dir().join(format!("{}.json", result.group));
+        report::write(&result, &path)?;
+        println!("kept as {}; `draw` draws the charts and README's table from it", path.display());
+    }
+    Ok(())
+}
+
+fn results_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results")
+}

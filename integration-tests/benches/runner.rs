@@ -1,0 +1,127 @@
+//! Runs the sides of a comparison in turn, in an order drawn anew each round.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// What one run of one side cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sample {
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) peak_kib: i64,
+}
+
+impl Sample {
+    /// The cost of two steps, one after the other.
+    pub(crate) fn then(self, next: Self) -> Self {
+        Self {
+            wall: self.wall + next.wall,
+            cpu: self.cpu + next.cpu,
+            peak_kib: self.peak_kib.max(next.peak_kib),
+        }
+    }
+}
+
+/// One of the programs that are compared: a name, and how to run it once.
+pub(crate) struct Side<'a> {
+    pub(crate) name: String,
+    pub(crate) run: Box<dyn FnMut() -> anyhow::Result<Sample> + 'a>,
+}
+
+/// A distribution, in the unit that its field's name tells.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) p25: f64,
+    pub(crate) median: f64,
+    pub(crate) p75: f64,
+    pub(crate) max: f64,
+}
+
+/// All runs of one side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    pub(crate) side: String,
+    pub(crate) runs: usize,
+    pub(crate) wall_ms: Spread,
+    pub(crate) cpu_ms: Spread,
+    pub(crate) peak_kib: Spread,
+}
+
+/// Runs `sides` for `rounds` rounds after one that does not count.
+///
+/// # Errors
+/// The first run that fails ends the comparison: a figure without it would lie.
+pub(crate) fn compare(sides: &mut [Side<'_>], rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::with_capacity(rounds); sides.len()];
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut order: Vec<usize> = (0..sides.len()).collect();
+    for round in 0..=rounds {
+        shuffle(&mut order, &mut random);
+        for &index in &order {
+            let side = &mut sides[index];
+            let sample = (side.run)().with_context(|| side.name.clone())?;
+            if round > 0 {
+                samples[index].push(sample);
+            }
+        }
+    }
+    Ok(sides.iter().zip(&samples).map(|(side, samples)| figures(&side.name, samples)).collect())
+}
+
+/// Runs `command` to its end and measures it.
+///
+/// # Errors
+/// If it cannot be started, or its exit code is not 0; with what it wrote to standard error.
+pub(crate) fn measure(command: &mut Command) -> anyhow::Result<Sample> {
+    let errors = tempfile::tempfile()?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
+    let begin = Instant::now();
+    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let usage = sys::wait_with_usage(&child)?;
+    let wall = begin.elapsed();
+    if usage.code != 0 {
+        let text = std::io::read_to_string(rewound(errors)?)?;
+        bail!("{command:?} ended with {}: {}", usage.code, text.trim());
+    }
+    Ok(Sample { wall, cpu: usage.cpu, peak_kib: usage.peak_kib })
+}
+
+fn rewound(mut file: std::fs::File) -> std::io::Result<std::fs::File> {
+    std::io::Seek::rewind(&mut file)?;
+    Ok(file)
+}
+
+/// Fisher and Yates, with xorshift: reproducible, and good enough to break patterns.
+fn shuffle(order: &mut [usize], random: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        let chosen = usize::try_from(*random % (last as u64 + 1)).unwrap_or(0);
+        order.swap(last, chosen);
+    }
+}
+
+fn figures(side: &str, samples: &[Sample]) -> Figures {
+    let of = |value: fn(&Sample) -> f64| spread(samples.iter().map(value).collect());
+    Figures {
+        side: side.to_owned(),
+        runs: samples.len(),
+        wall_ms: of(|sample| sample.wall.as_secs_f64() * 1e3),
+        cpu_ms: of(|sample| sample.cpu.as_secs_f64() * 1e3),
+        peak_kib: of(|sample| sample.peak_kib as f64),
+    }
+}
+
+fn spread(mut values: Vec<f64>) -> Spread {
+    values.sort_by(f64::total_cmp);
+    let at = |quarter: usize| values.get((values.len().max(1) - 1) * quarter / 4).copied();
+    let [min, p25, median, p75, max] = std::array::from_fn(|quarter| at(quarter).unwrap_or(0.0));
+    Spread { min, p25, median, p75, max }
+}
