@@ -216,11 +216,9 @@ impl Engine {
             Some(task) => end_task(&task).await,
             None => false,
         };
-        if !asked {
-            if let Err(error) = self.shared.shim.delete(id, &bundle).await {
-                tracing::warn!(container = id, error = %chain(&error),
-                    "cannot clean up after a shim that is gone");
-            }
+        if !asked && let Err(error) = self.shared.shim.delete(id, &bundle).await {
+            tracing::warn!(container = id, error = %chain(&error),
+                "cannot clean up after a shim that is gone");
         }
         if let Err(error) =
             tokio::task::spawn_blocking(move || bundle.remove()).await.unwrap_or_else(|join| {
