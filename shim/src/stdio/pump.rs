@@ -234,10 +234,13 @@ impl Copy {
     }
 
     /// Passes on what is there; `false` at the end of the source.
+    ///
+    /// Asks the kernel itself and not the reactor: of a source that was registered a moment ago, as
+    /// that of a process that ended at once, the reactor knows nothing yet.
     async fn drain(&mut self) -> bool {
         let mut left = MAX_DRAIN_BYTES;
         while left > 0 {
-            match self.read() {
+            match self.read_now() {
                 Read::Some(count) => {
                     left = left.saturating_sub(count);
                     if !self.pass_on(count).await {
@@ -267,6 +270,17 @@ impl Copy {
         let block = &mut self.block;
         let read =
             self.source.fd().try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, block)?));
+        self.judge(read)
+    }
+
+    /// Reads a block, whether or not the source is known to be ready.
+    fn read_now(&mut self) -> Read {
+        self.block.resize(self.block_bytes, 0);
+        let read = nix::unistd::read(self.source.fd().get_ref(), &mut self.block);
+        self.judge(read.map_err(io::Error::from))
+    }
+
+    fn judge(&mut self, read: io::Result<usize>) -> Read {
         match read {
             Ok(0) => Read::End,
             Ok(count) => {
