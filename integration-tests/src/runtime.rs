@@ -130,7 +130,7 @@ impl Runtime {
     pub fn run(&self, bundle: Bundle) -> Outcome {
         let id = Self::new_id();
         let bundle = bundle.prepare(&id);
-        let guard = Guard { runtime: self, id: &id };
+        let guard = self.guard(&id);
         let outcome = self.call([
             "run".as_ref(),
             "--bundle".as_ref(),
@@ -139,6 +139,12 @@ impl Runtime {
         ]);
         drop(guard);
         outcome
+    }
+
+    /// Sees to it that a container which the test makes by [`Runtime::command`] goes with the guard.
+    #[must_use]
+    pub fn guard<'r>(&'r self, id: &'r str) -> Guard<'r> {
+        Guard { runtime: self, id }
     }
 
     /// Runs a bundle of the probe in the foreground and returns its report.
@@ -457,7 +463,8 @@ impl Drop for Container {
 }
 
 /// Removes a container that was run in the foreground, should it still be there.
-struct Guard<'r> {
+#[derive(Debug)]
+pub struct Guard<'r> {
     runtime: &'r Runtime,
     id: &'r str,
 }

@@ -51,8 +51,9 @@ fn run_passes_standard_input_on() {
     let input = bundle.path().join("input");
     fs::write(&input, "typed\n").unwrap();
 
+    let _guard = runtime.guard(&id);
     let mut command = runtime.command(["run", "--bundle"]);
-    command.arg(bundle.path()).arg(id);
+    command.arg(bundle.path()).arg(&id);
     let outcome = Outcome::with_stdin(&mut command, fs::File::open(&input).unwrap(), PATIENCE);
 
     assert_eq!(outcome.success().stdout, "typed\nend of input\n");

@@ -6,6 +6,7 @@ mod exec;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod manage;
 mod mounts;
 mod namespaces;
 mod paths;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use keg_fixtures::report::MountEntry;
 use keg_fixtures::{Bundle, Scratch, requires};
 
 #[test]

@@ -140,6 +140,7 @@ fn run_in_the_foreground_copies_between_both_terminals() {
         .set("/linux/cgroupsPath", format!("/{id}"));
     let mut command = runtime.command(["run", "--bundle"]);
     command.arg(bundle.path()).arg(&id);
+    let _guard = runtime.guard(&id);
 
     let mut terminal = Terminal::spawn(&command);
     terminal.expect("go");
