@@ -136,26 +136,39 @@ impl Machine {
     pub(crate) fn asker(&self, address: &str) -> UdpSocket {
         let address: SocketAddr = address.parse().unwrap();
         self.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = UdpSocket::bind(any).unwrap();
             socket.set_read_timeout(Some(NEVER)).unwrap();
             socket.connect(address).unwrap();
             socket
         })
     }
 
-    /// The same over UDP.
+    /// Asks a server over UDP, again and again, who it takes us for; none: it cannot be reached.
     pub(crate) fn ask_udp(&self, address: &str) -> Option<String> {
-        let address: SocketAddr = address.parse().unwrap();
-        let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-        self.run(|| {
-            let socket = UdpSocket::bind(any).unwrap();
-            socket.set_read_timeout(Some(NEVER)).unwrap();
-            socket.send_to(b"who am I", address).ok()?;
-            let mut answer = [0; 64];
-            let (length, _) = socket.recv_from(&mut answer).ok()?;
-            Some(String::from_utf8_lossy(&answer[..length]).into_owned())
-        })
+        let socket = self.asker(address);
+        let deadline = Instant::now() + SOON;
+        while Instant::now() < deadline {
+            let answer = ask_on(&socket);
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
     }
+
+    /// Whether a server cannot be reached over UDP.
+    pub(crate) fn cannot_reach_udp(&self, address: &str) -> bool {
+        ask_on(&self.asker(address)).is_none()
+    }
+}
+
+/// Asks once on a socket that is connected to a server.
+pub(crate) fn ask_on(socket: &UdpSocket) -> Option<String> {
+    let mut answer = [0; 64];
+    socket.send(b"who am I").ok()?;
+    let length = socket.recv(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 /// A server in a machine; stops when dropped.
@@ -193,6 +206,9 @@ pub(crate) struct Lab {
 impl Lab {
     /// Sets the scene, and runs a test in the host's namespace.
     pub(crate) fn run(publish: PublishMode, test: impl FnOnce(&mut Self) + Send) {
+        if !nix::unistd::geteuid().is_root() {
+            return skip("root");
+        }
         let host = Machine::new();
         let outside = Machine::new();
         host.sh(&format!(
@@ -273,6 +289,16 @@ impl Lab {
         let endpoint = self.board.connect(network, request, &machine.path()).unwrap();
         Container { id: request.container.clone(), machine, endpoint }
     }
+}
+
+/// Says why a test is skipped, and notes it where `make test` lists such tests.
+fn skip(missing: &str) {
+    eprintln!("skipped: {missing} is missing");
+    let Some(file) = std::env::var_os("KEG_TEST_SKIPS") else { return };
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let list = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    let noted = list.and_then(|mut list| writeln!(list, "{test}: {missing} is missing"));
+    noted.expect("note a skipped test");
 }
 
 fn open(runtime: &tokio::runtime::Runtime, settings: &Settings) -> Switchboard {
