@@ -16,7 +16,6 @@ mod cache;
 mod compile;
 mod join;
 mod known;
-mod listener;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,6 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use crate::sys::seccomp::{self as kernel, Instruction, flag};
 use cache::Cache;
 pub use known::{ACTIONS, OPERATORS, architectures, known_flags, supported_flags};
-pub use listener::{ListenerError, send_listener};
 
 /// A filter, ready to be loaded.
 #[derive(Clone)]

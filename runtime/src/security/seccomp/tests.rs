@@ -1,6 +1,8 @@
 //! Profiles against a small interpreter of their programs, and against the kernel.
 
 use super::*;
+use crate::console::{connect_stream, send_descriptor};
+use crate::state_store::OciState;
 use proptest::prelude::*;
 
 fn profile(json: serde_json::Value) -> LinuxSeccomp {
@@ -350,9 +352,11 @@ fn an_agent_gets_the_descriptor_and_decides() {
         });
         thread.join().unwrap()
     });
-    let mut state = oci_spec::runtime::State::default();
-    state.set_id("c1".into());
-    send_listener(&listener, state, 77, std::os::fd::AsFd::as_fd(&listening)).unwrap();
+    let annotations = std::collections::HashMap::new();
+    let bundle = std::path::Path::new("/bundle");
+    let state = OciState { oci_version: "1.3.0", id: "c1", bundle, annotations: &annotations };
+    let socket = connect_stream(&listener.path).unwrap();
+    send_descriptor(&socket, &state.process_state(77, Some(&program)), &listening).unwrap();
 
     let (stream, _) = agent.accept().unwrap();
     let mut buffer = [0_u8; 4096];
