@@ -150,3 +150,39 @@ fn a_container_cannot_pose_as_another() {
         assert!(thief.machine.cannot_reach(&service), "another hardware address passes");
     });
 }
+
+#[test]
+fn a_container_cannot_pose_as_another_by_ipv6() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        lab.board.create(NetworkRequest { ipv6: true, ..network("six") }).unwrap();
+        let (thief, owner) = (lab.start("six", "thief", &[]), lab.start("six", "owner", &[]));
+        let witness = lab.start("six", "witness", &[]);
+        let ipv6 = |container: &crate::lab::Container| {
+            container.endpoint.ips().find(IpAddr::is_ipv6).unwrap()
+        };
+        let socket_of = |container: &crate::lab::Container, address: IpAddr, port: u16| {
+            container.machine.run(|| std::net::UdpSocket::bind((address, port)).unwrap())
+        };
+        let (seen, stolen) = (ipv6(&witness), ipv6(&owner));
+        let watching = socket_of(&witness, seen, 81);
+        watching.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        let mut heard = [0; 16];
+        socket_of(&thief, ipv6(&thief), 0).send_to(b"thief", (seen, 81)).unwrap();
+        assert!(watching.recv(&mut heard).is_ok(), "with its own address");
+
+        owner.machine.sh("ip link set eth0 down");
+        thief.machine.sh(&format!("ip -6 addr add {stolen}/64 dev eth0 nodad"));
+        socket_of(&thief, stolen, 0).send_to(b"owner", (seen, 81)).unwrap();
+        let believed = watching.recv(&mut heard).is_ok();
+        watching.send_to(b"who has this", (stolen, 82)).unwrap();
+        let _ = watching.recv(&mut heard);
+
+        assert!(!believed, "packets from another's address pass");
+        let neighbours = witness.machine.sh("ip -6 neigh");
+        let posing = neighbours.lines().any(|line| {
+            let thief_has_it = line.contains(&thief.endpoint.mac.to_string());
+            line.starts_with(&format!("{stolen} ")) && thief_has_it
+        });
+        assert!(!posing, "{neighbours}");
+    });
+}
