@@ -2,6 +2,7 @@
 
 mod attach;
 mod bootstrap;
+mod disk_full;
 mod exec;
 mod faults;
 mod log;
