@@ -345,7 +345,8 @@ mod tests {
         std::fs::write(&path, "root = \"/a\"\nstate = \"/b\"\nlisten = [\"unix:///c\"]").unwrap();
         let load = |more: &[&str]| {
             let path = path.to_str().unwrap();
-            let arguments = ["kegd", "--config", path].iter().chain(more).copied();
+            let named = ["kegd", "--config", path];
+            let arguments = named.iter().chain(more).copied();
             Config::load(&Arguments::parse_from(arguments)).unwrap()
         };
 
