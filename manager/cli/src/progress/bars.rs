@@ -8,6 +8,7 @@ use keg_proto::keg::v1::pull_image_response::Event;
 use keg_proto::keg::v1::{Descriptor, LayerPhase, LayerProgress, PullResolved};
 
 use super::{Target, lines};
+use crate::failure::Failure;
 use crate::humanize::{short_id, size};
 
 /// A layer on its way: how much of it is here, how fast it comes, how long it will take.
@@ -23,6 +24,9 @@ const BAR: &str = "=> ";
 #[derive(Debug)]
 pub(crate) struct Bars {
     all: MultiProgress,
+    target: Target,
+    /// Digests of the layers, lowest first.
+    order: Vec<String>,
     layers: HashMap<String, Layer>,
     reference: String,
     digest: String,
@@ -37,12 +41,14 @@ struct Layer {
 impl Bars {
     /// Starts with nothing.
     pub(crate) fn new(target: Target) -> Self {
-        let target = match target {
+        let drawn_on = match target {
             Target::Stdout => ProgressDrawTarget::stdout(),
             Target::Stderr => ProgressDrawTarget::stderr(),
         };
         Self {
-            all: MultiProgress::with_draw_target(target),
+            all: MultiProgress::with_draw_target(drawn_on),
+            target,
+            order: Vec::new(),
             layers: HashMap::new(),
             reference: String::new(),
             digest: String::new(),
@@ -50,15 +56,34 @@ impl Bars {
     }
 
     /// Shows one message.
-    pub(crate) fn show(&mut self, event: &Event) {
+    ///
+    /// # Errors
+    /// A [`Failure`] if the outcome cannot be written.
+    pub(crate) fn show(&mut self, event: &Event) -> Result<(), Failure> {
         match event {
             Event::Resolved(resolved) => self.start(resolved),
             Event::Layer(progress) => self.advance(progress),
-            Event::Done(done) => {
-                let text = lines::closing(&self.reference, &self.digest, done.up_to_date);
-                self.say(&text);
-            }
+            Event::Done(done) => return self.end(done.up_to_date),
         }
+        Ok(())
+    }
+
+    /// Leaves plain lines in place of the bars, so that what follows stands below them.
+    fn end(&self, up_to_date: bool) -> Result<(), Failure> {
+        self.clear();
+        let mut text = String::new();
+        for digest in &self.order {
+            let phase =
+                self.layers.get(digest).map_or(LayerPhase::Unspecified, |layer| layer.phase);
+            text.push_str(&format!("{}: {}\n", short_id(digest), words(phase)));
+        }
+        text.push_str(&lines::closing(&self.reference, &self.digest, up_to_date));
+        self.target.write(&text)
+    }
+
+    /// Takes the bars off the terminal; one that is gone has none.
+    fn clear(&self) {
+        let _ = self.all.clear();
     }
 
     fn start(&mut self, resolved: &PullResolved) {
@@ -79,10 +104,16 @@ impl Bars {
     }
 
     fn add(&mut self, digest: &str, size_bytes: i64) {
-        let bar = self.all.add(ProgressBar::new(u64::try_from(size_bytes).unwrap_or(0)));
-        bar.set_prefix(short_id(digest).to_owned());
-        bar.set_style(style(RESTING));
-        bar.set_message("Waiting");
+        // Complete before it is added: a bar is drawn from then on.
+        let bar = ProgressBar::with_draw_target(
+            u64::try_from(size_bytes).ok(),
+            ProgressDrawTarget::hidden(),
+        )
+        .with_style(style(RESTING))
+        .with_prefix(short_id(digest).to_owned())
+        .with_message(words(LayerPhase::Waiting));
+        let bar = self.all.add(bar);
+        self.order.push(digest.to_owned());
         self.layers.insert(digest.to_owned(), Layer { bar, phase: LayerPhase::Waiting });
     }
 
@@ -104,6 +135,13 @@ impl Bars {
             layer.bar.set_length(total.max(current));
             layer.bar.set_position(current);
         }
+    }
+}
+
+impl Drop for Bars {
+    /// A pull that fails leaves no bars between the prompt and what went wrong.
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -70,10 +70,7 @@ impl Progress {
     pub(crate) fn show(&mut self, event: &Event) -> Result<(), Failure> {
         match self {
             Self::Silent => Ok(()),
-            Self::Bars(bars) => {
-                bars.show(event);
-                Ok(())
-            }
+            Self::Bars(bars) => bars.show(event),
             Self::Lines(lines, target) => target.write(&lines.of(event)),
             Self::Json(target) => target.write(&json::line(event)),
         }
