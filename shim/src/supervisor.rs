@@ -9,6 +9,8 @@
 //! There is at most one container. Methods run to their end even if the caller leaves, so they are
 //! given to tasks of their own by whoever calls them; only `wait` may be dropped.
 
+mod create;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs;
@@ -35,7 +37,7 @@ use crate::reaper::{Exit, Pid, Reaper};
 use crate::rootfs::{self, RootfsError};
 use crate::runtime_cli::{Reason, Runtime, RuntimeError};
 use crate::self_log;
-use crate::stdio::{Context, Hub, OurEnds, Owner, Request, StdioError, Streams};
+use crate::stdio::{Context, Hub, Owner, Request, StdioError, Streams};
 
 /// How long an exit waits for destinations that take the last output slowly.
 const EXIT_DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -153,128 +155,6 @@ impl Supervisor {
         Self { flags, socket, reaper, events, task, shutdown: Notify::new(), ended: Notify::new() }
     }
 
-    /// Makes the container; its program waits for [`Self::start`].
-    pub(crate) async fn create(self: &Rc<Self>, request: CreateRequest) -> Result<Pid, TaskError> {
-        if !matches!(*self.task.borrow(), Slot::Free) {
-            return Err(TaskError::TaskExists { id: request.id });
-        }
-        *self.task.borrow_mut() = Slot::Taken;
-        let created = self.create_in_slot(&request).await;
-        let mut slot = self.task.borrow_mut();
-        match created {
-            Ok(task) => {
-                let pid = task.init.phase().pid().unwrap_or(Pid(0));
-                *slot = Slot::Task(Rc::clone(&task));
-                drop(slot);
-                self.announce_create(&task, &request, pid);
-                Ok(pid)
-            }
-            Err(error) => {
-                *slot = Slot::Free;
-                Err(error)
-            }
-        }
-    }
-
-    async fn create_in_slot(
-        self: &Rc<Self>,
-        request: &CreateRequest,
-    ) -> Result<Rc<Task>, TaskError> {
-        let bundle = Bundle::new(&request.bundle);
-        let streams = Streams::new(request.stdio.clone()).map_err(TaskError::Stdio)?;
-        let runtime = Runtime::new(
-            &request.options,
-            &self.flags.daemon_dir(),
-            &self.flags.namespace,
-            bundle.dir(),
-            Rc::clone(&self.reaper),
-        );
-        let record = runtime.record(streams.exit_record().map(Path::to_owned));
-        bundle.write_task_record(&record).map_err(TaskError::Bundle)?;
-        let task = Rc::new(Task {
-            id: request.id.clone(),
-            own_pid_namespace: bundle.has_own_pid_namespace().map_err(TaskError::Bundle)?,
-            runtime,
-            init: Rc::new(Process::new("", streams, None)),
-            execs: RefCell::default(),
-            owner: Owner { user: request.options.io_uid, group: request.options.io_gid },
-            has_rootfs_mounts: !request.rootfs.is_empty(),
-            restore: RefCell::new(request.checkpoint.clone()),
-            oom: RefCell::default(),
-            exec_count: Cell::new(0),
-            bundle,
-        });
-        rootfs::mount_all(&request.rootfs, &task.bundle.rootfs()).map_err(TaskError::Rootfs)?;
-        if request.checkpoint.is_some() {
-            // A restored container has no state "created": Start restores it.
-            return Ok(task);
-        }
-        if let Err(error) = self.create_init(&task).await {
-            if let Err(unmount) = rootfs::unmount_all(&task.bundle.rootfs()) {
-                self_log::warn("undo a failed create", &unmount);
-            }
-            return Err(error);
-        }
-        Ok(task)
-    }
-
-    async fn create_init(self: &Rc<Self>, task: &Rc<Task>) -> Result<(), TaskError> {
-        let adoption = self.reaper.adopt();
-        let streams = &task.init.streams;
-        let pid_file = task.bundle.init_pid_file();
-        let (ends, ours) =
-            streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
-        task.runtime
-            .create(&task.id, task.bundle.dir(), &pid_file, ends)
-            .await
-            .map_err(TaskError::Runtime)?;
-        let pid = match self.connect_init(task, ours).await {
-            Ok(pid) => pid,
-            Err(error) => {
-                // The runtime made a container that nobody can use.
-                if let Err(error) = task.runtime.delete(&task.id, true).await {
-                    self_log::warn("undo a failed create", &error);
-                }
-                return Err(error);
-            }
-        };
-        task.init.note(Happening::Created(pid)).map_err(TaskError::Phase)?;
-        self.watch_oom(task, pid);
-        let exited = self.reaper.watch(pid);
-        drop(adoption);
-        tokio::task::spawn_local(Rc::clone(self).follow(
-            Rc::clone(task),
-            Rc::clone(&task.init),
-            exited,
-        ));
-        Ok(())
-    }
-
-    async fn connect_init(&self, task: &Task, ours: OurEnds) -> Result<Pid, TaskError> {
-        task.init.streams.start(ours).await.map_err(TaskError::Stdio)?;
-        bundle::read_pid(&task.bundle.init_pid_file()).map(Pid).map_err(TaskError::Bundle)
-    }
-
-    fn announce_create(&self, task: &Task, request: &CreateRequest, pid: Pid) {
-        let stdio = request.stdio.clone();
-        self.events.publish(&pb::TaskCreate {
-            container_id: task.id.clone(),
-            bundle: request.bundle.to_string_lossy().into_owned(),
-            rootfs: request.rootfs.clone(),
-            io: Some(pb::TaskIo {
-                stdin: stdio.stdin,
-                stdout: stdio.stdout,
-                stderr: stdio.stderr,
-                terminal: stdio.terminal,
-            }),
-            checkpoint: request
-                .checkpoint
-                .as_ref()
-                .map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
-            pid: pid.number(),
-        });
-    }
-
     fn stdio_context<'a>(&'a self, task: &'a Task) -> Context<'a> {
         Context {
             namespace: &self.flags.namespace,
@@ -282,28 +162,6 @@ impl Supervisor {
             socket: &self.socket,
             owner: task.owner,
         }
-    }
-
-    /// Lack of memory is reported while the container lives; that it is not watched is no reason
-    /// to fail.
-    fn watch_oom(self: &Rc<Self>, task: &Rc<Task>, pid: Pid) {
-        let watch = match Cgroups::of(pid.0) {
-            Ok(cgroups) => OomWatch::new(&cgroups),
-            Err(error) => return self_log::warn("watch the container's memory", &error),
-        };
-        let watch = match watch {
-            Ok(Some(watch)) => Rc::new(watch),
-            Ok(None) => return,
-            Err(error) => return self_log::warn("watch the container's memory", &error),
-        };
-        *task.oom.borrow_mut() = Some(Rc::clone(&watch));
-        let (supervisor, id) = (Rc::clone(self), task.id.clone());
-        let init = Rc::downgrade(&task.init);
-        tokio::task::spawn_local(async move {
-            while watch.next().await && init.strong_count() > 0 {
-                supervisor.events.publish(&pb::TaskOom { container_id: id.clone() });
-            }
-        });
     }
 
     /// Returns the container if it is `id`.
@@ -397,32 +255,6 @@ impl Supervisor {
             Rc::clone(process),
             exited,
         ));
-        Ok(pid)
-    }
-
-    async fn restore(
-        self: &Rc<Self>,
-        task: &Rc<Task>,
-        checkpoint: &Path,
-    ) -> Result<Pid, TaskError> {
-        let adoption = self.reaper.adopt();
-        let init = &task.init;
-        let (ends, ours) =
-            init.streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
-        let pid_file = task.bundle.init_pid_file();
-        task.runtime
-            .restore(&task.id, task.bundle.dir(), &pid_file, checkpoint, ends)
-            .await
-            .map_err(TaskError::Runtime)?;
-        let pid = self.connect_init(task, ours).await?;
-        init.streams.open_stdin().map_err(TaskError::Stdio)?;
-        init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
-        self.watch_oom(task, pid);
-        let container_id = task.id.clone();
-        self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });
-        let exited = self.reaper.watch(pid);
-        drop(adoption);
-        tokio::task::spawn_local(Rc::clone(self).follow(Rc::clone(task), Rc::clone(init), exited));
         Ok(pid)
     }
 
