@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
 /// Pieces that may wait between the client and the disk.
-const QUEUE_LENGTH: usize = 16;
+const QUEUE_LENGTH: usize = 4;
 
 /// What comes through the queue. One that closes without an `End` was cut.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keg_store::{
     ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest, Labels, Reason, Resource,
-    SnapshotError, labels,
+    SnapshotError,
 };
 use tokio::sync::mpsc;
 
@@ -33,7 +33,7 @@ use crate::registry::{RegistryError, Repository};
 use crate::shared::Shared;
 
 /// Pieces that may wait between the network and the disk.
-const QUEUE_LENGTH: usize = 16;
+const QUEUE_LENGTH: usize = 4;
 
 /// How much is read from a blob's file at once.
 const FILE_PIECE_BYTES: usize = 256 * 1024;
@@ -159,6 +159,8 @@ pub(crate) struct Layer {
     /// Lease that keeps its parts until the image has a name.
     pub(crate) lease: String,
     pub(crate) progress: LayerProgress,
+    /// Labels of its blob.
+    pub(crate) labels: Labels,
 }
 
 /// A layer that can be committed as soon as all below it are.
@@ -267,9 +269,8 @@ impl Layer {
 
     fn adopt(&self) -> Result<bool, LayerError> {
         let content = self.shared.store.content();
-        let labels = self.labels();
         content
-            .adopt(&self.shared.ns, &self.blob.digest, &labels, Some(&self.lease))
+            .adopt(&self.shared.ns, &self.blob.digest, &self.labels, Some(&self.lease))
             .map_err(self.content())
     }
 
@@ -379,7 +380,7 @@ impl Layer {
             .commit(
                 Some(self.blob.size_bytes),
                 Some(&self.blob.digest),
-                &self.labels(),
+                &self.labels,
                 Some(&self.lease),
             )
             .map_err(self.content())?;
@@ -440,10 +441,6 @@ impl Layer {
         }
         prepared.filled(extracted);
         Ok(prepared)
-    }
-
-    fn labels(&self) -> Labels {
-        Labels::from([(labels::UNCOMPRESSED.to_owned(), self.diff_id.to_string())])
     }
 
     /// Runs a step that blocks on a thread where it may.

@@ -28,7 +28,7 @@ use crate::media_type::{
     OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, is_index, is_manifest,
 };
 use crate::progress::{LayerProgress, Progress};
-use crate::record::{config_labels, index_labels, manifest_labels};
+use crate::record::{config_labels, index_labels, layer_labels, manifest_labels};
 use crate::save::{NAME_ANNOTATION, TAG_ANNOTATION};
 use crate::shared::OperationLease;
 use crate::stack::unpack;
@@ -412,6 +412,7 @@ impl Images {
                 chain_id,
                 lease: lease.id().to_owned(),
                 progress: LayerProgress::new(progress, blob),
+                labels: layer_labels(diff_id, None),
             })
             .collect();
         unpack(layers, None).await.map_err(|source| LoadError::Layer { source: source.into() })?;

@@ -23,7 +23,7 @@ use crate::extract::{ExtractError, ExtractLimits, Extracted, Whiteouts, extract}
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Pieces that may wait between two stages.
-const QUEUE_LENGTH: usize = 4;
+const QUEUE_LENGTH: usize = 2;
 
 /// What became of a layer.
 #[derive(Debug)]

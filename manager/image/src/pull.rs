@@ -22,7 +22,7 @@ use crate::manifest::{
     ManifestError,
 };
 use crate::progress::{LayerProgress, Progress, PullEvent};
-use crate::record::{config_labels, index_labels, manifest_labels};
+use crate::record::{config_labels, index_labels, layer_labels, manifest_labels};
 use crate::registry::{Fetched, RegistryError, Repository};
 use crate::shared::OperationLease;
 use crate::stack::unpack;
@@ -314,6 +314,7 @@ impl Pull {
                 chain_id,
                 lease: lease.to_owned(),
                 progress: LayerProgress::new(&self.progress, blob),
+                labels: layer_labels(diff_id, Some(&self.reference)),
             })
             .collect()
     }

@@ -182,6 +182,18 @@ pub(crate) fn manifest_labels(manifest: &Manifest) -> keg_store::Labels {
         .collect()
 }
 
+/// Prefix of the labels that tell which repositories of a registry have a blob; containerd's.
+pub(crate) const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
+
+/// Returns the labels of a layer: its diff id, and where it can be had.
+pub(crate) fn layer_labels(diff_id: &Digest, source: Option<&Reference>) -> keg_store::Labels {
+    let diff_id = (labels::UNCOMPRESSED.to_owned(), diff_id.to_string());
+    let source = source.map(|reference| {
+        (format!("{SOURCE_LABEL}{}", reference.domain()), reference.path().to_owned())
+    });
+    std::iter::once(diff_id).chain(source).collect()
+}
+
 /// Returns the label by which a configuration keeps the snapshots of its layers.
 pub(crate) fn config_labels(snapshotter: &str, chain_id: Option<&Digest>) -> keg_store::Labels {
     let name = format!("{}.{snapshotter}", labels::GC_REF_SNAPSHOT);

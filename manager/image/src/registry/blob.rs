@@ -118,7 +118,7 @@ impl BlobStream {
             }
         }
         let digest = self.blob.digest.clone();
-        let ask = Ask { method: Method::GET, path: self.repository.blob_path(&digest), headers };
+        let ask = Ask { headers, ..Ask::new(Method::GET, self.repository.blob_path(&digest)) };
         let answer = self
             .repository
             .transport

@@ -21,6 +21,7 @@ mod endpoint;
 mod error;
 mod repository;
 mod transport;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use blob::BlobStream;
 pub use error::RegistryError;
 pub use repository::{Fetched, Repository};
+pub use upload::Upload;
 
 use crate::{CredentialFile, Credentials, Reference};
 
@@ -84,7 +86,26 @@ impl RegistryClient {
     /// the user's file.
     #[must_use]
     pub fn repository(&self, reference: &Reference, given: Option<Credentials>) -> Repository {
+        self.repository_for(reference, given, "pull")
+    }
+
+    /// Returns access to the repository of a reference for pushing into it.
+    #[must_use]
+    pub fn repository_to_push(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+    ) -> Repository {
+        self.repository_for(reference, given, "pull,push")
+    }
+
+    fn repository_for(
+        &self,
+        reference: &Reference,
+        given: Option<Credentials>,
+        actions: &str,
+    ) -> Repository {
         let credentials = given.or_else(|| self.credentials.find(reference.domain()));
-        Repository::new(Arc::clone(&self.transport), reference, credentials)
+        Repository::new(Arc::clone(&self.transport), reference, credentials, actions)
     }
 }

@@ -46,11 +46,12 @@ impl Repository {
         transport: Arc<Transport>,
         reference: &Reference,
         credentials: Option<Credentials>,
+        actions: &str,
     ) -> Self {
         let (domain, path) = (reference.domain(), reference.path());
         let grant = Grant {
             host: endpoint::api_host(domain).to_owned(),
-            scope: format!("repository:{path}:pull"),
+            scope: format!("repository:{path}:{actions}"),
             who: fingerprint(credentials.as_ref()),
         };
         let caller = Caller { registry: domain.to_owned(), grant, credentials };
@@ -74,7 +75,7 @@ impl Repository {
             headers.append(header::ACCEPT, HeaderValue::from_static(accepted));
         }
         let path = format!("{}/manifests/{tag_or_digest}", self.path);
-        let ask = Ask { method: Method::GET, path, headers };
+        let ask = Ask { headers, ..Ask::new(Method::GET, path) };
         let answer = self
             .transport
             .ask(&self.caller, &ask)
@@ -123,6 +124,11 @@ impl Repository {
     #[must_use]
     pub fn blob(&self, blob: &Descriptor, offset_bytes: u64) -> BlobStream {
         BlobStream::new(self.clone(), blob.clone(), offset_bytes)
+    }
+
+    /// Returns the repository's name in its registry.
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     /// Returns the path of a blob below `/v2/`.

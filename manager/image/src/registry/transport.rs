@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 use super::auth::{Challenge, Grant, Tokens};
 use super::endpoint::{self, Trust, host_of, without_query};
+use super::upload::Upload;
 use super::{RegistryError, RegistryOptions};
 use crate::Credentials;
 
@@ -28,9 +30,25 @@ const MAX_TOLD_CHARS: usize = 300;
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) method: Method,
-    /// Path below `/v2/`.
-    pub(super) path: String,
+    pub(super) target: Address,
     pub(super) headers: HeaderMap,
+    pub(super) body: Option<Upload>,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(super) enum Address {
+    /// A path below `/v2/`.
+    Path(String),
+    /// A URL that the registry gave.
+    Url(Url),
+}
+
+impl Ask {
+    /// Returns a request without a body.
+    pub(super) fn new(method: Method, path: String) -> Self {
+        Self { method, target: Address::Path(path), headers: HeaderMap::new(), body: None }
+    }
 }
 
 /// On whose behalf a request is sent.
@@ -94,7 +112,10 @@ impl Transport {
         caller: &Caller,
         ask: &Ask,
     ) -> Result<Response, RegistryError> {
-        let url = self.url(&caller.grant.host, &ask.path).await?;
+        let url = match &ask.target {
+            Address::Path(path) => self.url(&caller.grant.host, path).await?,
+            Address::Url(url) => url.clone(),
+        };
         let mut authorization = self.tokens.get(&caller.grant);
         let mut is_second_try = false;
         loop {
@@ -254,7 +275,8 @@ impl Transport {
         url: Url,
         authorization: Option<&str>,
     ) -> Result<Response, RegistryError> {
-        let first = url.clone();
+        // A URL that the registry gave may be elsewhere: the token is for the registry alone.
+        let own = self.url(&caller.grant.host, "").await?;
         let mut url = url;
         for _ in 0..=MAX_REDIRECTS {
             let host = host_of(&url);
@@ -262,10 +284,13 @@ impl Transport {
                 .client(&host)?
                 .request(ask.method.clone(), url.clone())
                 .headers(ask.headers.clone());
-            if let Some(value) = authorization.filter(|_| url.origin() == first.origin()) {
+            if let Some(value) = authorization.filter(|_| url.origin() == own.origin()) {
                 request = request.header(header::AUTHORIZATION, value);
             }
-            let answer = self.send(&host, request).await?;
+            let answer = match &ask.body {
+                Some(body) => self.send_body(&host, request, body).await?,
+                None => self.send(&host, request).await?,
+            };
             if !is_redirect(answer.status()) {
                 return Ok(answer);
             }
@@ -276,6 +301,42 @@ impl Transport {
             target: without_query(&url),
             problem: "that is one redirect too many",
         })
+    }
+
+    /// Sends a request with a body; only a body that stands still for too long is given up.
+    async fn send_body(
+        &self,
+        host: &str,
+        request: RequestBuilder,
+        body: &Upload,
+    ) -> Result<Response, RegistryError> {
+        let waited = self.options.stall_timeout;
+        let (stream, sent) = body.open();
+        let request = request.header(header::CONTENT_LENGTH, body.size_bytes).body(stream);
+        let mut sending = std::pin::pin!(request.send());
+        let mut seen_bytes = 0;
+        loop {
+            match tokio::time::timeout(waited, &mut sending).await {
+                Ok(answer) => return answer.map_err(|error| transfer_error(host, error)),
+                Err(_) => {
+                    let now_bytes = sent.load(Ordering::Relaxed);
+                    if now_bytes == seen_bytes {
+                        return Err(RegistryError::Stalled { registry: host.to_owned(), waited });
+                    }
+                    seen_bytes = now_bytes;
+                }
+            }
+        }
+    }
+
+    /// Returns where a `Location` of an answer leads.
+    pub(super) fn location(
+        &self,
+        registry: &str,
+        from: &Url,
+        answer: &Response,
+    ) -> Result<Url, RegistryError> {
+        self.redirect_target(registry, from, answer)
     }
 
     fn redirect_target(
