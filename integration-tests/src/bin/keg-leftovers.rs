@@ -5,8 +5,8 @@
 //!
 //! | kind | what counts |
 //! | --- | --- |
-//! | mount | every mount of this mount namespace |
-//! | cgroup | every directory of every hierarchy, but systemd's units, which come and go |
+//! | mount | every mount of this mount namespace; below `/tmp` and `/run`, others' may go |
+//! | cgroup | every directory of every hierarchy, but systemd's units and those in which others run |
 //! | process | those with our `KEG_TEST_RUN`, and those whose mounts name a test's directory |
 //! | interface, firewall | every network interface; every nftables table |
 //! | directory | the tests' directories in `/tmp` |
@@ -89,14 +89,17 @@ impl Snapshot {
             ("network", &self.network, &after.network),
             ("directory", &self.directories, &after.directories),
         ];
-        let mut found = Vec::new();
-        for (kind, before, after) in kinds {
-            found.extend(after.difference(before).map(|it| format!("{kind} left behind: {it}")));
-            // A process may end while others' tests run; nothing else may go.
-            if kind != "process" && kind != "directory" {
-                found.extend(before.difference(after).map(|it| format!("{kind} gone: {it}")));
-            }
-        }
+        let mut found: Vec<String> = kinds
+            .iter()
+            .flat_map(|(kind, before, after)| {
+                after.difference(before).map(move |it| format!("{kind} left behind: {it}"))
+            })
+            .collect();
+        // What others have in these directories comes and goes; the rest is the machine's own.
+        let passing = |mount: &&String| mount.starts_with("/tmp/") || mount.starts_with("/run/");
+        let gone = self.mounts.difference(&after.mounts).filter(|mount| !passing(mount));
+        found.extend(gone.map(|it| format!("mount gone: {it}")));
+        found.extend(self.network.difference(&after.network).map(|it| format!("gone: {it}")));
         found
     }
 }
@@ -116,15 +119,28 @@ fn cgroups() -> BTreeSet<String> {
     found
 }
 
-fn collect_directories(directory: &Path, found: &mut BTreeSet<String>) {
+/// Collects the directories below one; returns whether others' processes are in them.
+fn collect_directories(directory: &Path, found: &mut BTreeSet<String>) -> bool {
+    let mut others_below = has_processes_of_others(directory);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || is_systemd_unit(&path) {
             continue;
         }
-        found.insert(path.display().to_string());
-        collect_directories(&path, found);
+        let others = collect_directories(&path, found);
+        others_below |= others;
+        if !others {
+            found.insert(path.display().to_string());
+        }
     }
+    others_below
+}
+
+/// Whether a process that is not of the run is in a cgroup.
+fn has_processes_of_others(cgroup: &Path) -> bool {
+    let list = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mark = mark();
+    list.lines().filter_map(|pid| pid.parse().ok()).any(|pid| of_the_run(pid, &mark).is_none())
 }
 
 fn is_systemd_unit(path: &Path) -> bool {
@@ -133,12 +149,16 @@ fn is_systemd_unit(path: &Path) -> bool {
 }
 
 fn processes() -> BTreeSet<String> {
-    let run = env::var("KEG_TEST_RUN").unwrap_or_default();
-    let mark = format!("KEG_TEST_RUN={run}\0");
+    let mark = mark();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let kin = ancestors(std::process::id());
     pids.filter(|pid| !kin.contains(pid)).filter_map(|pid| of_the_run(pid, &mark)).collect()
+}
+
+/// What the environment of the run's processes holds.
+fn mark() -> String {
+    format!("KEG_TEST_RUN={}\0", env::var("KEG_TEST_RUN").unwrap_or_default())
 }
 
 /// Describes a process if it belongs to the tests.
