@@ -117,6 +117,13 @@ impl Sink {
         }
     }
 
+    /// Waits until clients that must lose nothing can take more.
+    async fn room(&self) {
+        if let Self::Keg { hub, .. } = self {
+            hub.room().await;
+        }
+    }
+
     /// The stream has ended.
     async fn finish(&mut self) {
         if let Self::Keg { log: Some(log), stream, .. } = self {
@@ -199,9 +206,10 @@ impl Copy {
     async fn run(mut self, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
         loop {
             tokio::select! {
-                ready = self.source.fd().readable() => {
-                    let Ok(mut ready) = ready else { break };
-                    ready.retain_ready();
+                open = self.ready() => {
+                    if !open {
+                        break;
+                    }
                 }
                 request = requests.recv() => {
                     let Some(reply) = request else { break };
@@ -219,6 +227,18 @@ impl Copy {
             }
         }
         self.sink.finish().await;
+    }
+
+    /// Waits until there may be something to copy, and room for it; `false` if there never will.
+    async fn ready(&self) -> bool {
+        self.sink.room().await;
+        match self.source.fd().readable().await {
+            Ok(mut ready) => {
+                ready.retain_ready();
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// Copies one block of a source that is ready; `false` at its end.
@@ -276,8 +296,11 @@ impl Copy {
     /// Reads a block, whether or not the source is known to be ready.
     fn read_now(&mut self) -> Read {
         self.block.resize(self.block_bytes, 0);
-        let read = nix::unistd::read(self.source.fd().get_ref(), &mut self.block);
-        self.judge(read.map_err(io::Error::from))
+        match nix::unistd::read(self.source.fd().get_ref(), &mut self.block) {
+            // Again by way of the reactor, which notes that the source is empty.
+            Err(nix::errno::Errno::EAGAIN) => self.read(),
+            read => self.judge(read.map_err(io::Error::from)),
+        }
     }
 
     fn judge(&mut self, read: io::Result<usize>) -> Read {
