@@ -75,8 +75,15 @@ impl Containerd {
     #[must_use]
     pub fn ctr_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(programs::installed("ctr").expect("ctr is missing"));
-        command.arg("--address").arg(self.socket()).args(args);
+        command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace()]);
+        command.args(args);
         command
+    }
+
+    /// Names the namespace of this test, which is also the parent of its containers' cgroups.
+    fn namespace(&self) -> String {
+        let name = self.scratch.path().file_name().and_then(OsStr::to_str).expect("UTF-8");
+        name.replace('.', "-")
     }
 
     /// Runs `ctr` to its end.
@@ -120,6 +127,9 @@ impl Drop for Containerd {
         }
         if let Some(server) = self.server.take() {
             server.terminate(PATIENCE);
+        }
+        for cgroup in crate::runtime::cgroups_of(&self.namespace()) {
+            remove_cgroup(&cgroup);
         }
     }
 }

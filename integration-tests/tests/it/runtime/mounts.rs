@@ -42,9 +42,8 @@ fn nothing_of_the_host_is_mounted() {
         assert!(expected, "{mount:?}");
     }
     // On a host whose root is shared, the container's receives events, but sends none.
-    let sends = |mount: &MountEntry| {
-        mount.propagation.iter().any(|word| word.starts_with("shared"))
-    };
+    let sends =
+        |mount: &MountEntry| mount.propagation.iter().any(|word| word.starts_with("shared"));
     assert!(!report.mounts.iter().any(sends), "{:?}", report.mounts);
 }
 
