@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::frames::{self, from_client, to_client};
-use super::hub::{Client, Hub, Next};
+use super::hub::{Client, Hub, Next, Wanted};
 
 /// How long a client may take to say what it wants.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
@@ -40,7 +40,8 @@ pub(crate) async fn serve(connection: UnixStream, find: impl Fn(&str) -> Option<
     let Some(hub) = find(&hello.exec_id) else {
         return goodbye(&mut writer, Reason::NoSuchProcess, 0).await;
     };
-    let Some(client) = hub.attach(hello.stdout, hello.stderr) else {
+    let wanted = Wanted { stdout: hello.stdout, stderr: hello.stderr, lossless: hello.lossless };
+    let Some(client) = hub.attach(wanted) else {
         return goodbye(&mut writer, Reason::Unspecified, 0).await;
     };
     converse(&hello, &hub, &client, reader, input, &mut writer).await;

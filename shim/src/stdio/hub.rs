@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! pump ─▶ send() ─┬─▶ queue of client 1 ─▶ its task writes
-//!                 └─▶ queue of client 2 ─▶ its task writes (slow: its queue is full, it loses)
+//!   ▲             ├─▶ queue of client 2 ─▶ its task writes (slow: its queue is full, it loses)
+//!   └── room() ◀──┴─▶ queue of client 3 ─▶ its task writes (lossless: the pump reads no more)
 //! ```
 //!
 //! Sending never waits: what does not fit into a client's queue is counted and lost to that client
-//! alone. Output of before a client came is not kept: it is in the log.
+//! alone. For a client that asked to lose nothing, the pump waits before it reads on, so that the
+//! process waits as with a pipe. Output of before a client came is not kept: it is in the log.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,6 +22,10 @@ use crate::log::Stream;
 
 /// Most bytes that wait for one client.
 const MAX_QUEUE_BYTES: usize = 1 << 20;
+
+/// So much in the queue of a lossless client makes the pump wait. The rest of the queue is for what
+/// a process that has ended left in its pipes, which waits for nobody.
+const FULL_BYTES: usize = MAX_QUEUE_BYTES / 2;
 
 /// What each queued frame counts beside its payload.
 const FRAME_COST_BYTES: usize = 64;
@@ -39,11 +45,21 @@ pub(crate) struct Hub {
 /// One client's share.
 #[derive(Debug)]
 pub(super) struct Client {
-    wants_stdout: bool,
-    wants_stderr: bool,
+    wanted: Wanted,
     queue: RefCell<Queue>,
     /// Told when the queue has something new.
     filled: Notify,
+    /// Told when the queue of a lossless client is no longer full.
+    emptied: Notify,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    /// Nothing may be lost: the process waits instead.
+    pub(super) lossless: bool,
 }
 
 #[derive(Debug, Default)]
@@ -90,17 +106,17 @@ impl Hub {
     }
 
     /// Adds a client, which misses nothing from now on; `None` if there are too many.
-    pub(super) fn attach(&self, wants_stdout: bool, wants_stderr: bool) -> Option<Rc<Client>> {
+    pub(super) fn attach(&self, wanted: Wanted) -> Option<Rc<Client>> {
         let mut clients = self.clients.borrow_mut();
         if clients.len() >= MAX_CLIENTS {
             return None;
         }
         let queue = Queue { ended: self.ended.get(), ..Queue::default() };
         let client = Rc::new(Client {
-            wants_stdout,
-            wants_stderr,
+            wanted,
             queue: RefCell::new(queue),
             filled: Notify::new(),
+            emptied: Notify::new(),
         });
         clients.push(Rc::clone(&client));
         Some(client)
@@ -111,14 +127,24 @@ impl Hub {
         let mut clients = self.clients.borrow_mut();
         clients.retain(|other| !Rc::ptr_eq(other, client));
         clients.shrink_to_fit();
+        client.end();
+    }
+
+    /// Waits until every lossless client can take more.
+    pub(super) async fn room(&self) {
+        loop {
+            let full = self.clients.borrow().iter().find(|client| client.is_full()).cloned();
+            let Some(client) = full else { return };
+            client.emptied.notified().await;
+        }
     }
 
     /// Queues a copy for every client that wants it.
     pub(super) fn send(&self, stream: Stream, bytes: &[u8]) {
         let clients = self.clients.borrow();
         let wanted = |client: &&Rc<Client>| match stream {
-            Stream::Stdout => client.wants_stdout,
-            Stream::Stderr => client.wants_stderr,
+            Stream::Stdout => client.wanted.stdout,
+            Stream::Stderr => client.wanted.stderr,
         };
         if !clients.iter().any(|client| wanted(&client)) {
             return;
@@ -139,13 +165,23 @@ impl Hub {
     pub(crate) fn end(&self) {
         self.ended.set(true);
         for client in self.clients.borrow().iter() {
-            client.queue.borrow_mut().ended = true;
-            client.filled.notify_one();
+            client.end();
         }
     }
 }
 
 impl Client {
+    fn is_full(&self) -> bool {
+        let queue = self.queue.borrow();
+        self.wanted.lossless && !queue.ended && queue.bytes > FULL_BYTES
+    }
+
+    fn end(&self) {
+        self.queue.borrow_mut().ended = true;
+        self.filled.notify_one();
+        self.emptied.notify_waiters();
+    }
+
     fn push(&self, frame: &Rc<[u8]>, payload_bytes: usize) {
         let mut queue = self.queue.borrow_mut();
         let cost = frame.len() + FRAME_COST_BYTES;
@@ -172,6 +208,9 @@ impl Client {
         let mut queue = self.queue.borrow_mut();
         if let Some(frame) = queue.frames.pop_front() {
             queue.bytes -= frame.len() + FRAME_COST_BYTES;
+            if queue.bytes <= FULL_BYTES {
+                self.emptied.notify_waiters();
+            }
             return Some(Next::Frame(frame));
         }
         queue.frames = VecDeque::new();
@@ -182,6 +221,10 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOTH: Wanted = Wanted { stdout: true, stderr: true, lossless: false };
+    const OUTPUT: Wanted = Wanted { stdout: true, stderr: false, lossless: false };
+    const ERRORS: Wanted = Wanted { stdout: false, stderr: true, lossless: false };
 
     fn drained(client: &Client) -> (Vec<u8>, Option<u64>) {
         let mut bytes = Vec::new();
@@ -198,9 +241,9 @@ mod tests {
     fn each_client_gets_what_it_wants_from_when_it_came() {
         let hub = Hub::new(false, false);
         hub.send(Stream::Stdout, b"before ");
-        let both = hub.attach(true, true).unwrap();
+        let both = hub.attach(BOTH).unwrap();
         hub.send(Stream::Stdout, b"out ");
-        let errors = hub.attach(false, true).unwrap();
+        let errors = hub.attach(ERRORS).unwrap();
         hub.send(Stream::Stderr, b"err ");
         hub.send(Stream::Stdout, b"out2");
 
@@ -211,7 +254,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_loses_and_is_told_how_much() {
         let hub = Hub::new(false, false);
-        let slow = hub.attach(true, false).unwrap();
+        let slow = hub.attach(OUTPUT).unwrap();
         let block = vec![b'x'; MAX_PAYLOAD_BYTES];
 
         for _ in 0..40 {
@@ -225,12 +268,45 @@ mod tests {
         assert_eq!(got.len() + dropped, 40 * MAX_PAYLOAD_BYTES);
     }
 
+    #[tokio::test]
+    async fn a_lossless_client_holds_up_until_it_has_read_or_left() {
+        let hub = Hub::new(false, false);
+        let slow = hub.attach(Wanted { lossless: true, ..OUTPUT }).unwrap();
+        let block = vec![b'x'; MAX_PAYLOAD_BYTES];
+        hub.send(Stream::Stdout, &block);
+        hub.room().await;
+        while slow.queue.borrow().bytes <= FULL_BYTES {
+            hub.send(Stream::Stdout, &block);
+        }
+
+        let mut room = Box::pin(hub.room());
+        assert!(poll_once(room.as_mut()).is_none());
+        slow.poll_next();
+
+        room.await;
+        hub.send(Stream::Stdout, &block);
+        let mut room = Box::pin(hub.room());
+        assert!(poll_once(room.as_mut()).is_none());
+        hub.detach(&slow);
+        room.await;
+        assert_eq!(drained(&slow).1, Some(0));
+    }
+
+    /// Polls once; `None` if the future waits.
+    fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+
     #[test]
     fn who_comes_after_the_end_is_told_so_at_once() {
         let hub = Hub::new(false, false);
         hub.end();
 
-        let late = hub.attach(true, true).unwrap();
+        let late = hub.attach(BOTH).unwrap();
 
         assert_eq!(late.poll_next(), Some(Next::End { dropped_bytes: 0 }));
     }
@@ -238,11 +314,11 @@ mod tests {
     #[test]
     fn clients_are_limited_and_leave_room_when_they_go() {
         let hub = Hub::new(false, false);
-        let clients: Vec<_> = (0..MAX_CLIENTS).map(|_| hub.attach(true, true).unwrap()).collect();
+        let clients: Vec<_> = (0..MAX_CLIENTS).map(|_| hub.attach(BOTH).unwrap()).collect();
 
-        assert!(hub.attach(true, true).is_none());
+        assert!(hub.attach(BOTH).is_none());
         hub.detach(&clients[3]);
 
-        assert!(hub.attach(true, true).is_some());
+        assert!(hub.attach(BOTH).is_some());
     }
 }

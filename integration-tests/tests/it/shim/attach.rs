@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use keg_fixtures::wait::PATIENCE;
+use keg_fixtures::wait::{PATIENCE, wait_until};
 use keg_fixtures::{Bundle, Shim, requires};
+use keg_proto::containerd::v1::types::Status;
 use keg_proto::keg::shim::v1::attach_end::Reason;
 use keg_proto::keg::shim::v1::{AttachEnd, AttachHello, AttachReady};
 use prost::Message;
@@ -33,8 +34,14 @@ impl Client {
     }
 
     fn attach(shim: &Shim, stdin: bool) -> Self {
-        let hello = AttachHello { stdin, stdout: true, stderr: true, ..AttachHello::default() };
-        let mut client = Self::connect(shim, &hello);
+        Self::attach_as(
+            shim,
+            &AttachHello { stdin, stdout: true, stderr: true, ..AttachHello::default() },
+        )
+    }
+
+    fn attach_as(shim: &Shim, hello: &AttachHello) -> Self {
+        let mut client = Self::connect(shim, hello);
         let (kind, ready) = client.receive();
         assert_eq!(kind, 16);
         assert!(!AttachReady::decode(ready.as_slice()).unwrap().terminal);
@@ -140,6 +147,43 @@ fn a_client_that_does_not_read_loses_output_and_stalls_nobody() {
     let lost = usize::try_from(got.dropped_bytes).unwrap();
     assert!(lost > 0);
     assert_eq!(got.stdout.len() + lost, LINES * 100);
+}
+
+#[test]
+fn a_lossless_client_sets_the_pace_and_gets_everything() {
+    requires!(root);
+    const LINES: usize = 60_000;
+    let shim = Shim::new(Bundle::probe().args(["lines", "60000", "100"]));
+    shim.create();
+    let hello = AttachHello { stdout: true, lossless: true, ..AttachHello::default() };
+    let slow = Client::attach_as(&shim, &hello);
+
+    shim.start("");
+
+    // Its queue, the pipe and the socket hold less than half of what the program writes: with the
+    // first part in the log, it waits.
+    wait_until("the log has begun", PATIENCE, || {
+        std::fs::metadata(shim.log_file()).is_ok_and(|log| log.len() > 400_000)
+    });
+    assert_eq!(shim.state("").unwrap().status, Status::Running as i32);
+    let got = slow.read_to_end();
+    assert_eq!((got.stdout.len(), got.dropped_bytes), (LINES * 100, 0));
+    assert_eq!(shim.wait("").exit_status, 0);
+}
+
+#[test]
+fn a_lossless_client_that_leaves_lets_the_process_go_on() {
+    requires!(root);
+    let shim = Shim::new(Bundle::probe().args(["lines", "60000", "100"]));
+    shim.create();
+    let hello = AttachHello { stdout: true, lossless: true, ..AttachHello::default() };
+    let slow = Client::attach_as(&shim, &hello);
+    shim.start("");
+
+    drop(slow);
+
+    assert_eq!(shim.wait("").exit_status, 0);
+    assert_eq!(shim.logged("stdout").lines().count(), 60_000);
 }
 
 #[test]

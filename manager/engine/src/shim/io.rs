@@ -129,6 +129,8 @@ pub async fn connect(path: &Path, wanted: &StreamsWanted) -> Result<Streams, IoE
         stdout: wanted.stdout,
         stderr: wanted.stderr,
         stdin_once: wanted.stdin_once,
+        // Whoever attaches through the daemon sets the pace, as a pipe's reader does.
+        lossless: true,
     };
     input.send(kind::HELLO, &hello.encode_to_vec()).await?;
     let ready = tokio::time::timeout(READY_TIMEOUT, output.ready())
