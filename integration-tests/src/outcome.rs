@@ -68,7 +68,6 @@ impl Outcome {
     ///
     /// # Panics
     /// If it did not, with all it wrote.
-    #[must_use]
     #[track_caller]
     pub fn success(self) -> Self {
         assert_eq!(self.exit_code, 0, "command failed: {self:#?}");

@@ -49,7 +49,7 @@ fn what_is_not_paused_cannot_be_resumed_and_what_is_stopped_cannot_be_paused() {
     let container = started(Bundle::probe().args(["pause"]), host);
 
     let resumed = call(&container, &["resume"]);
-    container.kill(Signal::SIGKILL);
+    let _ = container.kill(Signal::SIGKILL);
     container.wait_for(Status::Stopped, PATIENCE);
     let paused = call(&container, &["pause"]);
 
@@ -171,7 +171,7 @@ fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
     let first: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     std::fs::write(container.bundle().rootfs().join("gate"), "\n").unwrap();
     let oom = lines.by_ref().map(Result::unwrap).any(|line| line.contains(r#""type":"oom""#));
-    container.kill(Signal::SIGKILL);
+    let _ = container.kill(Signal::SIGKILL);
     container.wait_for(Status::Stopped, PATIENCE);
     container.delete(false).success();
     let ended = keg_fixtures::outcome::wait_for_exit(&mut events, PATIENCE);
@@ -185,7 +185,7 @@ fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
 fn a_stopped_container_has_neither_processes_nor_figures() {
     let host = requires!(root);
     let container = started(Bundle::probe().args(["pause"]), host);
-    container.kill(Signal::SIGKILL);
+    let _ = container.kill(Signal::SIGKILL);
     container.wait_for(Status::Stopped, PATIENCE);
 
     for command in [&["ps"][..], &["events", "--stats"], &["update", "--pids-limit", "5"]] {
