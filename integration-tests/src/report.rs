@@ -21,7 +21,7 @@ pub struct Report {
     pub seccomp_mode: u32,
     /// Filters in force.
     pub seccomp_filters: u32,
-    /// Namespace kind ("pid") to its identity ("pid:[4026531836]").
+    /// Namespace kind (`pid`) to its identity (`pid:[4026531836]`).
     pub namespaces: BTreeMap<String, String>,
     /// The mount table, in order.
     pub mounts: Vec<MountEntry>,

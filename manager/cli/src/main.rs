@@ -8,6 +8,10 @@
 //!                  └─▶ views, table, template, humanize (messages to text)
 //!                  └─▶ session, terminal, signals (streams)    progress (pulls)
 //! ```
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of options are their help, in which brackets mean that a part is optional"
+)]
 
 mod cli;
 mod client;

@@ -1,8 +1,8 @@
 //! A root directory, opened: the database, the content and the place for snapshots.
 
 use std::borrow::Cow;
-use std::fs::{DirBuilder, File};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,6 +128,7 @@ impl Store {
         for name in ["content", "snapshots"] {
             make_dir(&root.join(name), 0o700)?;
         }
+        give_id(&root).map_err(|source| OpenError::Prepare { path: root.join("id"), source })?;
         let path = root.join("keg.db");
         let database = Database::open(&path)
             .map_err(|source| OpenError::Database { path: path.clone(), source })?;
@@ -195,9 +196,37 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), OpenError> {
     }
 }
 
+/// Gives the installation an id, unless it has one: a UUID and a line feed, in the file `id`.
+fn give_id(root: &Path) -> io::Result<()> {
+    let path = root.join("id");
+    if path.try_exists()? {
+        return Ok(());
+    }
+    let unfinished = root.join("id.new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(&fs::read("/proc/sys/kernel/random/uuid")?)?;
+    file.sync_all()?;
+    fs::rename(unfinished, path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_installation_keeps_its_id_and_differs_from_others() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id = |root: &Path| {
+            drop(Store::open(root).unwrap());
+            fs::read_to_string(root.join("id")).unwrap()
+        };
+
+        let first = id(one.path());
+
+        assert_eq!(id(one.path()), first);
+        assert_eq!(first.trim_end().len(), 36);
+        assert_ne!(id(other.path()), first);
+    }
 
     #[test]
     fn a_second_store_on_one_root_is_refused_and_told_who_holds_it() {

@@ -1,7 +1,7 @@
 //! The files of a log in order, from a place in the past, following what comes.
 //!
-//! Reading blocks on the disk, so a reader runs on a thread of its own (`spawn_blocking`); the
-//! engine tells it through [`LogReader::next`]'s outcome when there is nothing more for now, and
+//! Reading blocks on the disk, so a reader runs on a thread of its own (`spawn_blocking`). The
+//! outcome of [`LogReader::next_entry`] tells when there is nothing more for now, and the engine
 //! asks again when the files have changed.
 
 use std::collections::VecDeque;
