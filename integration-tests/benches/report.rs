@@ -38,6 +38,9 @@ pub(crate) struct Comparison {
 /// # Errors
 /// If the file cannot be written.
 pub(crate) fn write(result: &BenchResult, path: &Path) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     let text = serde_json::to_string_pretty(result)? + "\n";
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
