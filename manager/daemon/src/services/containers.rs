@@ -2,6 +2,7 @@
 
 mod attach;
 mod exec;
+mod streams;
 
 use futures_util::{StreamExt, stream};
 use keg_engine::id::ContainerName;

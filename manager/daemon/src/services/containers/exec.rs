@@ -1,6 +1,7 @@
-//! `Containers.Exec`: a process, and bytes between a client's call and the shim's socket.
+//! `Containers.Exec`: a further process in a container, and its streams.
 
-use keg_engine::shim::io::{FromProcess, StreamReader, StreamWriter, Streams};
+use keg_engine::model::TerminalSize;
+use keg_engine::shim::io::Streams;
 use keg_engine::{Engine, EngineError, Exec, ExecRequest, ExecResizer};
 use keg_proto::keg::v1 as pb;
 use keg_proto::keg::v1::exec_request::Message as FromClient;
@@ -9,20 +10,19 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use super::super::Answers;
+use super::super::Answers as AnswerStream;
+use super::streams::{
+    Answers, ClientMessage, DaemonMessage, Input, OnClose, QUEUE_LENGTH, Terminal, pump_input,
+    pump_output,
+};
 use crate::convert;
 use crate::status::{invalid, to_status};
-
-/// Answers that may wait for a client.
-const QUEUE_LENGTH: usize = 16;
-
-type Answer = Result<pb::ExecResponse, Status>;
 
 /// Serves one call.
 pub(super) async fn exec(
     engine: &Engine,
     mut requests: Streaming<pb::ExecRequest>,
-) -> Result<Response<Answers<pb::ExecResponse>>, Status> {
+) -> Result<Response<AnswerStream<pb::ExecResponse>>, Status> {
     let first = requests.message().await?.and_then(|request| request.message);
     let Some(FromClient::Start(start)) = first else {
         return Err(invalid("start", "the first message must say what to run"));
@@ -40,11 +40,11 @@ pub(super) async fn exec(
         terminal_size: start.terminal_size.map(convert::size_from_pb).transpose()?,
     };
     let exec = engine.exec(&start.container, request).await.map_err(|error| to_status(&error))?;
-    let (answers, receiver) = mpsc::channel(QUEUE_LENGTH);
+    let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
+    let answers = Answers::new(sender);
     tokio::spawn(async move {
         if let Err(error) = serve(&start.container, exec, stdin, requests, &answers).await {
-            // A client that is gone need not be told.
-            let _ = answers.send(Err(to_status(&error))).await;
+            answers.fail(to_status(&error)).await;
         }
     });
     Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -55,17 +55,17 @@ async fn serve(
     mut exec: Exec,
     stdin: bool,
     requests: Streaming<pb::ExecRequest>,
-    answers: &mpsc::Sender<Answer>,
+    answers: &Answers<pb::ExecResponse>,
 ) -> Result<(), EngineError> {
     let started = pb::ExecStarted { exec_id: exec.id.clone(), pid: exec.pid };
-    if !tell(answers, ToClient::Started(started)).await {
+    if !answers.tell(answer(ToClient::Started(started))).await {
         return Ok(());
     }
     let Some(Streams { output, input, .. }) = exec.streams.take() else { return Ok(()) };
-    let resizer = exec.resizer();
+    let terminal = exec.resizer();
     tokio::select! {
         over = pump_output(container, output, answers) => if !over? { return Ok(()) },
-        () = pump_input(requests, input, stdin, resizer) => return Ok(()),
+        () = pump_input(requests, input, stdin, OnClose::Stay, terminal) => return Ok(()),
         () = answers.closed() => return Ok(()),
     }
     let end = tokio::select! {
@@ -73,67 +73,34 @@ async fn serve(
         () = answers.closed() => return Ok(()),
     };
     if let Some(exit) = end {
-        tell(answers, ToClient::Exited(convert::exit_to_pb(&exit))).await;
+        answers.tell(answer(ToClient::Exited(convert::exit_to_pb(&exit)))).await;
     }
     Ok(())
 }
 
-/// Sends what the process writes until it ends. Returns whether the client is still there.
-async fn pump_output(
-    container: &str,
-    mut output: StreamReader,
-    answers: &mpsc::Sender<Answer>,
-) -> Result<bool, EngineError> {
-    loop {
-        let next = output
-            .next_output()
-            .await
-            .map_err(|source| EngineError::Streams { container: container.to_owned(), source })?;
-        let (stream, data) = match next {
-            FromProcess::Stdout(data) => (pb::Stream::Stdout, data),
-            FromProcess::Stderr(data) => (pb::Stream::Stderr, data),
-            FromProcess::End { .. } => return Ok(true),
-        };
-        let output = pb::Output { stream: stream.into(), data: data.to_vec() };
-        if !tell(answers, ToClient::Output(output)).await {
-            return Ok(false);
+impl ClientMessage for pb::ExecRequest {
+    fn input(self) -> Input {
+        match self.message {
+            Some(FromClient::Stdin(bytes)) => Input::Stdin(bytes),
+            Some(FromClient::StdinEnd(_)) => Input::StdinEnd,
+            Some(FromClient::Resize(size)) => Input::Resize(size),
+            Some(FromClient::Start(_)) | None => Input::Nothing,
         }
     }
 }
 
-/// Passes on what the client sends, for as long as the process runs: that a client has nothing
-/// more to say does not mean that it does not listen.
-async fn pump_input(
-    mut requests: Streaming<pb::ExecRequest>,
-    mut input: StreamWriter,
-    stdin: bool,
-    resizer: ExecResizer,
-) {
-    let mut open = stdin;
-    while let Ok(Some(request)) = requests.message().await {
-        match request.message {
-            Some(FromClient::Stdin(bytes)) if open => open = input.stdin(&bytes).await.is_ok(),
-            Some(FromClient::StdinEnd(_)) if open => {
-                // Whoever cannot be told any more has ended its input as well.
-                let _ = input.stdin_end().await;
-                open = false;
-            }
-            Some(FromClient::Resize(size)) => {
-                if let Ok(size) = convert::size_from_pb(size) {
-                    resizer.resize(size).await;
-                }
-            }
-            Some(FromClient::Start(_) | FromClient::Stdin(_) | FromClient::StdinEnd(_)) | None => {}
-        }
+impl DaemonMessage for pb::ExecResponse {
+    fn output(output: pb::Output) -> Self {
+        answer(ToClient::Output(output))
     }
-    if open {
-        let _ = input.stdin_end().await;
-    }
-    // Kept: letting go of it would tell the shim that the client left.
-    std::future::pending::<()>().await;
 }
 
-/// Sends one answer. Returns whether somebody takes it.
-async fn tell(answers: &mpsc::Sender<Answer>, message: ToClient) -> bool {
-    answers.send(Ok(pb::ExecResponse { message: Some(message) })).await.is_ok()
+impl Terminal for ExecResizer {
+    async fn resize(&self, size: TerminalSize) {
+        Self::resize(self, size).await;
+    }
+}
+
+fn answer(message: ToClient) -> pb::ExecResponse {
+    pb::ExecResponse { message: Some(message) }
 }

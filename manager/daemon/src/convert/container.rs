@@ -1,0 +1,193 @@
+//! Containers: the request that makes one, and what is told of it.
+
+use keg_engine::id::ContainerName;
+use keg_engine::lifecycle::Lifecycle;
+use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
+use keg_engine::{Details, EngineError};
+use keg_proto::keg::v1 as pb;
+use tonic::Status;
+
+use super::host::{host_from_pb, host_to_pb};
+use super::mounts::mount_to_pb;
+use super::{exit_to_pb, platform_from_pb, signal_from_pb, size_from_pb, timestamp_to_pb};
+use crate::status::{invalid, to_status};
+
+/// Converts a request for a new container.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` naming the field that makes no sense.
+pub(crate) fn create_from_pb(request: pb::CreateContainerRequest) -> Result<CreateRequest, Status> {
+    let name = match request.name.as_str() {
+        "" => None,
+        name => Some(
+            ContainerName::parse(name)
+                .map_err(|error| to_status(&EngineError::InvalidId(error)))?,
+        ),
+    };
+    Ok(CreateRequest {
+        name,
+        config: config_from_pb(request.config.unwrap_or_default())?,
+        host: host_from_pb(request.host_config.unwrap_or_default())?,
+        platform: request.platform.as_ref().map(platform_from_pb),
+    })
+}
+
+/// Converts a container to a line of a list.
+pub(crate) fn summary_to_pb(record: &Record) -> pb::ContainerSummary {
+    let dead = match &record.lifecycle {
+        Lifecycle::Dead { error } => {
+            Some(pb::ExitStatus { error: error.clone(), ..pb::ExitStatus::default() })
+        }
+        _ => None,
+    };
+    pb::ContainerSummary {
+        id: record.id.as_str().to_owned(),
+        name: record.name.as_str().to_owned(),
+        image: record.image.reference.clone(),
+        image_id: record.image.id.clone(),
+        command: record.process.args.clone(),
+        created_at: Some(timestamp_to_pb(record.created_at)),
+        state: state_to_pb(&record.lifecycle).into(),
+        started_at: record.lifecycle.started_at().map(timestamp_to_pb),
+        status: record.lifecycle.exit().map(exit_to_pb).or(dead),
+        pid: record.lifecycle.pid().unwrap_or_default(),
+        labels: record.config.labels.clone().into_iter().collect(),
+        network_mode: record.network_mode().as_str().to_owned(),
+        mounts: record.host.mounts.iter().map(mount_to_pb).collect(),
+    }
+}
+
+/// Converts everything that is known of a container.
+pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
+    let record = &details.record;
+    let mut args = record.process.args.iter().cloned();
+    pb::InspectContainerResponse {
+        summary: Some(summary_to_pb(record)),
+        config: Some(config_to_pb(record)),
+        host_config: Some(host_to_pb(record)),
+        path: args.next().unwrap_or_default(),
+        args: args.collect(),
+        log_path: details.log_path.to_string_lossy().into_owned(),
+        runtime: details.runtime.clone(),
+        id_range: record
+            .id_range
+            .map(|range| pb::IdRange { start: range.start, length: range.length }),
+        restart_count: record.restart_count,
+        snapshot_key: record.snapshot_key.clone(),
+        bundle: details
+            .bundle
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    }
+}
+
+fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status> {
+    if config.image.is_empty() {
+        return Err(invalid("image", "no image is named"));
+    }
+    let entrypoint = match (config.clear_entrypoint, config.entrypoint) {
+        (true, _) => Entrypoint::Cleared,
+        (false, entrypoint) if entrypoint.is_empty() => Entrypoint::FromImage,
+        (false, entrypoint) => Entrypoint::Own(entrypoint),
+    };
+    Ok(ContainerConfig {
+        image: config.image,
+        command: config.command,
+        entrypoint,
+        env: config.env,
+        working_dir: config.working_dir,
+        user: config.user,
+        hostname: config.hostname,
+        domainname: String::new(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        labels: config.labels.into_iter().collect(),
+        stop_signal: signal_from_pb(&config.stop_signal)?,
+        stop_timeout_secs: config.stop_timeout_secs,
+        terminal_size: config.terminal_size.map(size_from_pb).transpose()?,
+    })
+}
+
+fn config_to_pb(record: &Record) -> pb::ContainerConfig {
+    let config = &record.config;
+    pb::ContainerConfig {
+        image: config.image.clone(),
+        command: config.command.clone(),
+        entrypoint: match &config.entrypoint {
+            Entrypoint::Own(entrypoint) => entrypoint.clone(),
+            Entrypoint::FromImage | Entrypoint::Cleared => Vec::new(),
+        },
+        clear_entrypoint: config.entrypoint == Entrypoint::Cleared,
+        env: record.process.env.clone(),
+        working_dir: record.process.working_dir.to_string_lossy().into_owned(),
+        user: record.process.user.clone(),
+        hostname: record.hostname().to_owned(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        labels: config.labels.clone().into_iter().collect(),
+        stop_signal: record.process.stop_signal.to_string(),
+        stop_timeout_secs: config.stop_timeout_secs,
+        terminal_size: config
+            .terminal_size
+            .map(|size| pb::TerminalSize { width: size.width.into(), height: size.height.into() }),
+    }
+}
+
+fn state_to_pb(lifecycle: &Lifecycle) -> pb::ContainerState {
+    match lifecycle {
+        Lifecycle::Created { .. } => pb::ContainerState::Created,
+        Lifecycle::Running { .. } => pb::ContainerState::Running,
+        Lifecycle::Paused { .. } => pb::ContainerState::Paused,
+        Lifecycle::Exited { .. } => pb::ContainerState::Exited,
+        Lifecycle::Removing => pb::ContainerState::Removing,
+        Lifecycle::Dead { .. } => pb::ContainerState::Dead,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keg_engine::model::HostConfig;
+    use tonic::Code;
+
+    use super::*;
+
+    fn request() -> pb::CreateContainerRequest {
+        pb::CreateContainerRequest {
+            config: Some(pb::ContainerConfig { image: "busybox".into(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut pb::CreateContainerRequest)) -> String {
+        let mut request = request();
+        change(&mut request);
+        let status = create_from_pb(request).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        status.message().to_owned()
+    }
+
+    #[test]
+    fn an_empty_request_gets_every_default() {
+        let created = create_from_pb(request()).unwrap();
+
+        assert_eq!(created.name, None);
+        assert_eq!(created.host, HostConfig::default());
+        assert_eq!(created.config.entrypoint, Entrypoint::FromImage);
+    }
+
+    #[test]
+    fn fields_that_make_no_sense_are_named() {
+        let host = |change: fn(&mut pb::HostConfig)| {
+            refused(|request| change(request.host_config.get_or_insert_default()))
+        };
+
+        assert!(refused(|request| request.name = "a b".into()).contains("a b"));
+        assert!(refused(|request| request.config = None).contains("image"));
+        assert!(host(|host| host.network_mode = "bridge9".into()).contains("bridge9"));
+        assert!(host(|host| host.userns_mode = "mine".into()).contains("mine"));
+        assert!(host(|host| host.mounts = vec![pb::Mount::default()]).contains("type"));
+    }
+}

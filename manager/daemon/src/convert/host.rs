@@ -1,0 +1,126 @@
+//! What a container gets of its host: `HostConfig`, both ways.
+
+use keg_engine::model::{HostConfig, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode};
+use keg_engine::{EngineError, RestartPolicy};
+use keg_proto::keg::v1 as pb;
+use tonic::Status;
+
+use super::mounts::{mount_from_pb, mount_to_pb};
+use super::resources::{resources_from_pb, resources_to_pb, restart_from_pb};
+use crate::status::{invalid, to_status};
+
+pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
+    let network_mode = match host.network_mode.as_str() {
+        "" | "default" => None,
+        name => Some(name.parse().map_err(|error| to_status(&EngineError::UnknownNetwork(error)))?),
+    };
+    let userns = match host.userns_mode.as_str() {
+        "" | "auto" => UsernsMode::Auto,
+        "host" => UsernsMode::Host,
+        other => {
+            let problem = format!("unknown mode {other:?}: give \"auto\" or \"host\"");
+            return Err(invalid("userns_mode", problem));
+        }
+    };
+    Ok(HostConfig {
+        mounts: host.mounts.into_iter().map(mount_from_pb).collect::<Result<_, _>>()?,
+        network_mode,
+        auto_remove: host.auto_remove,
+        resources: resources_from_pb(host.resources.unwrap_or_default())?,
+        read_only_rootfs: host.read_only_rootfs,
+        userns,
+        runtime: host.runtime,
+        pid_mode: namespace_from_pb("pid_mode", &host.pid_mode)?,
+        ipc_mode: namespace_from_pb("ipc_mode", &host.ipc_mode)?,
+        uts_mode: namespace_from_pb("uts_mode", &host.uts_mode)?,
+        cgroupns_mode: namespace_from_pb("cgroupns_mode", &host.cgroupns_mode)?,
+        cap_add: host.cap_add,
+        cap_drop: host.cap_drop,
+        privileged: host.privileged,
+        no_new_privileges: host.no_new_privileges,
+        seccomp: match host.seccomp.as_str() {
+            "" | "default" => SeccompChoice::Default,
+            "unconfined" => SeccompChoice::Unconfined,
+            other => {
+                let problem = format!("unknown profile {other:?}: give \"unconfined\" or nothing");
+                return Err(invalid("seccomp", problem));
+            }
+        },
+        shm_size_bytes: Some(host.shm_size_bytes).filter(|bytes| *bytes != 0),
+        ulimits: host
+            .ulimits
+            .into_iter()
+            .map(|ulimit| Ulimit { name: ulimit.name, soft: ulimit.soft, hard: ulimit.hard })
+            .collect(),
+        sysctls: host.sysctls.into_iter().collect(),
+        group_add: host.group_add,
+        oom_score_adj: host.oom_score_adj,
+        annotations: host.annotations.into_iter().collect(),
+        restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
+    })
+}
+
+pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
+    let host = &record.host;
+    pb::HostConfig {
+        mounts: host.mounts.iter().map(mount_to_pb).collect(),
+        network_mode: record.network_mode().as_str().to_owned(),
+        auto_remove: host.auto_remove,
+        resources: Some(resources_to_pb(&host.resources)),
+        read_only_rootfs: host.read_only_rootfs,
+        userns_mode: match host.userns {
+            UsernsMode::Auto => "auto",
+            UsernsMode::Host => "host",
+        }
+        .to_owned(),
+        runtime: host.runtime.clone(),
+        pid_mode: namespace_to_pb(host.pid_mode),
+        ipc_mode: namespace_to_pb(host.ipc_mode),
+        uts_mode: namespace_to_pb(host.uts_mode),
+        cgroupns_mode: namespace_to_pb(host.cgroupns_mode),
+        cap_add: host.cap_add.clone(),
+        cap_drop: host.cap_drop.clone(),
+        privileged: host.privileged,
+        no_new_privileges: host.no_new_privileges,
+        seccomp: match host.seccomp {
+            SeccompChoice::Default => String::new(),
+            SeccompChoice::Unconfined => "unconfined".to_owned(),
+        },
+        shm_size_bytes: host.shm_size_bytes.unwrap_or_default(),
+        ulimits: host
+            .ulimits
+            .iter()
+            .map(|ulimit| pb::Ulimit {
+                name: ulimit.name.clone(),
+                soft: ulimit.soft,
+                hard: ulimit.hard,
+            })
+            .collect(),
+        sysctls: host.sysctls.clone().into_iter().collect(),
+        group_add: host.group_add.clone(),
+        oom_score_adj: host.oom_score_adj,
+        annotations: host.annotations.clone().into_iter().collect(),
+        restart_policy: Some(pb::RestartPolicy {
+            name: host.restart.name().to_owned(),
+            maximum_retry_count: match host.restart {
+                RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or_default(),
+                _ => 0,
+            },
+        }),
+    }
+}
+
+fn namespace_from_pb(field: &'static str, mode: &str) -> Result<NamespaceMode, Status> {
+    match mode {
+        "" | "private" => Ok(NamespaceMode::Private),
+        "host" => Ok(NamespaceMode::Host),
+        other => Err(invalid(field, format!("unknown mode {other:?}: give \"host\" or nothing"))),
+    }
+}
+
+fn namespace_to_pb(mode: NamespaceMode) -> String {
+    match mode {
+        NamespaceMode::Private => String::new(),
+        NamespaceMode::Host => "host".to_owned(),
+    }
+}
