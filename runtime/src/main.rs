@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use keg_runtime::commands::{Cli, run};
 
 fn main() -> ExitCode {
-    run(Cli::parse())
+    run(Cli::read())
 }

@@ -13,6 +13,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod read;
 mod resume;
 mod run;
 mod self_protect;

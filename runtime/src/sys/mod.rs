@@ -6,6 +6,8 @@
 pub mod bpf;
 pub mod capability;
 pub mod clone;
+#[cfg(target_arch = "x86_64")]
+pub mod entry;
 pub mod fd;
 pub mod mount;
 pub mod network;

@@ -1,0 +1,110 @@
+//! Reads the command line, at a fraction of the usual cost for the commands that engines call.
+//!
+//! To describe all commands with all their options takes longer than most commands run. So the
+//! word that names the command is searched first, and only what belongs to it is described. Whatever
+//! is unusual about a command line (a mistake, a call for help, another command) is read the whole
+//! way: every message and every rule is still clap's own.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Args, Parser};
+
+use super::{Cli, Command, Global};
+
+/// Options before the command whose value is a word of its own.
+const WITH_VALUE: [&str; 5] = ["--log", "--log-format", "--root", "--rootless", "--criu"];
+
+impl Cli {
+    /// Reads the arguments of this process; ends it, with a message, if they make no sense.
+    #[must_use]
+    pub fn read() -> Self {
+        let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+        quick(&args).unwrap_or_else(Self::parse)
+    }
+}
+
+fn quick(args: &[OsString]) -> Option<Cli> {
+    let place = command_place(args)?;
+    let (global, rest) = (args.get(..place)?, args.get(place + 1..)?);
+    let command = match args.get(place)?.to_str()? {
+        "create" => Command::Create(read(rest)?),
+        "delete" => Command::Delete(read(rest)?),
+        "exec" => Command::Exec(Box::new(read(rest)?)),
+        "kill" => Command::Kill(read(rest)?),
+        "run" => Command::Run(read(rest)?),
+        "start" => Command::Start(read(rest)?),
+        "state" => Command::State(read(rest)?),
+        _ => return None,
+    };
+    Some(Cli { global: read::<Global>(global)?, version: false, command: Some(command) })
+}
+
+/// Where the word stands that names the command.
+fn command_place(args: &[OsString]) -> Option<usize> {
+    let mut words = args.iter().enumerate();
+    while let Some((place, word)) = words.next() {
+        if WITH_VALUE.iter().any(|option| word == OsStr::new(option)) {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return Some(place);
+        }
+    }
+    None
+}
+
+fn read<T: Args>(args: &[OsString]) -> Option<T> {
+    let command = clap::Command::new("keg-runtime").no_binary_name(true).disable_help_flag(true);
+    T::from_arg_matches(&T::augment_args(command).try_get_matches_from(args).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What either way reads, as text.
+    fn both(line: &str) -> (Option<String>, Option<String>) {
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let whole = std::iter::once("keg-runtime".into()).chain(args.clone());
+        let text = |cli| format!("{cli:?}");
+        (quick(&args).map(text), Cli::try_parse_from(whole).ok().map(text))
+    }
+
+    #[test]
+    fn the_quick_way_reads_what_the_long_way_reads() {
+        for line in [
+            "run x",
+            "--root /r --log /l --log-format json --systemd-cgroup create --bundle /b --pid-file p x",
+            "--root=/run --debug start x",
+            "delete --force x",
+            "--rootless true kill x KILL",
+            "state -- x",
+            "exec --cwd /tmp -e A=B -t x sh -c run",
+            "--criu create run --bundle=b --no-pivot x",
+        ] {
+            let (quick, whole) = both(line);
+            assert!(quick.is_some(), "{line}");
+            assert_eq!(quick, whole, "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_and_other_commands_are_left_to_the_long_way() {
+        for line in [
+            "",
+            "run",
+            "run --help",
+            "--version",
+            "--unknown run x",
+            "run --unknown x",
+            "list",
+            "spec",
+            "--log",
+            "exec --help x",
+            "--log-format yaml run x",
+            "-h",
+            "start x y",
+        ] {
+            assert_eq!(both(line).0, None, "{line}");
+        }
+    }
+}
