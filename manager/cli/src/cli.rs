@@ -9,7 +9,7 @@ use crate::client::DEFAULT_HOST;
 use crate::commands::{
     attach, completion, create, events, exec, image_inspect, images, import, info, inspect, kill,
     logs, man, pause, ps, pull, rename, restart, rm, rmi, run, start, stop, tag, top, version,
-    wait,
+    volume, wait,
 };
 use crate::failure::Failure;
 
@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Manage the daemon
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
+    /// Manage volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(volume::VolumeCommand),
     /// Print a script that completes commands and flags in a shell
     Completion(completion::CompletionArgs),
     /// Write manual pages
@@ -222,6 +225,7 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Version(args) => version::run(args, host).await,
         Command::Top(args) => top::run(args, host).await,
         Command::Unpause(args) => pause::unpause(args, host).await,
+        Command::Volume(command) => volume::run(command, host).await,
         Command::Wait(args) => wait::run(args, host).await,
     }
 }

@@ -8,6 +8,7 @@ use keg_proto::keg::v1::containers_client::ContainersClient;
 use keg_proto::keg::v1::events_client::EventsClient;
 use keg_proto::keg::v1::images_client::ImagesClient;
 use keg_proto::keg::v1::system_client::SystemClient;
+use keg_proto::keg::v1::volumes_client::VolumesClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -93,6 +94,11 @@ impl Daemon {
     /// Calls about the daemon itself.
     pub(crate) fn system(&self) -> SystemClient<Channel> {
         SystemClient::new(self.channel.clone())
+    }
+
+    /// Calls about volumes.
+    pub(crate) fn volumes(&self) -> VolumesClient<Channel> {
+        VolumesClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Calls about what happens.

@@ -16,6 +16,7 @@
 mod cli;
 mod client;
 mod commands;
+mod confirm;
 mod failure;
 mod humanize;
 mod moment;

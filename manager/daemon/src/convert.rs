@@ -7,6 +7,7 @@ mod host;
 mod image;
 mod mounts;
 mod resources;
+mod volumes;
 
 use jiff::Timestamp;
 use keg_engine::lifecycle::Exit;
@@ -19,6 +20,7 @@ use tonic::Status;
 
 pub(crate) use self::container::{create_from_pb, details_to_pb, summary_to_pb};
 pub(crate) use self::image::{descriptor_to_pb, image_to_pb};
+pub(crate) use self::volumes::{volume_from_pb, volume_to_pb};
 use crate::status::{invalid, to_status};
 
 /// Converts a moment.

@@ -15,6 +15,7 @@ use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
 use keg_proto::keg::v1::images_server::ImagesServer;
 use keg_proto::keg::v1::system_server::SystemServer;
+use keg_proto::keg::v1::volumes_server::VolumesServer;
 use keg_store::{CopySnapshotter, IdRangePool, Namespace, OverlaySnapshotter, Snapshotter, Store};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -221,6 +222,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <ImagesServer<services::Images> as tonic::server::NamedService>::NAME,
         <ContainersServer<services::Containers> as tonic::server::NamedService>::NAME,
         <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
+        <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
     ];
     tokio::spawn(async move {
         for name in serving {
@@ -236,6 +238,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         .add_service(ImagesServer::new(services::Images::new(engine.clone(), images.clone())))
         .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
         .add_service(EventsServer::new(services::Events::new(engine.clone())))
+        .add_service(VolumesServer::new(services::Volumes::new(engine.clone())))
         .add_service(health_service)
         .add_service(reflection().build_v1().context("the API's description")?)
         .add_service(reflection().build_v1alpha().context("the API's description")?))

@@ -15,7 +15,7 @@ use std::path::{Component, Path};
 use jiff::Timestamp;
 use keg_image::ImageRecord;
 use keg_network::NetworkMode;
-use keg_store::{Container as StoredContainer, PrepareOptions, Runtime, WriteTx};
+use keg_store::{Container as StoredContainer, MetadataError, PrepareOptions, Runtime, WriteTx};
 
 use crate::container::Container;
 use crate::engine::{EXTENSION, Engine, Shared, encode, file_error};
@@ -23,7 +23,8 @@ use crate::error::EngineError;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::model::{
-    CreateRequest, IdRange, ImageUse, MountSource, NamespaceMode, ProcessPlan, Record, UsernsMode,
+    CreateRequest, IdRange, ImageUse, Mount, MountSource, NamespaceMode, ProcessPlan, Record,
+    UsernsMode,
 };
 use crate::names::made_up;
 use crate::process_plan;
@@ -56,8 +57,9 @@ impl Engine {
     pub async fn create(&self, request: CreateRequest) -> Result<Created, EngineError> {
         let engine = self.clone();
         Self::detached("a new container", async move {
-            let record =
-                engine.blocking("a new container", move |shared| make(shared, request)).await?;
+            let inherited = engine.inherited_mounts(&request)?;
+            let work = move |shared: &Shared| make(shared, request, inherited);
+            let record = engine.blocking("a new container", work).await?;
             engine.insert(Container::new(record.clone()));
             engine.tell(&record, "create", &[]);
             Ok(Created { id: record.id, name: record.name, warnings: Vec::new() })
@@ -67,13 +69,20 @@ impl Engine {
 }
 
 /// Does all of it that waits for the disk.
-fn make(shared: &Shared, request: CreateRequest) -> Result<Record, EngineError> {
+fn make(
+    shared: &Shared,
+    request: CreateRequest,
+    inherited: Vec<Mount>,
+) -> Result<Record, EngineError> {
     let random: [u8; 32] = random()?;
     let id = ContainerId::from_random(random);
     let image = shared.images.resolve(&request.config.image, request.platform.as_ref())?;
     let request = complete(shared, request, &image);
     check(shared, &request)?;
     let process = plan(&request, &image, &id)?;
+    let mounts = shared.plan_mounts(&request, inherited, &image)?;
+    check_name(shared, &request)?;
+    let volumes = shared.make_volumes(&mounts, &request.host.mounts, &image)?;
 
     let dir = shared.dir(&id);
     std::fs::DirBuilder::new()
@@ -82,13 +91,28 @@ fn make(shared: &Shared, request: CreateRequest) -> Result<Record, EngineError> 
         .create(dir.path())
         .map_err(file_error("make", dir.path()))?;
     let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
-    let outcome =
-        shared.store.transaction(|tx| store(shared, tx, &request, &image, &id, process, seed));
+    let outcome = shared.store.transaction(|tx| {
+        let record = store(shared, tx, &request, &image, &id, process, mounts, seed)?;
+        volumes.enter(tx, &id)?;
+        Ok(record)
+    });
     if outcome.is_err() {
+        volumes.undo();
         // What cannot be removed is found when the daemon starts next.
         let _ = std::fs::remove_dir(dir.path());
+    } else {
+        volumes.tell();
     }
     outcome
+}
+
+/// Refuses a name that is taken before volumes are filled in vain; the transaction decides.
+fn check_name(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
+    let Some(name) = &request.name else { return Ok(()) };
+    match shared.store.read(|tx| tx.name_owner(&shared.settings.namespace, name.as_str()))? {
+        Some(owner) => Err(MetadataError::NameInUse { name: name.to_string(), owner }.into()),
+        None => Ok(()),
+    }
 }
 
 /// Fills in what the request leaves to the image and to the daemon.
@@ -130,6 +154,7 @@ fn store(
     image: &ImageRecord,
     id: &ContainerId,
     process: ProcessPlan,
+    mounts: Vec<Mount>,
     seed: u32,
 ) -> Result<Record, EngineError> {
     let ns = &shared.settings.namespace;
@@ -162,6 +187,7 @@ fn store(
         image: ImageUse { reference: request.config.image.clone(), id: image.id.to_string() },
         config: request.config.clone(),
         host: request.host.clone(),
+        mounts,
         process,
         id_range: range.map(|range| IdRange { start: range.base, length: range.count }),
         snapshot_key,
@@ -267,14 +293,7 @@ fn check_mounts(request: &CreateRequest) -> Result<(), EngineError> {
                         .map_err(|source| EngineError::BindSource { path: path.clone(), source })?;
                 }
             }
-            MountSource::Volume { name } => {
-                if ContainerName::parse(name).is_err() || name.starts_with('/') {
-                    return Err(invalid(format!(
-                        "{name:?} is no name for a volume: use letters, digits, \"_\", \".\" and \"-\""
-                    )));
-                }
-            }
-            MountSource::Tmpfs { .. } => {}
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => {}
         }
     }
     Ok(())

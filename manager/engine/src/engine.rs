@@ -32,6 +32,7 @@ use crate::model::{ContainerDir, Record};
 use crate::settings::Settings;
 use crate::shim::events::{self as shim_events, ListenError, ShimEvent};
 use crate::shim::{Bundle, ShimProgram};
+use crate::volumes::Holds;
 
 /// Name of the extension of the store's container under which the engine keeps its record.
 pub(crate) const EXTENSION: &str = "keg.record";
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<EventHub>,
     pub(crate) host: Host,
     pub(crate) shim: ShimProgram,
+    pub(crate) holds: Holds,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
 }
 
@@ -87,6 +89,7 @@ impl Engine {
             events,
             host: Host::ask(),
             shim,
+            holds: Holds::default(),
             containers: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -18,6 +18,7 @@ use crate::shim::{LaunchError, TaskError};
 use crate::signal::UnknownSignal;
 use crate::spec::SpecError;
 use crate::users::UserError;
+use crate::volumes::VolumeError;
 
 /// Why an operation on a container failed.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +187,9 @@ pub enum EngineError {
     /// The exit record cannot be read.
     #[error(transparent)]
     ExitRecord(ExitRecordError),
+    /// Something could not be done with a volume.
+    #[error(transparent)]
+    Volume(Box<VolumeError>),
     /// The database refused.
     #[error(transparent)]
     Metadata(MetadataError),
@@ -259,6 +263,12 @@ impl From<SnapshotError> for EngineError {
     }
 }
 
+impl From<VolumeError> for EngineError {
+    fn from(error: VolumeError) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}
+
 impl From<ImageError> for EngineError {
     fn from(error: ImageError) -> Self {
         Self::Image(Box::new(error))
@@ -293,6 +303,7 @@ impl Explain for EngineError {
             Self::Launch { .. } | Self::Task { .. } | Self::Streams { .. } => Reason::ShimFailed,
             Self::Timeout { .. } => Reason::Timeout,
             Self::Log { source, .. } => io_reason(&source.source),
+            Self::Volume(error) => error.reason(),
             Self::Metadata(error) => error.reason(),
             Self::Snapshot(error) => error.reason(),
             Self::ExitRecord(_) | Self::DamagedRecord { .. } => Reason::StoreFailed,
@@ -312,6 +323,7 @@ impl Explain for EngineError {
     fn remedy(&self) -> Option<Cow<'static, str>> {
         let text = match self {
             Self::Image(error) => return error.remedy(),
+            Self::Volume(error) => return error.remedy(),
             Self::Metadata(error) => return error.remedy(),
             Self::Snapshot(error) => return error.remedy(),
             Self::NoSuchContainer { .. } => "list the containers with `keg ps -a`",
@@ -347,6 +359,7 @@ impl Explain for EngineError {
     fn operands(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Image(error) => error.operands(),
+            Self::Volume(error) => error.operands(),
             Self::Metadata(error) => error.operands(),
             Self::Snapshot(error) => error.operands(),
             Self::NoSuchContainer { name } => vec![("container", name.clone())],

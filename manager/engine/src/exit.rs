@@ -106,7 +106,7 @@ impl Engine {
 
     /// Removes a container whose maker asked for that, once it has ended.
     pub(crate) async fn auto_remove(&self, container: &Arc<Container>) {
-        match self.remove_container(container, false).await {
+        match self.remove_container(container, false, true).await {
             Ok(())
             | Err(EngineError::BeingRemoved { .. } | EngineError::NoSuchContainer { .. }) => {}
             Err(error) => tracing::warn!(container = %container.id(), error = %error.chain(),

@@ -12,6 +12,7 @@
 //! | [`model`], [`lifecycle`], [`id`], [`signal`] | the words |
 //! | [`process_plan`], [`users`], [`layered_root`], [`spec`] | what runs, as whom, behind which walls |
 //! | [`shim`] | the seam to the shims |
+//! | [`volumes`] | what outlives containers |
 //! | [`log`], [`events`] | what containers write, and what happens to them |
 //! | [`Engine`] | the operations, one module each |
 //!
@@ -47,6 +48,7 @@ pub mod spec;
 mod start;
 mod stop;
 pub mod users;
+pub mod volumes;
 
 pub use attach::{AttachEnd, AttachOptions, Attachment, Resizer};
 pub use create::Created;

@@ -169,6 +169,8 @@ pub struct HostConfig {
     pub annotations: BTreeMap<String, String>,
     /// When it is started anew.
     pub restart: RestartPolicy,
+    /// Containers whose mounts it gets too, as `NAME[:ro|rw]`.
+    pub volumes_from: Vec<String>,
 }
 
 /// Limits; `None` means none.
@@ -200,10 +202,13 @@ pub enum MountSource {
         /// Makes a directory there if nothing is there.
         create: bool,
     },
-    /// A named volume, made on demand.
+    /// A volume, made on demand.
     Volume {
-        /// Its name.
+        /// Its name; empty in a request for one that nobody names.
         name: String,
+        /// How it is made if it is not there, and what of it is mounted.
+        #[serde(default)]
+        details: VolumeMount,
     },
     /// Memory.
     Tmpfs {
@@ -211,6 +216,35 @@ pub enum MountSource {
         #[serde(default)]
         options: Vec<String>,
     },
+}
+
+/// What only mounts of volumes have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// An empty volume stays so, and does not get what the image has at the target.
+    pub nocopy: bool,
+    /// Directory in the volume that is mounted in place of its root; empty: its root.
+    pub subpath: String,
+    /// Driver of a volume that is made for this mount; empty: `local`.
+    pub driver: String,
+    /// Options of a volume that is made for this mount.
+    pub options: BTreeMap<String, String>,
+    /// Labels of a volume that is made for this mount.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What becomes of the mounts below the source of a bind mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Submounts {
+    /// They come along, and cannot be written to if the mount itself cannot.
+    #[default]
+    Enabled,
+    /// They stay behind.
+    Disabled,
+    /// They come along as they are, also below a mount that cannot be written to.
+    Writable,
 }
 
 /// A mount.
@@ -227,6 +261,9 @@ pub struct Mount {
     /// `rprivate`, `private`, `rshared`, `shared`, `rslave` or `slave`.
     #[serde(default)]
     pub propagation: Propagation,
+    /// Mounts below the source of a bind mount.
+    #[serde(default)]
+    pub submounts: Submounts,
 }
 
 /// How mounts that appear later spread (mount_namespaces(7)).
@@ -331,6 +368,10 @@ pub struct Record {
     pub config: ContainerConfig,
     /// As it was asked for, completed from the daemon's settings.
     pub host: HostConfig,
+    /// What is mounted: what was asked for, what comes from other containers, and the image's
+    /// volumes. Every volume has its name.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// What runs.
     pub process: ProcessPlan,
     /// `None`: the host's ids.

@@ -35,6 +35,8 @@ pub struct Details {
     pub bundle: Option<PathBuf>,
     /// Name of its runtime.
     pub runtime: String,
+    /// The directory of all volumes.
+    pub volumes: PathBuf,
 }
 
 /// Containers by state.
@@ -102,6 +104,7 @@ impl Engine {
             log_path: self.shared.dir(&record.id).log(),
             bundle: container.task().map(|_| bundle.path().to_owned()),
             runtime,
+            volumes: settings.volumes(),
             record,
         })
     }

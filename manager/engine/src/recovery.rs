@@ -84,6 +84,7 @@ impl Engine {
         found.running =
             work.iter().filter(|container| container.record().lifecycle.is_alive()).count();
         found.leftovers = self.remove_leftovers(known).await?;
+        self.blocking("volumes", |shared| shared.recover_volumes()).await?;
         self.start_what_should_run();
         Ok(found)
     }
@@ -160,6 +161,7 @@ impl Engine {
                     "cannot store what became of a container");
             }
         }
+        self.shared.adopt_volumes(&container.record());
         drop(container.set_task(task.clone()));
         drop(turn);
         self.watch_exit(Arc::clone(container), task);

@@ -12,21 +12,25 @@ use crate::lifecycle::{Event, Lifecycle};
 use crate::model::Record;
 
 impl Engine {
-    /// Removes a container, its writable layer and its log; with `force`, kills it first.
+    /// Removes a container, its writable layer and its log; with `force`, kills it first; with
+    /// `volumes`, removes the volumes too that nobody named and no other container uses.
     ///
     /// # Errors
     /// [`EngineError::Running`] without `force`, [`EngineError::BeingRemoved`].
-    pub async fn remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
+    pub async fn remove(&self, name: &str, force: bool, volumes: bool) -> Result<(), EngineError> {
         let container = self.find(name)?;
         let engine = self.clone();
-        Self::detached("a removal", async move { engine.remove_container(&container, force).await })
-            .await
+        Self::detached("a removal", async move {
+            engine.remove_container(&container, force, volumes).await
+        })
+        .await
     }
 
     pub(crate) async fn remove_container(
         &self,
         container: &Arc<Container>,
         force: bool,
+        volumes: bool,
     ) -> Result<(), EngineError> {
         loop {
             let turn = container.turn().await;
@@ -51,7 +55,7 @@ impl Engine {
                 turn.commit(removing);
             }
             let outcome =
-                self.blocking("a removal", move |shared| take_away(shared, &record)).await;
+                self.blocking("a removal", move |shared| take_away(shared, &record, volumes)).await;
             let record = container.record();
             if let Err(error) = outcome {
                 let failed = Event::RemoveFailed { error: error.chain() };
@@ -70,14 +74,15 @@ impl Engine {
 }
 
 /// Takes the container out of the database, and then its files away.
-fn take_away(shared: &Shared, record: &Record) -> Result<(), EngineError> {
+fn take_away(shared: &Shared, record: &Record, volumes: bool) -> Result<(), EngineError> {
     let (ns, id) = (&shared.settings.namespace, record.id.as_str());
-    shared.store.transaction(|tx| {
+    let volumes = shared.store.transaction(|tx| {
         tx.delete_container(ns, id)?;
         shared.snapshotter.remove_in(tx, ns, &record.snapshot_key)?;
-        Ok::<_, EngineError>(())
+        if volumes { shared.remove_anonymous_in(tx, record) } else { Ok(Vec::new()) }
     })?;
     remove_files(shared, record);
+    shared.remove_volume_files(&volumes);
     Ok(())
 }
 

@@ -42,8 +42,8 @@ impl Settings {
         self.root.join("containers")
     }
 
-    /// Named volumes.
-    pub(crate) fn volumes(&self) -> PathBuf {
+    /// Directory of all volumes.
+    pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
 

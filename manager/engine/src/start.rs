@@ -29,7 +29,7 @@ use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::layered_root::LayeredRoot;
 use crate::lifecycle::{Event, Exit, Lifecycle};
-use crate::model::{ContainerDir, MountSource, Record};
+use crate::model::{ContainerDir, Record};
 use crate::shim::io::connect as io_connect;
 use crate::shim::launch::runtime_options;
 use crate::shim::task::{CreateTask, Stdio};
@@ -37,6 +37,7 @@ use crate::shim::{Bundle, LaunchError, TaskClient, TaskError};
 use crate::signal::Signal;
 use crate::spec;
 use crate::users::{self, AccountFiles, Identity};
+use crate::volumes::MountSources;
 
 /// Largest `/etc/passwd` or `/etc/group` that is read.
 const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
@@ -46,6 +47,8 @@ struct Prepared {
     mounts: Vec<TaskMount>,
     stdio: Stdio,
     runtime: String,
+    /// Kept until the task is made.
+    sources: MountSources,
 }
 
 impl Engine {
@@ -138,6 +141,7 @@ impl Engine {
             .blocking("a bundle", move |shared| {
                 prepare(shared, &to_prepare).inspect_err(|_| {
                     let _ = shared.bundle(&to_prepare.id).remove();
+                    shared.release_volumes(&to_prepare);
                 })
             })
             .await?;
@@ -182,6 +186,7 @@ impl Engine {
                 return Err(runtime_error(label(), error));
             }
         };
+        drop(prepared.sources);
         let waiting = container.set_task(task.clone());
         futures_util::future::join_all(
             waiting.into_iter().map(|waiting| connect_waiting(&task, waiting)),
@@ -227,6 +232,24 @@ impl Engine {
         {
             tracing::warn!(container = id, error = %chain(&error), "cannot remove a bundle");
         }
+        self.give_volumes_back(record).await;
+    }
+}
+
+impl Engine {
+    /// Ends a container's hold on its volumes, on a thread made for waiting if it has any.
+    pub(crate) async fn give_volumes_back(&self, record: &Record) {
+        if record.mounts.is_empty() {
+            return;
+        }
+        let record = record.clone();
+        let released = self.blocking("a container's volumes", move |shared| {
+            shared.release_volumes(&record);
+            Ok(())
+        });
+        if let Err(error) = released.await {
+            tracing::warn!(error = %error.chain(), "cannot give volumes back");
+        }
     }
 }
 
@@ -263,7 +286,7 @@ fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
     // The exit of an earlier run must not be taken for that of this one.
     remove_if_there(&dir.exit_record())?;
     write_etc(record, &dir, owner)?;
-    make_sources(shared, record)?;
+    let sources = shared.hold_volumes(record)?;
 
     let ns = &shared.settings.namespace;
     let mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
@@ -272,7 +295,7 @@ fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
         record,
         identity: &identity,
         dir: &dir,
-        volumes: &shared.settings.volumes(),
+        sources: &sources.paths,
         last_capability: shared.host.last_capability,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;
@@ -296,6 +319,7 @@ fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
         mounts: mounts.into_iter().map(task_mount).collect(),
         stdio: stdio(shared, record, &dir),
         runtime: runtime.to_string_lossy().into_owned(),
+        sources,
     })
 }
 
@@ -361,34 +385,6 @@ fn write_etc(record: &Record, dir: &ContainerDir, owner: u32) -> Result<(), Engi
         std::fs::write(&path, text).map_err(file_error("write", &path))?;
         std::os::unix::fs::chown(&path, Some(owner), Some(owner))
             .map_err(file_error("give to the container", &path))?;
-    }
-    Ok(())
-}
-
-/// Makes what is to be mounted and may be made: volumes, and sources of `-v`.
-fn make_sources(shared: &Shared, record: &Record) -> Result<(), EngineError> {
-    for mount in &record.host.mounts {
-        match &mount.source {
-            MountSource::Bind { path, create } => {
-                let there = std::fs::symlink_metadata(path);
-                let missing =
-                    matches!(&there, Err(error) if error.kind() == io::ErrorKind::NotFound);
-                let outcome = match (missing, create) {
-                    (true, true) => std::fs::create_dir_all(path),
-                    _ => there.map(drop),
-                };
-                outcome.map_err(|source| EngineError::BindSource { path: path.clone(), source })?;
-            }
-            MountSource::Volume { name } => {
-                let data = shared.settings.volumes().join(name).join("_data");
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o711)
-                    .create(&data)
-                    .map_err(file_error("make", &data))?;
-            }
-            MountSource::Tmpfs { .. } => {}
-        }
     }
     Ok(())
 }

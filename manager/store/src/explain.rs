@@ -94,6 +94,12 @@ pub enum Reason {
     NoCommand,
     /// The daemon is shutting down.
     ShuttingDown,
+    /// No volume of that name exists.
+    VolumeNotFound,
+    /// The volume is used by a container.
+    VolumeInUse,
+    /// A volume of that name exists, and is another one.
+    VolumeExists,
 }
 
 impl Reason {
@@ -130,6 +136,9 @@ impl Reason {
             Self::ShimFailed => "SHIM_FAILED",
             Self::NoCommand => "NO_COMMAND",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::VolumeNotFound => "VOLUME_NOT_FOUND",
+            Self::VolumeInUse => "VOLUME_IN_USE",
+            Self::VolumeExists => "VOLUME_EXISTS",
         }
     }
 
@@ -145,11 +154,13 @@ impl Reason {
             Self::ImageNotFound
             | Self::ImageUnknownToRegistry
             | Self::PlatformNotFound
-            | Self::ContainerNotFound => ErrorClass::NotFound,
-            Self::NameInUse => ErrorClass::AlreadyExists,
+            | Self::ContainerNotFound
+            | Self::VolumeNotFound => ErrorClass::NotFound,
+            Self::NameInUse | Self::VolumeExists => ErrorClass::AlreadyExists,
             Self::RegistryUnreachable | Self::ShuttingDown => ErrorClass::Unavailable,
             Self::RegistryRefused
             | Self::ImageInUse
+            | Self::VolumeInUse
             | Self::UnsupportedByHost
             | Self::ContainerNotRunning
             | Self::ContainerRunning

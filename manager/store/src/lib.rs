@@ -40,12 +40,12 @@ pub use explain::{ErrorClass, Explain, Reason, io_reason};
 pub use gc::{CollectError, Collected, collect};
 pub use metadata::{
     BlobInfo, Container, IdRange, IdRangePool, Image, Lease, MetadataError, ReadTx, Resource,
-    Runtime, WriteTx,
+    Runtime, Volume, WriteTx,
 };
 pub use namespace::{Namespace, NamespaceError};
 pub use snapshot::{
     CommitOptions, CopySnapshotter, Mount, OverlaySnapshotter, PrepareOptions, SnapshotError,
-    SnapshotInfo, SnapshotKind, Snapshotter, Usage, detect_snapshotter,
+    SnapshotInfo, SnapshotKind, Snapshotter, Usage, copy_directory, detect_snapshotter, measure,
 };
 pub use store::{OpenError, Store};
 

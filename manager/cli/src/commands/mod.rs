@@ -32,4 +32,5 @@ pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod version;
+pub(crate) mod volume;
 pub(crate) mod wait;

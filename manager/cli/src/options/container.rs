@@ -210,6 +210,12 @@ pub(crate) struct ContainerFlags {
     /// Mount a path of the host, or a volume ([SOURCE:]TARGET[:ro])
     #[arg(short = 'v', long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
+    /// Driver of the volumes that are made for -v
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) volume_driver: String,
+    /// Mount what another container has mounted (CONTAINER[:ro])
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) volumes_from: Vec<String>,
     /// Directory to start in
     #[arg(short = 'w', long, value_name = "DIR", default_value = "", hide_default_value = true)]
     pub(crate) workdir: String,
@@ -334,11 +340,18 @@ impl ContainerFlags {
             oom_score_adj: self.oom_score_adj,
             annotations: policy::pairs(&self.annotation).map_err(Failure::usage)?,
             restart_policy,
+            volumes_from: self.volumes_from.clone(),
         })
     }
 
     fn mounts(&self, current_dir: &Path) -> Result<Vec<Mount>, mounts::MountError> {
-        let volumes = self.volume.iter().map(|text| mounts::volume(text, current_dir));
+        let volumes = self.volume.iter().map(|text| {
+            let mut mount = mounts::volume(text, current_dir)?;
+            if mount.r#type == "volume" {
+                mount.volume_driver.clone_from(&self.volume_driver);
+            }
+            Ok(mount)
+        });
         let mounts = self.mount.iter().map(|text| mounts::mount(text, current_dir));
         volumes.chain(mounts).chain(self.tmpfs.iter().map(|text| mounts::tmpfs(text))).collect()
     }

@@ -70,12 +70,13 @@ pub(crate) fn volume(text: &str, current_dir: &Path) -> Result<Mount, MountError
             "rw" => writable = true,
             // SELinux relabelling: without SELinux there is nothing to relabel.
             "z" | "Z" => {}
+            "nocopy" if !is_path => mount.volume_nocopy = true,
             _ if PROPAGATIONS.contains(&option) => mount.propagation = option.to_owned(),
             _ => {
                 return Err(MountError::UnknownOption {
                     text: text.to_owned(),
                     option: option.to_owned(),
-                    known: "ro, rw, z, Z, rprivate, private, rshared, shared, rslave, slave",
+                    known: "ro, rw, nocopy (volumes), z, Z, rprivate, private, rshared, shared, rslave, slave",
                 });
             }
         }
@@ -92,7 +93,8 @@ pub(crate) fn volume(text: &str, current_dir: &Path) -> Result<Mount, MountError
 /// [`MountError`] that shows the text and what is wrong with it.
 pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError> {
     let mut mount = Mount { r#type: "volume".to_owned(), ..Mount::default() };
-    for field in text.split(',') {
+    for field in fields(text) {
+        let field = field.as_str();
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (field, None),
@@ -104,13 +106,8 @@ pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError>
             "target" | "destination" | "dst" => {
                 mount.target = absolute_target(text, value.ok_or_else(bad_value)?)?;
             }
-            "readonly" | "ro" => {
-                mount.read_only = match value {
-                    None | Some("true" | "1") => true,
-                    Some("false" | "0") => false,
-                    Some(_) => return Err(bad_value()),
-                }
-            }
+            "readonly" | "ro" => mount.read_only = yes_or_no(value).ok_or_else(bad_value)?,
+            "bind-create-src" => mount.create_source = yes_or_no(value).ok_or_else(bad_value)?,
             "tmpfs-size" => {
                 let bytes =
                     value.and_then(|value| size::bytes(value).ok()).ok_or_else(bad_value)?;
@@ -119,6 +116,34 @@ pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError>
             "tmpfs-mode" => {
                 let mode = value.ok_or_else(bad_value)?;
                 mount.tmpfs_options.push(format!("mode={mode}"));
+            }
+            "volume-nocopy" => mount.volume_nocopy = yes_or_no(value).ok_or_else(bad_value)?,
+            "volume-subpath" => {
+                mount.volume_subpath = value.ok_or_else(bad_value)?.to_owned();
+            }
+            "volume-driver" => mount.volume_driver = value.ok_or_else(bad_value)?.to_owned(),
+            "volume-opt" | "volume-label" => {
+                let text = value.ok_or_else(bad_value)?;
+                let (name, value) = text.split_once('=').unwrap_or((text, ""));
+                let pairs = if key.eq_ignore_ascii_case("volume-opt") {
+                    &mut mount.volume_options
+                } else {
+                    &mut mount.volume_labels
+                };
+                pairs.insert(name.to_owned(), value.to_owned());
+            }
+            "bind-recursive" => match value {
+                Some("enabled" | "disabled" | "writable") => {
+                    mount.bind_recursive = value.unwrap_or_default().to_owned();
+                }
+                // Mounts below a read-only one are so by themselves.
+                Some("readonly") => mount.bind_recursive = "enabled".to_owned(),
+                _ => return Err(bad_value()),
+            },
+            "bind-nonrecursive" => {
+                if yes_or_no(value).ok_or_else(bad_value)? {
+                    mount.bind_recursive = "disabled".to_owned();
+                }
             }
             "bind-propagation" => match value {
                 Some(value) if PROPAGATIONS.contains(&value) => {
@@ -130,13 +155,34 @@ pub(crate) fn mount(text: &str, current_dir: &Path) -> Result<Mount, MountError>
                 return Err(MountError::UnknownOption {
                     text: text.to_owned(),
                     option: key.to_owned(),
-                    known: "type, source (src), target (dst, destination), readonly (ro), bind-propagation, \
-                            tmpfs-size, tmpfs-mode",
+                    known: "type, source (src), target (dst, destination), readonly (ro), \
+                            bind-propagation, bind-recursive, bind-create-src, volume-nocopy, \
+                            volume-subpath, volume-driver, volume-opt, volume-label, tmpfs-size, \
+                            tmpfs-mode",
                 });
             }
         }
     }
     finish(text, mount, current_dir)
+}
+
+/// Splits at commas; a field between double quotes may hold some, as in CSV.
+fn fields(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let (mut quoted, mut rest) = (false, text.chars().peekable());
+    while let Some(character) = rest.next() {
+        let at_start = fields.last().is_none_or(String::is_empty);
+        match character {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                rest.next();
+                fields.last_mut().into_iter().for_each(|field| field.push('"'));
+            }
+            '"' if quoted || at_start => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            other => fields.last_mut().into_iter().for_each(|field| field.push(other)),
+        }
+    }
+    fields
 }
 
 /// Checks that a mount has what its type needs, and nothing else.
@@ -153,6 +199,10 @@ fn finish(text: &str, mut mount: Mount, current_dir: &Path) -> Result<Mount, Mou
             return Err(MountError::Missing { text: text.to_owned(), field: "source" });
         }
         "bind" | "volume" if !mount.tmpfs_options.is_empty() => return wrong("tmpfs-…"),
+        "bind" | "tmpfs" if concerns_volumes(&mount) => return wrong("volume-…"),
+        "volume" | "tmpfs" if !mount.bind_recursive.is_empty() || mount.create_source => {
+            return wrong("bind-…");
+        }
         "bind" => mount.source = absolute(&mount.source, current_dir),
         "volume" | "tmpfs" if !mount.propagation.is_empty() => return wrong("bind-propagation"),
         "tmpfs" if !mount.source.is_empty() => return wrong("source"),
@@ -166,6 +216,24 @@ fn finish(text: &str, mut mount: Mount, current_dir: &Path) -> Result<Mount, Mou
         }
     }
     Ok(mount)
+}
+
+/// Whether a mount has fields that only volumes have.
+fn concerns_volumes(mount: &Mount) -> bool {
+    mount.volume_nocopy
+        || !mount.volume_subpath.is_empty()
+        || !mount.volume_driver.is_empty()
+        || !mount.volume_options.is_empty()
+        || !mount.volume_labels.is_empty()
+}
+
+/// What the value of a switch says; none means yes.
+fn yes_or_no(value: Option<&str>) -> Option<bool> {
+    match value {
+        None | Some("true" | "1") => Some(true),
+        Some("false" | "0") => Some(false),
+        Some(_) => None,
+    }
 }
 
 /// Understands `--tmpfs TARGET[:OPTIONS]`, options as mount(8) has them.
@@ -263,7 +331,14 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(mount(text, here).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
         }
+        let quoted =
+            r#"src=v,dst=/x,"volume-opt=o=addr=1.2.3.4,rw",volume-opt=type=nfs,volume-nocopy"#;
+        let volume = mount(quoted, here).expect("a mount");
+        assert_eq!(volume.volume_options["o"], "addr=1.2.3.4,rw");
+        assert!(volume.volume_nocopy && volume.volume_options["type"] == "nfs");
         let bad = [
+            ("type=bind,source=/a,target=/x,volume-nocopy", "does not go with type=bind"),
+            ("type=volume,target=/x,bind-recursive=disabled", "does not go with type=volume"),
             ("type=bind,target=/x", "\"source\" is missing"),
             ("type=bind,source=/x", "\"target\" is missing"),
             ("type=npipe,target=/x", "type=bind, type=volume, type=tmpfs"),

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use keg_proto::keg::v1::{
     ContainerConfig, ContainerState, ContainerSummary, ExitStatus, HostConfig,
-    InspectContainerResponse, Mount, Resources, RestartPolicy, Ulimit,
+    InspectContainerResponse, MountPoint, Resources, RestartPolicy, Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, texts_or_null};
@@ -58,8 +58,9 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
     let created = container.created_at.as_ref();
     let created_at = if style.with_created_at { moment::civil(created) } else { String::new() };
     let age = humanize::duration(moment::seconds_since(created, style.now));
-    let volumes = container.mounts.iter().filter(|mount| mount.r#type == "volume").count();
-    let mounts: Vec<&str> = container.mounts.iter().map(mount_name).collect();
+    let is_volume = |mount: &&MountPoint| mount.r#type == "volume";
+    let volumes = container.mount_points.iter().filter(is_volume).count();
+    let mounts: Vec<&str> = container.mount_points.iter().map(mount_name).collect();
     Value::record([
         ("Command", Value::Text(humanize::quoted(&command))),
         ("CreatedAt", Value::Text(created_at)),
@@ -79,8 +80,11 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
 }
 
 /// What `ps` shows of a mount: where it comes from.
-fn mount_name(mount: &Mount) -> &str {
-    if mount.source.is_empty() { &mount.target } else { &mount.source }
+fn mount_name(mount: &MountPoint) -> &str {
+    [&mount.name, &mount.source, &mount.destination]
+        .into_iter()
+        .find(|text| !text.is_empty())
+        .map_or("", String::as_str)
 }
 
 /// The state in Docker's word.
@@ -139,7 +143,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Driver", Value::text("overlayfs")),
         ("Platform", Value::text("linux")),
         ("HostConfig", host_config(&host, &container.runtime)),
-        ("Mounts", Value::List(summary.mounts.iter().map(mount_point).collect())),
+        ("Mounts", Value::List(summary.mount_points.iter().map(mount_point).collect())),
         ("Config", config_record(&config, &summary)),
         (
             "Keg",
@@ -179,7 +183,9 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
     let binds: Vec<String> = host
         .mounts
         .iter()
-        .filter(|mount| mount.r#type == "bind")
+        .filter(|mount| {
+            mount.r#type == "bind" || (mount.r#type == "volume" && !mount.source.is_empty())
+        })
         .map(|mount| {
             let access = if mount.read_only { ":ro" } else { "" };
             format!("{}:{}{access}", mount.source, mount.target)
@@ -187,6 +193,7 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         .collect();
     Value::record([
         ("Binds", texts_or_null(&binds)),
+        ("VolumesFrom", texts_or_null(&host.volumes_from)),
         ("NetworkMode", Value::text(&host.network_mode)),
         ("RestartPolicy", restart_policy(host.restart_policy.as_ref())),
         ("AutoRemove", Value::Bool(host.auto_remove)),
@@ -249,17 +256,22 @@ fn ulimit(limit: &Ulimit) -> Value {
     ])
 }
 
-fn mount_point(mount: &Mount) -> Value {
+fn mount_point(mount: &MountPoint) -> Value {
     let is_volume = mount.r#type == "volume";
     let mut fields = vec![("Type", Value::text(&mount.r#type))];
     if is_volume {
-        fields.push(("Name", Value::text(&mount.source)));
+        fields.push(("Name", Value::text(&mount.name)));
     }
     fields.extend([
         ("Source", Value::text(&mount.source)),
-        ("Destination", Value::text(&mount.target)),
-        ("Mode", Value::text(if mount.read_only { "ro" } else { "" })),
-        ("RW", Value::Bool(!mount.read_only)),
+        ("Destination", Value::text(&mount.destination)),
+    ]);
+    if is_volume {
+        fields.push(("Driver", Value::text(&mount.driver)));
+    }
+    fields.extend([
+        ("Mode", Value::text(&mount.mode)),
+        ("RW", Value::Bool(mount.writable)),
         ("Propagation", Value::text(&mount.propagation)),
     ]);
     Value::Record(fields)

@@ -6,6 +6,7 @@ pub(crate) mod event;
 pub(crate) mod image;
 pub(crate) mod process;
 pub(crate) mod system;
+pub(crate) mod volume;
 
 use std::collections::HashMap;
 

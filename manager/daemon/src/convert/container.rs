@@ -1,5 +1,7 @@
 //! Containers: the request that makes one, and what is told of it.
 
+use std::path::Path;
+
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::Lifecycle;
 use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
@@ -8,7 +10,7 @@ use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
 use super::host::{host_from_pb, host_to_pb};
-use super::mounts::mount_to_pb;
+use super::mounts::{mount_point_to_pb, mount_to_pb};
 use super::{exit_to_pb, platform_from_pb, signal_from_pb, size_from_pb, timestamp_to_pb};
 use crate::status::{invalid, to_status};
 
@@ -33,7 +35,9 @@ pub(crate) fn create_from_pb(request: pb::CreateContainerRequest) -> Result<Crea
 }
 
 /// Converts a container to a line of a list.
-pub(crate) fn summary_to_pb(record: &Record) -> pb::ContainerSummary {
+///
+/// `volumes` is the directory of all volumes.
+pub(crate) fn summary_to_pb(record: &Record, volumes: &Path) -> pb::ContainerSummary {
     let dead = match &record.lifecycle {
         Lifecycle::Dead { error } => {
             Some(pb::ExitStatus { error: error.clone(), ..pb::ExitStatus::default() })
@@ -54,6 +58,7 @@ pub(crate) fn summary_to_pb(record: &Record) -> pb::ContainerSummary {
         labels: record.config.labels.clone().into_iter().collect(),
         network_mode: record.network_mode().as_str().to_owned(),
         mounts: record.host.mounts.iter().map(mount_to_pb).collect(),
+        mount_points: record.mounts.iter().map(|mount| mount_point_to_pb(mount, volumes)).collect(),
     }
 }
 
@@ -62,7 +67,7 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
     let record = &details.record;
     let mut args = record.process.args.iter().cloned();
     pb::InspectContainerResponse {
-        summary: Some(summary_to_pb(record)),
+        summary: Some(summary_to_pb(record, &details.volumes)),
         config: Some(config_to_pb(record)),
         host_config: Some(host_to_pb(record)),
         path: args.next().unwrap_or_default(),

@@ -57,6 +57,7 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         oom_score_adj: host.oom_score_adj,
         annotations: host.annotations.into_iter().collect(),
         restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
+        volumes_from: host.volumes_from,
     })
 }
 
@@ -107,6 +108,7 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
                 _ => 0,
             },
         }),
+        volumes_from: host.volumes_from.clone(),
     }
 }
 

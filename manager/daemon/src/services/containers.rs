@@ -108,7 +108,7 @@ impl pb::containers_server::Containers for Containers {
     ) -> Result<Response<pb::RemoveContainerResponse>, Status> {
         let request = request.into_inner();
         self.engine
-            .remove(&request.container, request.force)
+            .remove(&request.container, request.force, request.volumes)
             .await
             .map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::RemoveContainerResponse {}))
@@ -129,7 +129,9 @@ impl pb::containers_server::Containers for Containers {
                 .collect(),
         };
         let records = self.engine.list(&query).map_err(|error| to_status(&error))?;
-        let containers = records.iter().map(|record| convert::summary_to_pb(record)).collect();
+        let volumes = self.engine.settings().volumes();
+        let containers =
+            records.iter().map(|record| convert::summary_to_pb(record, &volumes)).collect();
         Ok(Response::new(pb::ListContainersResponse { containers }))
     }
 

@@ -4,6 +4,7 @@ mod containers;
 mod events;
 mod images;
 mod system;
+mod volumes;
 
 use std::pin::Pin;
 
@@ -14,6 +15,7 @@ pub(crate) use containers::Containers;
 pub(crate) use events::Events;
 pub(crate) use images::Images;
 pub(crate) use system::System;
+pub(crate) use volumes::Volumes;
 
 /// What a call that streams returns.
 pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

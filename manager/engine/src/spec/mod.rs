@@ -15,8 +15,8 @@ pub mod mounts;
 pub mod resources;
 pub mod seccomp;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{
     Box as ConsoleSize, BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder,
@@ -83,8 +83,8 @@ pub struct Input<'a> {
     pub identity: &'a Identity,
     /// Its files on the host, bound over the image's.
     pub dir: &'a ContainerDir,
-    /// Where named volumes are.
-    pub volumes: &'a Path,
+    /// Where bind mounts and volumes are on the host, by their targets.
+    pub sources: &'a BTreeMap<PathBuf, PathBuf>,
     /// Highest capability that the running kernel knows.
     pub last_capability: u8,
 }

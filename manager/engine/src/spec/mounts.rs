@@ -4,13 +4,13 @@
 //! was asked for, shallow paths first, so that nothing is hidden by what is mounted later. What was
 //! asked for takes the place of a default with the same target.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keg_network::NetworkMode;
 use oci_spec::runtime::Mount as SpecMount;
 
 use super::{Input, mapping};
-use crate::model::{Mount, MountSource, NamespaceMode, Propagation, Record};
+use crate::model::{Mount, MountSource, NamespaceMode, Propagation, Record, Submounts};
 
 /// Bytes of `/dev/shm` unless asked otherwise.
 const SHM_BYTES: u64 = 64 << 20;
@@ -21,7 +21,7 @@ const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 /// Lists the mounts in order.
 pub fn build(input: &Input<'_>) -> Vec<SpecMount> {
     let record = input.record;
-    let mut asked: Vec<&Mount> = record.host.mounts.iter().collect();
+    let mut asked: Vec<&Mount> = record.mounts.iter().collect();
     asked.sort_by_key(|mount| mount.target.components().count());
 
     let mut mounts = kernel_mounts(record);
@@ -41,7 +41,7 @@ pub fn build(input: &Input<'_>) -> Vec<SpecMount> {
 /// How mounts of the host reach the container's root, if one of its mounts wants them to.
 pub fn rootfs_propagation(record: &Record) -> Option<&'static str> {
     let of = |wanted: [Propagation; 2]| {
-        record.host.mounts.iter().any(|mount| wanted.contains(&mount.propagation))
+        record.mounts.iter().any(|mount| wanted.contains(&mount.propagation))
     };
     if of([Propagation::RShared, Propagation::Shared]) {
         Some("rshared")
@@ -114,17 +114,19 @@ fn sysfs(record: &Record, access: &str) -> SpecMount {
 
 fn asked_mount(mount: &Mount, input: &Input<'_>) -> SpecMount {
     let access = if mount.read_only { "ro" } else { "rw" };
-    let source: PathBuf = match &mount.source {
-        MountSource::Bind { path, .. } => path.clone(),
-        MountSource::Volume { name } => input.volumes.join(name).join("_data"),
-        MountSource::Tmpfs { options } => {
-            let mut all = vec!["nosuid", "nodev", "noexec"];
-            all.extend(options.iter().map(String::as_str));
-            all.push(access);
-            return special_at("tmpfs", &mount.target, &all);
-        }
+    if let MountSource::Tmpfs { options } = &mount.source {
+        let mut all = vec!["nosuid", "nodev", "noexec"];
+        all.extend(options.iter().map(String::as_str));
+        all.push(access);
+        return special_at("tmpfs", &mount.target, &all);
+    }
+    let source = input.sources.get(&mount.target).unwrap_or(&mount.target);
+    let (depth, access) = match (mount.submounts, mount.read_only) {
+        (Submounts::Disabled, _) => ("bind", access),
+        (Submounts::Enabled, true) => ("rbind", "rro"),
+        (Submounts::Enabled, false) | (Submounts::Writable, _) => ("rbind", access),
     };
-    let mut spec = bind(&source, &mount.target, &["rbind", mount.propagation.as_str(), access]);
+    let mut spec = bind(source, &mount.target, &[depth, mount.propagation.as_str(), access]);
     if let Some(range) = input.record.id_range {
         // What root owns on the host appears as root's inside, and the other way round.
         let mut options = spec.options().clone().unwrap_or_default();

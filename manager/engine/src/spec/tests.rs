@@ -10,7 +10,8 @@ use super::*;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::model::{
-    ContainerConfig, HostConfig, ImageUse, Mount, MountSource, ProcessPlan, Propagation, Ulimit,
+    ContainerConfig, HostConfig, ImageUse, Mount, MountSource, ProcessPlan, Propagation, Submounts,
+    Ulimit, VolumeMount,
 };
 use crate::signal::Signal;
 
@@ -23,6 +24,7 @@ pub(crate) fn record() -> Record {
         image: ImageUse { reference: "busybox".into(), id: "sha256:00".into() },
         config: ContainerConfig::default(),
         host: HostConfig::default(),
+        mounts: Vec::new(),
         process: ProcessPlan {
             args: vec!["sh".into()],
             env: vec!["PATH=/bin".into()],
@@ -44,8 +46,18 @@ fn root() -> Identity {
 
 fn spec_of(record: &Record, identity: &Identity) -> Result<Value, SpecError> {
     let dir = ContainerDir::new(Path::new("/c"), &record.id);
-    let volumes = Path::new("/v");
-    let input = Input { record, identity, dir: &dir, volumes, last_capability: 40 };
+    let sources = record
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.source {
+            MountSource::Bind { path, .. } => Some((mount.target.clone(), path.clone())),
+            MountSource::Volume { name, .. } => {
+                Some((mount.target.clone(), Path::new("/v").join(name).join("_data")))
+            }
+            MountSource::Tmpfs { .. } => None,
+        })
+        .collect();
+    let input = Input { record, identity, dir: &dir, sources: &sources, last_capability: 40 };
     build(&input).map(|spec| serde_json::to_value(spec).unwrap())
 }
 
@@ -112,16 +124,18 @@ fn asked_mounts_come_last_shallow_first_and_replace_defaults() {
         target: target.into(),
         read_only: true,
         propagation: Propagation::RSlave,
+        submounts: Submounts::default(),
     };
-    record.host.mounts = vec![
+    record.mounts = vec![
         bind("/deep", "/data/deep"),
         bind("/data", "/data"),
         bind("/hosts", "/etc/hosts"),
         Mount {
-            source: MountSource::Volume { name: "db".into() },
+            source: MountSource::Volume { name: "db".into(), details: VolumeMount::default() },
             target: "/var/lib/db".into(),
             read_only: false,
             propagation: Propagation::RPrivate,
+            submounts: Submounts::default(),
         },
     ];
 

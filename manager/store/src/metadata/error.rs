@@ -117,6 +117,8 @@ impl Explain for MetadataError {
             },
             Self::NotFound { what: "image", .. } => Reason::ImageNotFound,
             Self::NotFound { what: "container", .. } => Reason::ContainerNotFound,
+            Self::NotFound { what: "volume", .. } => Reason::VolumeNotFound,
+            Self::StillNeeded { what: "volume", .. } => Reason::VolumeInUse,
             Self::NameInUse { .. } => Reason::NameInUse,
             Self::NoIdRange { .. } => Reason::OutOfSpace,
             Self::Damaged { .. }
@@ -151,6 +153,14 @@ impl Explain for MetadataError {
             Self::NotFound { what: "image", .. } => {
                 Some("list the images with `keg images`, or pull it".into())
             }
+            Self::NotFound { what: "volume", .. } => {
+                Some("list the volumes with `keg volume ls`".into())
+            }
+            Self::StillNeeded { what: "volume", .. } => Some(
+                "remove the containers that use it first: `keg ps -a --filter volume=NAME` lists \
+                 them"
+                    .into(),
+            ),
             Self::NameInUse { .. } => Some(
                 "choose another name, or remove that container with `keg rm`, or rename it".into(),
             ),

@@ -16,6 +16,7 @@ mod images;
 mod leases;
 mod schema;
 mod snapshots;
+mod volumes;
 
 pub use blobs::BlobInfo;
 pub use containers::{Container, Runtime};
@@ -26,3 +27,4 @@ pub use id_ranges::{IdRange, IdRangePool};
 pub use images::Image;
 pub use leases::{Lease, Resource};
 pub(crate) use snapshots::{NewSnapshot, SnapshotRow};
+pub use volumes::Volume;

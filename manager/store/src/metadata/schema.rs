@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::MetadataError;
 
 /// What leads from each version to the next: index 0 from an empty file to version 1.
-pub(super) const MIGRATIONS: [&str; 2] = [BASE, CONTAINERS];
+pub(super) const MIGRATIONS: [&str; 3] = [BASE, CONTAINERS, VOLUMES];
 
 /// Content, images, snapshots and leases. Times are nanoseconds since 1970, labels JSON objects.
 const BASE: &str = "
@@ -118,6 +118,30 @@ CREATE TABLE id_ranges (
 ) STRICT;
 ";
 
+/// Volumes, and which containers have them mounted; a volume that has a user cannot be deleted.
+const VOLUMES: &str = "
+CREATE TABLE volumes (
+    namespace  TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    labels     TEXT NOT NULL,
+    options    TEXT NOT NULL,
+    anonymous  INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE volume_users (
+    namespace TEXT NOT NULL,
+    volume    TEXT NOT NULL,
+    container TEXT NOT NULL,
+    PRIMARY KEY (namespace, volume, container),
+    FOREIGN KEY (namespace, volume) REFERENCES volumes (namespace, name),
+    FOREIGN KEY (namespace, container) REFERENCES containers (namespace, id)
+        ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+) STRICT, WITHOUT ROWID;
+CREATE INDEX volume_users_by_container ON volume_users (namespace, container);
+";
+
 /// Brings the database to the newest version, each step in a transaction of its own.
 pub(super) fn migrate(
     connection: &mut Connection,
@@ -174,7 +198,9 @@ mod tests {
 
         let refused = migrate(&mut connection, &MIGRATIONS).unwrap_err();
 
-        assert!(matches!(refused, MetadataError::TooNew { found: 99, known: 2 }));
+        assert!(
+            matches!(refused, MetadataError::TooNew { found: 99, known } if known == MIGRATIONS.len() as i64)
+        );
         let version: i64 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 99);

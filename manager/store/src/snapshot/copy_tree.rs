@@ -24,10 +24,23 @@ pub(super) fn copy_tree(
     to: &Path,
     range: Option<IdRange>,
 ) -> Result<(), SnapshotError> {
-    let mut copier = Copier { range, links: HashMap::new() };
     let source = open_dir_at(rfs::CWD, from).map_err(SnapshotError::io("open", from))?;
+    copy_directory(&source, to, range)
+}
+
+/// Copies what is in the directory `source` into the directory at `to`, which gets its owner, mode
+/// and attributes too. Owners are shifted into `range`.
+///
+/// # Errors
+/// If a file cannot be read or written; what was copied until then is left.
+pub fn copy_directory(
+    source: &OwnedFd,
+    to: &Path,
+    range: Option<IdRange>,
+) -> Result<(), SnapshotError> {
+    let mut copier = Copier { range, links: HashMap::new() };
     let target = open_dir_at(rfs::CWD, to).map_err(SnapshotError::io("open", to))?;
-    copier.directory(&source, &target, to).map_err(SnapshotError::io("copy into", to))
+    copier.directory(source, &target, to).map_err(SnapshotError::io("copy into", to))
 }
 
 struct Copier {

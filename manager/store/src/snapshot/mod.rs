@@ -35,9 +35,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use copy::CopySnapshotter;
+pub use copy_tree::copy_directory;
 pub use error::SnapshotError;
 pub use overlay::OverlaySnapshotter;
-pub use usage::Usage;
+pub use usage::{Usage, measure};
 
 use crate::{IdRange, Labels, Namespace, ReadTx, Store, WriteTx};
 

@@ -19,7 +19,10 @@ pub struct Usage {
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Measures the tree at `dir`, the directory itself included.
-pub(super) fn measure(dir: &Path) -> io::Result<Usage> {
+///
+/// # Errors
+/// If something in it cannot be looked at; what vanishes meanwhile is not counted.
+pub fn measure(dir: &Path) -> io::Result<Usage> {
     let mut usage = Usage { size_bytes: 0, inodes: 1 };
     let mut seen = HashSet::new();
     let mut pending = vec![dir.to_owned()];
