@@ -4,3 +4,4 @@ mod crash;
 mod exec;
 mod isolation;
 mod restart;
+mod volumes;
