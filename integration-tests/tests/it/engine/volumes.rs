@@ -88,7 +88,7 @@ fn a_volume_in_use_is_not_removed_and_the_error_names_who_uses_it() {
 
     let refused = daemon.keg(["volume", "rm", "data"]);
 
-    assert_eq!(refused.code, 1);
+    assert_eq!(refused.exit_code, 1);
     assert!(refused.stderr.contains("volume data is used by user"), "{}", refused.stderr);
     assert!(refused.stderr.contains("keg rm"), "{}", refused.stderr);
     let _ = daemon.keg(["rm", "user"]).success();
@@ -134,7 +134,7 @@ fn a_device_is_mounted_while_a_container_needs_it_and_no_longer() {
     let _ = daemon.run_detached(["--name", "one", "-v", "memory:/m", &image, "/probe", "pause"]);
     assert!(mounted());
     let full = daemon.keg(["exec", "one", "sh", "-c", "head -c 100000 /dev/zero > /m/f"]);
-    assert!(full.code != 0 && full.stderr.contains("No space left"), "{}", full.stderr);
+    assert!(full.exit_code != 0 && full.stderr.contains("No space left"), "{}", full.stderr);
     daemon.crash();
     assert!(mounted());
     let _ = daemon.keg(["rm", "-f", "one"]).success();
@@ -162,7 +162,7 @@ fn a_subpath_is_mounted_alone_and_cannot_lead_out() {
     assert_eq!(at("a/b").success().stdout, "in\n");
     for subpath in ["../../..", "link/etc", "none"] {
         let refused = at(subpath);
-        assert_eq!(refused.code, 125);
+        assert_eq!(refused.exit_code, 125);
         assert!(refused.stderr.contains("subpath"), "{}", refused.stderr);
     }
 }
