@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::wait::{self, PATIENCE};
-use crate::{BadRegistry, Image, Outcome, Scratch, Terminal, Tree, programs};
+use crate::{BadRegistry, Image, Machine, Outcome, Scratch, Terminal, Tree, programs};
 
 /// A daemon of one test.
 ///
@@ -22,9 +22,14 @@ use crate::{BadRegistry, Image, Outcome, Scratch, Terminal, Tree, programs};
 pub struct Daemon {
     // The last is the one that runs. Dropped before the directories.
     trees: Vec<Tree>,
-    config: Option<PathBuf>,
+    config: PathBuf,
+    machine: Option<Machine>,
     scratch: Scratch,
 }
+
+/// What a test's daemon is set to unless the test says otherwise: its containers do without a
+/// network, so that the machine's interfaces and firewall stay as they are.
+const QUIET: &str = "default_network = \"none\"\n";
 
 impl Daemon {
     /// Starts a daemon and waits until it accepts connections.
@@ -34,9 +39,27 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
-        let mut daemon = Self { trees: Vec::new(), config: None, scratch: Scratch::new() };
+        Self::with_config("")
+    }
+
+    /// Starts a daemon in the network namespace of a machine of the test's own, with kegd's usual
+    /// networks and the settings `toml`; returns the name of an image of busybox too.
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn on(machine: &Machine, toml: &str) -> (Self, String) {
+        machine.sh("ip link set lo up");
+        let registry = machine.run(|| BadRegistry::new(Image::busybox(), |_, right| right));
+        let scratch = Scratch::new();
+        let config = scratch.file("kegd.toml", toml);
+        let machine = Some(machine.clone());
+        let mut daemon = Self { trees: Vec::new(), config, machine, scratch };
         daemon.start();
-        daemon
+        let image = format!("{}/busybox:latest", registry.address());
+        daemon.pull(&image);
+        (daemon, image)
     }
 
     /// Starts a daemon that holds [`Image::busybox`]; returns the image's name too.
@@ -63,8 +86,9 @@ impl Daemon {
     #[track_caller]
     pub fn with_config(toml: &str) -> Self {
         let scratch = Scratch::new();
-        let config = Some(scratch.file("kegd.toml", toml));
-        let mut daemon = Self { trees: Vec::new(), config, scratch };
+        let quiet = if toml.contains("default_network") { "" } else { QUIET };
+        let config = scratch.file("kegd.toml", format!("{quiet}{toml}"));
+        let mut daemon = Self { trees: Vec::new(), config, machine: None, scratch };
         daemon.start();
         daemon
     }
@@ -78,11 +102,12 @@ impl Daemon {
         let mut command = Command::new(programs::ours("kegd"));
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.args(["--listen", &self.host(), "--log-level", "debug"]);
-        if let Some(config) = &self.config {
-            command.arg("--config").arg(config);
-        }
+        command.arg("--config").arg(&self.config);
         command.env("PATH", path_with_our_programs());
-        let tree = Tree::spawn(&command);
+        let tree = match &self.machine {
+            Some(machine) => machine.run(|| Tree::spawn(&command)),
+            None => Tree::spawn(&command),
+        };
         let pid = tree.main_pid();
         self.trees.push(tree);
         let up = wait::poll(PATIENCE, || match UnixStream::connect(self.socket()) {

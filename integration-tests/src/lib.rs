@@ -9,6 +9,7 @@
 //! Runtime          keg-runtime or a peer on a private --root; makes Containers
 //! Shim             one containerd-shim-keg-v2, spoken to over ttrpc
 //! Daemon           kegd on private directories, and `keg` against it
+//! Machine          a network namespace: a host, or another machine beside it
 //! Terminal         a pseudo-terminal: type, expect, resize
 //! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
 //! Containerd, Dockerd   Debian's daemons on private directories, with our programs in them
@@ -21,6 +22,7 @@ pub mod bundle;
 pub mod daemon;
 pub mod host;
 pub mod image;
+pub mod machine;
 pub mod outcome;
 pub mod peers;
 pub mod programs;
@@ -40,6 +42,7 @@ pub use bundle::Bundle;
 pub use daemon::Daemon;
 pub use host::Host;
 pub use image::{Image, Layer};
+pub use machine::Machine;
 pub use outcome::Outcome;
 pub use peers::{Containerd, Dockerd};
 pub use registry::{BadRegistry, Registry};

@@ -5,6 +5,7 @@
 //! | `cli` | `keg` as people type it |
 //! | `engine` | kegd: what survives its death, the walls of its containers |
 //! | `image` | pulls from good and bad registries, hostile layers |
+//! | `network` | networks of containers, on machines made of network namespaces |
 //! | `runtime` | keg-runtime (or, by `KEG_TEST_RUNTIME`, a peer): what a container sees |
 //! | `repo` | the rules of this repository: dependencies, licences, style |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
@@ -15,6 +16,7 @@
 mod cli;
 mod engine;
 mod image;
+mod network;
 mod repo;
 mod runtime;
 mod seams;

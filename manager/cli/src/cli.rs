@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
     attach, completion, create, events, exec, image_inspect, images, import, info, inspect, kill,
-    logs, man, pause, ps, pull, rename, restart, rm, rmi, run, start, stop, tag, top, version,
-    volume, wait,
+    logs, man, network, pause, port, ps, pull, rename, restart, rm, rmi, run, start, stop, tag,
+    top, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     /// Show what a container has written
     Logs(logs::LogsArgs),
-    /// Show everything known of containers and images
+    /// Show everything known of containers, images and networks
     Inspect(inspect::InspectArgs),
     /// Join the streams of a container that runs
     Attach(attach::AttachArgs),
@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Unpause(pause::PauseArgs),
     /// List the processes of a container
     Top(top::TopArgs),
+    /// Show where a container's ports are published
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
     /// Wait for containers to end, and print their exit codes
@@ -105,6 +107,9 @@ pub(crate) enum Command {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Manage networks
+    #[command(subcommand, arg_required_else_help = true)]
+    Network(network::NetworkCommand),
     /// Manage the daemon
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
@@ -138,6 +143,8 @@ pub(crate) enum ContainerCommand {
     Ls(ps::PsArgs),
     /// Freeze the processes of containers
     Pause(pause::PauseArgs),
+    /// Show where a container's ports are published
+    Port(port::PortArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
     /// Stop containers, and start them again
@@ -209,6 +216,8 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Kill(args) => kill::run(args, host).await,
         Command::Logs(args) => logs::run(args, host).await,
         Command::Man(args) => man::run(args),
+        Command::Network(command) => network::run(command, host).await,
+        Command::Port(args) => port::run(args, host).await,
         Command::Ps(args) => ps::run(args, host).await,
         Command::Pull(args) => pull::run(args, host).await,
         Command::Pause(args) => pause::pause(args, host).await,
@@ -240,6 +249,7 @@ async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, 
         ContainerCommand::Logs(args) => logs::run(args, host).await,
         ContainerCommand::Ls(args) => ps::run(args, host).await,
         ContainerCommand::Pause(args) => pause::pause(args, host).await,
+        ContainerCommand::Port(args) => port::run(args, host).await,
         ContainerCommand::Rename(args) => rename::run(args, host).await,
         ContainerCommand::Restart(args) => restart::run(args, host).await,
         ContainerCommand::Rm(args) => rm::run(args, host).await,

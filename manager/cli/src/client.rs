@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use keg_proto::keg::v1::containers_client::ContainersClient;
 use keg_proto::keg::v1::events_client::EventsClient;
 use keg_proto::keg::v1::images_client::ImagesClient;
+use keg_proto::keg::v1::networks_client::NetworksClient;
 use keg_proto::keg::v1::system_client::SystemClient;
 use keg_proto::keg::v1::volumes_client::VolumesClient;
 use tokio::net::UnixStream;
@@ -99,6 +100,11 @@ impl Daemon {
     /// Calls about volumes.
     pub(crate) fn volumes(&self) -> VolumesClient<Channel> {
         VolumesClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Calls about networks.
+    pub(crate) fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Calls about what happens.

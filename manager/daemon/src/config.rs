@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
-use keg_network::{NetworkMode, UnknownNetwork};
+use keg_network::{Cidr, ForwardMode, NetworkMode, PublishMode, UnknownNetwork};
 use keg_store::IdRangePool;
 use serde::Deserialize;
 
@@ -80,6 +80,22 @@ pub(crate) struct Config {
     pub(crate) id_ranges: IdRanges,
     /// Registries.
     pub(crate) registry: RegistryConfig,
+    /// Networks.
+    pub(crate) network: NetworkConfig,
+}
+
+/// Networks, and how they get on with the host's firewall.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NetworkConfig {
+    /// Who decides who may reach published ports.
+    pub(crate) publish: PublishMode,
+    /// What becomes of containers' packets where the host drops what it routes.
+    pub(crate) forward: ForwardMode,
+    /// Subnet of the default network; absent: one is chosen.
+    pub(crate) default_subnet: Option<Cidr>,
+    /// Whether the default network has IPv6.
+    pub(crate) default_ipv6: bool,
 }
 
 /// How registries are talked to.
@@ -121,13 +137,14 @@ impl Default for Config {
             log_level: "info".into(),
             log_format: LogFormat::Text,
             shim: None,
-            default_network: "none".into(),
+            default_network: "bridge".into(),
             stop_timeout_secs: 10,
             default_runtime: None,
             runtimes: BTreeMap::new(),
             log: LogConfig::default(),
             id_ranges: IdRanges::default(),
             registry: RegistryConfig::default(),
+            network: NetworkConfig::default(),
         }
     }
 }
@@ -244,7 +261,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::Network`].
-    pub(crate) fn network(&self) -> Result<NetworkMode, ConfigError> {
+    pub(crate) fn default_network(&self) -> Result<NetworkMode, ConfigError> {
         self.default_network.parse().map_err(ConfigError::Network)
     }
 
@@ -262,7 +279,7 @@ impl Config {
         if let Some(path) = self.runtimes.values().find(|path| !path.is_absolute()) {
             return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
         }
-        self.network()?;
+        self.default_network()?;
         if self.log.max_size_bytes < 4096 {
             let (key, wanted) = ("log.max_size_bytes", "at least 4096");
             return Err(ConfigError::Number { key, wanted });
@@ -327,14 +344,16 @@ mod tests {
         assert!(Config::parse("[log]\nsize = 1").is_err());
         for text in [
             "root = \"relative\"",
-            "default_network = \"bridge9\"",
+            "default_network = \"\"",
+            "[network]\npublish = \"open\"",
             "default_runtime = \"runc\"",
             "[log]\nmax_files = 0",
             "[id_ranges]\nstart = 0",
             "[id_ranges]\nranges = 4294967295",
             "[runtimes]\nrunc = \"runc\"",
         ] {
-            assert!(Config::parse(text).unwrap().check().is_err(), "{text}");
+            let refused = Config::parse(text).map_or(true, |config| config.check().is_err());
+            assert!(refused, "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ mod container;
 mod host;
 mod image;
 mod mounts;
+pub(crate) mod network;
 mod resources;
 mod volumes;
 

@@ -10,13 +10,17 @@ use keg_engine::events::EventHub;
 use keg_engine::{Engine, Settings};
 use keg_image::registry::RegistryOptions;
 use keg_image::{Images, ImagesOptions};
+use keg_network::{NetworkError, Networks, SubnetRequest};
 use keg_proto::DESCRIPTORS;
 use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
 use keg_proto::keg::v1::images_server::ImagesServer;
+use keg_proto::keg::v1::networks_server::NetworksServer;
 use keg_proto::keg::v1::system_server::SystemServer;
 use keg_proto::keg::v1::volumes_server::VolumesServer;
-use keg_store::{CopySnapshotter, IdRangePool, Namespace, OverlaySnapshotter, Snapshotter, Store};
+use keg_store::{
+    CopySnapshotter, Explain, IdRangePool, Namespace, OverlaySnapshotter, Snapshotter, Store,
+};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -35,6 +39,10 @@ const SHIM: &str = "containerd-shim-keg-v2";
 const RUNTIME: &str = "keg-runtime";
 /// Namespace of what is made over keg.v1.
 const NAMESPACE: &str = "keg";
+/// Persistent directory of the daemon that is installed on a machine.
+const INSTALLED_ROOT: &str = "/var/lib/keg";
+/// Digits by which the networks of another daemon are told from those.
+const TAG_DIGITS: usize = 4;
 /// How long calls that are under way may take once the daemon was asked to end.
 const DRAIN: Duration = Duration::from_secs(3);
 /// Bytes that a client may send ahead of what is read, per call: enough to keep an import going.
@@ -163,9 +171,39 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
         },
     );
     let settings = settings(config, store.root(), namespace)?;
+    let networks = open_networks(config, &settings);
     let events = Arc::new(EventHub::default());
-    let engine = Engine::new(settings, store, snapshotter, images.clone(), events);
+    let engine = Engine::new(settings, store, snapshotter, images.clone(), events, networks);
     Ok((engine, images))
+}
+
+/// Opens the networks. A daemon without them is of use still, and says so.
+fn open_networks(config: &Config, settings: &Settings) -> Result<Networks, NetworkError> {
+    let subnet = |subnet| SubnetRequest { subnet, gateway: None, range: None };
+    let outcome = Networks::open(keg_network::Settings {
+        root_dir: settings.root.clone(),
+        state_dir: settings.state.clone(),
+        tag: network_tag(&settings.root),
+        publish: config.network.publish,
+        forward: config.network.forward,
+        default_subnet: config.network.default_subnet.map(subnet),
+        default_ipv6: config.network.default_ipv6,
+        resolv_conf: "/etc/resolv.conf".into(),
+    });
+    outcome.inspect_err(|error| {
+        tracing::error!(error = %format!("{error:#}"), remedy = error.remedy().as_deref(),
+            "networks cannot be used; containers run with --network none or host only");
+    })
+}
+
+/// Tells the interfaces and tables of this daemon from those of others on the machine: nothing for
+/// the installed one, the beginning of the installation's id for any other.
+fn network_tag(root: &Path) -> String {
+    if root == Path::new(INSTALLED_ROOT) {
+        return String::new();
+    }
+    let id = std::fs::read_to_string(root.join("id")).unwrap_or_default();
+    id.chars().filter(char::is_ascii_hexdigit).take(TAG_DIGITS).collect()
 }
 
 fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Result<Settings> {
@@ -195,7 +233,7 @@ fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Resul
         shim_debug: config.log_level == "debug" || config.log_level == "trace",
         runtimes,
         default_runtime,
-        default_network: config.network()?,
+        default_network: config.default_network()?,
         id_pool: IdRangePool { start: ids.start, count: ids.length, ranges: ids.ranges },
         stop_timeout_secs: config.stop_timeout_secs,
         log_file_bytes: config.log.max_size_bytes,
@@ -223,6 +261,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <ContainersServer<services::Containers> as tonic::server::NamedService>::NAME,
         <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
         <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
+        <NetworksServer<services::Networks> as tonic::server::NamedService>::NAME,
     ];
     tokio::spawn(async move {
         for name in serving {
@@ -239,6 +278,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
         .add_service(EventsServer::new(services::Events::new(engine.clone())))
         .add_service(VolumesServer::new(services::Volumes::new(engine.clone())))
+        .add_service(NetworksServer::new(services::Networks::new(engine.clone())))
         .add_service(health_service)
         .add_service(reflection().build_v1().context("the API's description")?)
         .add_service(reflection().build_v1alpha().context("the API's description")?))

@@ -17,6 +17,7 @@ use crate::error::EngineError;
 use crate::id::ContainerId;
 use crate::lifecycle::{Event, Exit, Lifecycle, Refused};
 use crate::model::Record;
+use crate::networking::LiveEndpoint;
 use crate::shim::TaskClient;
 use crate::shim::io::{IoError, Streams, StreamsWanted};
 
@@ -45,6 +46,8 @@ struct Live {
     restart_planned: bool,
     /// How long the last pause before a restart was.
     last_pause: Option<Duration>,
+    /// Its interfaces on networks.
+    endpoints: Vec<LiveEndpoint>,
 }
 
 /// A client that attached before there was a process.
@@ -170,6 +173,7 @@ impl Container {
         let mut live = self.live();
         live.task = None;
         live.waiting.clear();
+        live.endpoints.clear();
     }
 
     /// Remembers that somebody asked the process to end, and that no policy shall start it anew.
@@ -202,6 +206,16 @@ impl Container {
     /// Takes the plan back to carry it out; false if somebody else has called it off.
     pub(crate) fn take_planned_restart(&self) -> bool {
         std::mem::take(&mut self.live().restart_planned)
+    }
+
+    /// Its interfaces on networks, while it runs.
+    pub(crate) fn endpoints(&self) -> Vec<LiveEndpoint> {
+        self.live().endpoints.clone()
+    }
+
+    /// Remembers its interfaces on networks.
+    pub(crate) fn set_endpoints(&self, endpoints: Vec<LiveEndpoint>) {
+        self.live().endpoints = endpoints;
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

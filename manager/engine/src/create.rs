@@ -23,8 +23,8 @@ use crate::error::EngineError;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::model::{
-    CreateRequest, IdRange, ImageUse, Mount, MountSource, NamespaceMode, ProcessPlan, Record,
-    UsernsMode,
+    CreateRequest, ExposedPort, IdRange, ImageUse, Mount, MountSource, NamespaceMode, ProcessPlan,
+    Record, UsernsMode,
 };
 use crate::names::made_up;
 use crate::process_plan;
@@ -57,12 +57,14 @@ impl Engine {
     pub async fn create(&self, request: CreateRequest) -> Result<Created, EngineError> {
         let engine = self.clone();
         Self::detached("a new container", async move {
+            let mut request = request;
+            let warnings = engine.settle_networks(&mut request).await?;
             let inherited = engine.inherited_mounts(&request)?;
             let work = move |shared: &Shared| make(shared, request, inherited);
             let record = engine.blocking("a new container", work).await?;
             engine.insert(Container::new(record.clone()));
             engine.tell(&record, "create", &[]);
-            Ok(Created { id: record.id, name: record.name, warnings: Vec::new() })
+            Ok(Created { id: record.id, name: record.name, warnings })
         })
         .await
     }
@@ -124,8 +126,11 @@ fn complete(shared: &Shared, mut request: CreateRequest, image: &ImageRecord) ->
             request.config.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    let network = *request.host.network_mode.get_or_insert(shared.settings.default_network);
-    let shares_name = network == NetworkMode::Host || request.host.uts_mode == NamespaceMode::Host;
+    let exposed = image.config.config().as_ref().and_then(|config| config.exposed_ports().as_ref());
+    let exposed = exposed.into_iter().flatten().filter_map(|text| ExposedPort::parse(text));
+    request.config.exposed_ports.extend(exposed);
+    let on_hosts_network = request.host.network_mode == Some(NetworkMode::Host);
+    let shares_name = on_hosts_network || request.host.uts_mode == NamespaceMode::Host;
     if request.config.hostname.is_empty() && shares_name {
         request.config.hostname = shared.host.hostname.clone();
     }

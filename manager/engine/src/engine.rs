@@ -20,6 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use keg_image::Images;
+use keg_network::{NetworkError, Networks};
 use keg_store::{Snapshotter, Store};
 
 use crate::container::{Container, Turn};
@@ -29,6 +30,7 @@ use crate::host::Host;
 use crate::id::ContainerId;
 use crate::lifecycle::Event;
 use crate::model::{ContainerDir, Record};
+use crate::networking::Networking;
 use crate::settings::Settings;
 use crate::shim::events::{self as shim_events, ListenError, ShimEvent};
 use crate::shim::{Bundle, ShimProgram};
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) host: Host,
     pub(crate) shim: ShimProgram,
     pub(crate) holds: Holds,
+    pub(crate) networking: Networking,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
 }
 
@@ -73,6 +76,7 @@ impl Engine {
         snapshotter: Arc<dyn Snapshotter>,
         images: Images,
         events: Arc<EventHub>,
+        networks: Result<Networks, NetworkError>,
     ) -> Self {
         let shim = ShimProgram {
             program: settings.shim.clone(),
@@ -90,6 +94,7 @@ impl Engine {
             host: Host::ask(),
             shim,
             holds: Holds::default(),
+            networking: Networking::new(networks),
             containers: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -123,6 +128,7 @@ impl Engine {
         if !self.shared.shim.program.is_absolute() {
             warnings.push("no shim was found; no container can start".to_owned());
         }
+        warnings.extend(self.shared.networking.warning());
         warnings
     }
 

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use keg_image::ImageError;
-use keg_network::UnknownNetwork;
+use keg_network::{NetworkError, UnknownNetwork};
 use keg_store::{ErrorClass, Explain, MetadataError, Reason, SnapshotError, io_reason};
 
 use crate::id::InvalidId;
@@ -190,6 +191,35 @@ pub enum EngineError {
     /// Something could not be done with a volume.
     #[error(transparent)]
     Volume(Box<VolumeError>),
+    /// Something about networks.
+    #[error(transparent)]
+    Network(Box<NetworkError>),
+    /// A container could not be connected to a network.
+    #[error("container {container} could not be connected to network {network}")]
+    Connect {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+        /// Why.
+        #[source]
+        source: Box<NetworkError>,
+    },
+    /// This host or this daemon has no networks.
+    #[error("there are no networks here, but \"none\" and \"host\"")]
+    NoNetworks {
+        /// Why.
+        #[source]
+        source: Arc<NetworkError>,
+    },
+    /// The container whose network namespace another is to have does not run.
+    #[error("container {container} cannot have the network of {other}, which does not run")]
+    NetworkOwnerStopped {
+        /// The container.
+        container: String,
+        /// Whose network it is to have.
+        other: String,
+    },
     /// The database refused.
     #[error(transparent)]
     Metadata(MetadataError),
@@ -269,6 +299,12 @@ impl From<VolumeError> for EngineError {
     }
 }
 
+impl From<NetworkError> for EngineError {
+    fn from(error: NetworkError) -> Self {
+        Self::Network(Box::new(error))
+    }
+}
+
 impl From<ImageError> for EngineError {
     fn from(error: ImageError) -> Self {
         Self::Image(Box::new(error))
@@ -289,6 +325,9 @@ impl Explain for EngineError {
             | Self::Spec(_)
             | Self::User { .. } => Reason::InvalidArgument,
             Self::Image(error) => error.reason(),
+            Self::Network(error) | Self::Connect { source: error, .. } => error.reason(),
+            Self::NoNetworks { .. } => Reason::UnsupportedByHost,
+            Self::NetworkOwnerStopped { .. } => Reason::ContainerNotRunning,
             Self::Layers { .. } => Reason::ImageMalformed,
             Self::BindSource { .. } => Reason::HostPath,
             Self::Running { .. } => Reason::ContainerRunning,
@@ -314,6 +353,7 @@ impl Explain for EngineError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Image(error) => error.class(),
+            Self::Network(error) | Self::Connect { source: error, .. } => error.class(),
             Self::Metadata(error) => error.class(),
             Self::Snapshot(error) => error.class(),
             _ => self.reason().class(),
@@ -324,6 +364,9 @@ impl Explain for EngineError {
         let text = match self {
             Self::Image(error) => return error.remedy(),
             Self::Volume(error) => return error.remedy(),
+            Self::Network(error) | Self::Connect { source: error, .. } => return error.remedy(),
+            Self::NoNetworks { source } => return source.remedy(),
+            Self::NetworkOwnerStopped { .. } => "start that container first",
             Self::Metadata(error) => return error.remedy(),
             Self::Snapshot(error) => return error.remedy(),
             Self::NoSuchContainer { .. } => "list the containers with `keg ps -a`",
@@ -360,6 +403,14 @@ impl Explain for EngineError {
         match self {
             Self::Image(error) => error.operands(),
             Self::Volume(error) => error.operands(),
+            Self::Network(error) => error.operands(),
+            Self::Connect { container, network, source } => {
+                let mut operands = source.operands();
+                operands.retain(|(key, _)| *key != "network");
+                operands.push(("container", container.clone()));
+                operands.push(("network", network.clone()));
+                operands
+            }
             Self::Metadata(error) => error.operands(),
             Self::Snapshot(error) => error.operands(),
             Self::NoSuchContainer { name } => vec![("container", name.clone())],
@@ -382,10 +433,12 @@ impl Explain for EngineError {
             | Self::Streams { container, .. }
             | Self::Timeout { container, .. }
             | Self::Log { container, .. }
+            | Self::NetworkOwnerStopped { container, .. }
             | Self::DamagedRecord { container, .. } => vec![("container", container.clone())],
             Self::InvalidId(_)
             | Self::UnknownSignal(_)
             | Self::UnknownNetwork(_)
+            | Self::NoNetworks { .. }
             | Self::Plan(_)
             | Self::Spec(_)
             | Self::ExitRecord(_)

@@ -27,6 +27,7 @@ pub enum ObjectType {
     Container,
     Image,
     Volume,
+    Network,
     Daemon,
 }
 
@@ -37,6 +38,7 @@ impl ObjectType {
             Self::Container => "container",
             Self::Image => "image",
             Self::Volume => "volume",
+            Self::Network => "network",
             Self::Daemon => "daemon",
         }
     }

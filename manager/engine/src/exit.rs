@@ -85,6 +85,8 @@ impl Engine {
             return;
         }
         let code = exit.code.to_string();
+        // Who is told that it has ended can have its ports at once.
+        self.leave_networks(&record).await;
         if let Err(error) = self.apply(&turn, Event::Exited(exit.clone())).await {
             // What runs no more must not be shown as running because the disk is full.
             tracing::error!(container = %record.id, error = %error.chain(),

@@ -4,12 +4,13 @@
 //! knows of any API. They are stored as JSON in the container's record, so a field that is added
 //! has a default, and none changes its meaning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use keg_image::Platform;
-use keg_network::NetworkMode;
+use keg_network::{MacAddr, NetworkMode, PortRequest, Transport};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, ContainerName};
@@ -73,6 +74,51 @@ pub struct ContainerConfig {
     pub stop_timeout_secs: Option<u32>,
     /// Size of the terminal at start.
     pub terminal_size: Option<TerminalSize>,
+    /// Ports that the program listens on, those of the image included once the container is made.
+    pub exposed_ports: BTreeSet<ExposedPort>,
+}
+
+/// A port that a program listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExposedPort {
+    /// The port.
+    pub port: u16,
+    /// Of which protocol.
+    pub transport: Transport,
+}
+
+/// What a container is, or is to be, on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// Name of the network.
+    pub network: String,
+    /// Further names that others on this network find the container by.
+    pub aliases: Vec<String>,
+    /// Address that it is to have; `None`: any.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 address that it is to have; `None`: any.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Hardware address that it is to have; `None`: a random one.
+    pub mac: Option<MacAddr>,
+    /// Name of the interface inside; empty: the first of `eth0`, `eth1`, … that is free.
+    pub interface: String,
+}
+
+impl Attachment {
+    /// To a network, with nothing to say of it.
+    pub fn to(network: &str) -> Self {
+        Self { network: network.to_owned(), ..Self::default() }
+    }
+}
+
+/// An entry for `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// Its address; `None`: the host's, as the container sees it.
+    pub address: Option<IpAddr>,
 }
 
 /// Whose user and group ids a container has.
@@ -171,6 +217,20 @@ pub struct HostConfig {
     pub restart: RestartPolicy,
     /// Containers whose mounts it gets too, as `NAME[:ro|rw]`.
     pub volumes_from: Vec<String>,
+    /// Its networks. A request need not repeat the one that is the mode; a record has them all.
+    pub networks: Vec<Attachment>,
+    /// Ports to publish.
+    pub ports: Vec<PortRequest>,
+    /// Publishes every exposed port, each on a port of the host that is free.
+    pub publish_all: bool,
+    /// Resolvers in place of the host's.
+    pub dns: Vec<IpAddr>,
+    /// Search domains in place of the host's; `.` alone: none.
+    pub dns_search: Vec<String>,
+    /// Resolver options in place of the host's.
+    pub dns_options: Vec<String>,
+    /// Entries for `/etc/hosts`.
+    pub extra_hosts: Vec<ExtraHost>,
 }
 
 /// Limits; `None` means none.
@@ -391,7 +451,7 @@ pub struct Record {
 impl Record {
     /// Network mode, which the engine has filled in when it made the record.
     pub fn network_mode(&self) -> NetworkMode {
-        self.host.network_mode.unwrap_or(NetworkMode::None)
+        self.host.network_mode.clone().unwrap_or(NetworkMode::None)
     }
 
     /// Host name inside: what was asked for, else the beginning of the id.

@@ -10,8 +10,10 @@ use keg_store::Digest;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
-use crate::model::Record;
+use crate::model::{ContainerDir, Record};
+use crate::networking::LiveEndpoint;
 
 /// Which containers to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +39,12 @@ pub struct Details {
     pub runtime: String,
     /// The directory of all volumes.
     pub volumes: PathBuf,
+    /// Its interfaces on networks, while it runs.
+    pub endpoints: Vec<LiveEndpoint>,
+    /// Where its files of `/etc` are on the host.
+    pub etc_dir: ContainerDir,
+    /// Where its network namespace is, while it runs, if that is not the host's.
+    pub network_namespace: Option<PathBuf>,
 }
 
 /// Containers by state.
@@ -105,8 +113,16 @@ impl Engine {
             bundle: container.task().map(|_| bundle.path().to_owned()),
             runtime,
             volumes: settings.volumes(),
+            endpoints: container.endpoints(),
+            etc_dir: self.etc_dir(&record),
+            network_namespace: self.network_namespace(&record),
             record,
         })
+    }
+
+    /// Lists a container's interfaces on networks; none if it does not run, or is not there.
+    pub fn endpoints(&self, id: &ContainerId) -> Vec<LiveEndpoint> {
+        self.find(id.as_str()).map(|container| container.endpoints()).unwrap_or_default()
     }
 
     /// Counts containers by state.

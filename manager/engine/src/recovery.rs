@@ -81,6 +81,7 @@ impl Engine {
             work.iter().map(|container| self.recover_container(container)),
         )
         .await;
+        self.recover_networks(&work).await;
         found.running =
             work.iter().filter(|container| container.record().lifecycle.is_alive()).count();
         found.leftovers = self.remove_leftovers(known).await?;

@@ -5,6 +5,7 @@
 //!  bundle           state/tasks/NS/ID with config.json      ◀─ from here on a crash is found
 //!  shim start       a process, an address
 //!  Task.Create      root file system mounted, init waits
+//!  networks         its namespace is there: interfaces, addresses, ports, names
 //!  attach           clients that wait are connected: nothing is missed
 //!  Task.Start       the program is executed   ║ meanwhile the record says Running
 //!  watch            a task that waits for the exit
@@ -19,14 +20,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use keg_network::EtcFiles;
-use keg_network::files::{HostFiles, Request as EtcRequest};
 use keg_proto::containerd::types::Mount as TaskMount;
 use keg_store::Reason;
 
 use crate::container::{Container, Turn, Waiting};
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
+use crate::etc_files;
 use crate::layered_root::LayeredRoot;
 use crate::lifecycle::{Event, Exit, Lifecycle};
 use crate::model::{ContainerDir, Record};
@@ -35,7 +35,7 @@ use crate::shim::launch::runtime_options;
 use crate::shim::task::{CreateTask, Stdio};
 use crate::shim::{Bundle, LaunchError, TaskClient, TaskError};
 use crate::signal::Signal;
-use crate::spec;
+use crate::spec::{self, NetworkOf};
 use crate::users::{self, AccountFiles, Identity};
 use crate::volumes::MountSources;
 
@@ -137,9 +137,10 @@ impl Engine {
             self.tear_down(record, None).await;
         }
         let to_prepare = Arc::clone(record);
+        let network_of = self.network_of(record)?;
         let prepared = self
             .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare).inspect_err(|_| {
+                prepare(shared, &to_prepare, network_of.as_ref()).inspect_err(|_| {
                     let _ = shared.bundle(&to_prepare.id).remove();
                     shared.release_volumes(&to_prepare);
                 })
@@ -188,6 +189,7 @@ impl Engine {
         };
         drop(prepared.sources);
         let waiting = container.set_task(task.clone());
+        self.join_networks(container, record, pid).await?;
         futures_util::future::join_all(
             waiting.into_iter().map(|waiting| connect_waiting(&task, waiting)),
         )
@@ -217,6 +219,7 @@ impl Engine {
     pub(crate) async fn tear_down(&self, record: &Record, task: Option<TaskClient>) {
         let bundle = self.shared.bundle(&record.id);
         let id = record.id.as_str();
+        self.leave_networks(record).await;
         let asked = match task {
             Some(task) => end_task(&task).await,
             None => false,
@@ -275,7 +278,11 @@ async fn end_task(task: &TaskClient) -> bool {
 }
 
 /// Writes the bundle and all that it refers to.
-fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
+fn prepare(
+    shared: &Shared,
+    record: &Record,
+    network_of: Option<&NetworkOf>,
+) -> Result<Prepared, EngineError> {
     let dir = shared.dir(&record.id);
     let owner = record.id_range.map_or(0, |range| range.start);
     std::fs::DirBuilder::new()
@@ -285,8 +292,10 @@ fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
         .map_err(file_error("make", dir.path()))?;
     // The exit of an earlier run must not be taken for that of this one.
     remove_if_there(&dir.exit_record())?;
-    write_etc(record, &dir, owner)?;
     let sources = shared.hold_volumes(record)?;
+    if network_of.is_none() {
+        etc_files::write(record, &dir, owner)?;
+    }
 
     let ns = &shared.settings.namespace;
     let mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
@@ -297,6 +306,7 @@ fn prepare(shared: &Shared, record: &Record) -> Result<Prepared, EngineError> {
         dir: &dir,
         sources: &sources.paths,
         last_capability: shared.host.last_capability,
+        network_of,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;
     let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {
@@ -365,28 +375,6 @@ pub(crate) fn percent_encode(path: &Path) -> String {
             other => format!("%{other:02X}"),
         })
         .collect()
-}
-
-/// Renders the files of `/etc` that are the container's own, and gives them to its root.
-fn write_etc(record: &Record, dir: &ContainerDir, owner: u32) -> Result<(), EngineError> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let (hosts, resolv_conf) = (read("/etc/hosts"), read("/etc/resolv.conf"));
-    let request = EtcRequest {
-        hostname: record.hostname(),
-        domainname: &record.config.domainname,
-        ..EtcRequest::default()
-    };
-    let host = HostFiles { hosts: &hosts, resolv_conf: &resolv_conf };
-    let files = EtcFiles::render(record.network_mode(), &request, host);
-    for (name, text) in
-        [("hosts", files.hosts), ("hostname", files.hostname), ("resolv.conf", files.resolv_conf)]
-    {
-        let path = dir.etc(name);
-        std::fs::write(&path, text).map_err(file_error("write", &path))?;
-        std::os::unix::fs::chown(&path, Some(owner), Some(owner))
-            .map_err(file_error("give to the container", &path))?;
-    }
-    Ok(())
 }
 
 /// Looks the container's user up in its own files.

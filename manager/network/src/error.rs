@@ -7,6 +7,7 @@ use keg_store::{ErrorClass, Explain, Reason, io_reason};
 use nix::errno::Errno;
 
 use crate::address::Cidr;
+use crate::cni::CniError;
 use crate::instance::TagError;
 use crate::ipam::IpamError;
 use crate::model::NameError;
@@ -132,6 +133,9 @@ pub enum NetworkError {
     /// A record cannot be read or written.
     #[error(transparent)]
     Records(RecordsError),
+    /// CNI plugins did not do what they were asked.
+    #[error(transparent)]
+    Cni(CniError),
     /// The engine's tag.
     #[error(transparent)]
     Tag(TagError),
@@ -178,6 +182,7 @@ wrap! {
     NetnsError => Netns,
     RecordsError => Records,
     TagError => Tag,
+    CniError => Cni,
 }
 
 impl Explain for NetworkError {
@@ -187,20 +192,23 @@ impl Explain for NetworkError {
             | Self::Option { .. }
             | Self::InterfaceName { .. }
             | Self::NoParent { .. }
-            | Self::NotFound { .. }
             | Self::NotConnected { .. }
             | Self::CannotPublish { .. }
             | Self::NoAddressToPublish { .. }
             | Self::Permanent { .. }
-            | Self::InUse { .. }
             | Self::Tag(_) => Reason::InvalidArgument,
+            Self::NotFound { .. } | Self::Cni(CniError::NotFound { .. }) => Reason::NetworkNotFound,
+            Self::Cni(CniError::Record { source, .. }) => io_reason(source),
+            Self::Cni(_) => Reason::UnsupportedByHost,
+            Self::InUse { .. } => Reason::NetworkInUse,
             Self::Ambiguous { .. } => Reason::AmbiguousId,
             Self::NameInUse { .. } | Self::AlreadyConnected { .. } => Reason::NameInUse,
             Self::Ipam(IpamError::NoSubnet { .. } | IpamError::Exhausted { .. }) => {
                 Reason::OutOfSpace
             }
+            Self::Ipam(IpamError::Taken { .. } | IpamError::Overlap { .. }) => Reason::AddressInUse,
             Self::Ipam(_) => Reason::InvalidArgument,
-            Self::Port(PortError::InUse { .. }) => Reason::NameInUse,
+            Self::Port(PortError::InUse { .. }) => Reason::PortInUse,
             Self::Port(PortError::Hold { .. }) => Reason::UnsupportedByHost,
             Self::Port(_) => Reason::InvalidArgument,
             Self::Netlink(_) | Self::Netns(_) | Self::InterfaceTaken { .. } => {
@@ -215,15 +223,10 @@ impl Explain for NetworkError {
 
     fn class(&self) -> ErrorClass {
         match self {
-            Self::NotFound { .. } | Self::NotConnected { .. } => ErrorClass::NotFound,
-            Self::InUse { .. }
-            | Self::Permanent { .. }
+            Self::NotConnected { .. } => ErrorClass::NotFound,
+            Self::Permanent { .. }
             | Self::CannotPublish { .. }
-            | Self::NoAddressToPublish { .. }
-            | Self::Port(PortError::InUse { .. })
-            | Self::Ipam(IpamError::Taken { .. } | IpamError::Overlap { .. }) => {
-                ErrorClass::FailedPrecondition
-            }
+            | Self::NoAddressToPublish { .. } => ErrorClass::FailedPrecondition,
             _ => self.reason().class(),
         }
     }
@@ -231,6 +234,12 @@ impl Explain for NetworkError {
     fn remedy(&self) -> Option<Cow<'static, str>> {
         let remedy = match self {
             Self::NotFound { .. } => "list the networks with `keg network ls`",
+            Self::Cni(CniError::NoPlugin { .. }) => {
+                "install it (Debian: containernetworking-plugins), or set network.cni_plugin_dirs"
+            }
+            Self::Cni(CniError::NotFound { .. }) => {
+                "put its configuration into /etc/cni/net.d, or set network.cni_config_dirs"
+            }
             Self::Ambiguous { .. } => "give more of the id, or the name",
             Self::NameInUse { .. } => "choose another name, or remove that network",
             Self::InUse { .. } => "stop or disconnect its containers first",

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use crate::dns::RESOLVER;
 use crate::mode::NetworkMode;
 
 /// Name servers of a container whose host names only servers that it cannot reach.
@@ -32,6 +33,9 @@ pub struct Request<'a> {
     pub extra_hosts: Vec<(String, IpAddr)>,
     /// Name servers in place of the host's.
     pub dns: Vec<IpAddr>,
+    /// The container asks [`crate::dns::RESOLVER`], which knows names without dots; no name
+    /// server of others is entered.
+    pub asks_us: bool,
     /// Search domains in place of the host's.
     pub dns_search: Vec<String>,
     /// Resolver options in place of the host's.
@@ -51,7 +55,7 @@ pub struct EtcFiles {
 
 impl EtcFiles {
     /// Renders the files for a container with network mode `mode`.
-    pub fn render(mode: NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> Self {
+    pub fn render(mode: &NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> Self {
         Self {
             hosts: hosts(mode, request, host),
             hostname: format!("{}\n", request.hostname),
@@ -61,10 +65,10 @@ impl EtcFiles {
 }
 
 /// A container on the host's network resolves as the host does; others start from the usual names.
-fn hosts(mode: NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> String {
+fn hosts(mode: &NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> String {
     let mut text = match mode {
         NetworkMode::Host if !host.hosts.is_empty() => host.hosts.trim_end().to_owned() + "\n",
-        NetworkMode::Host | NetworkMode::None => concat!(
+        _ => concat!(
             "127.0.0.1\tlocalhost\n",
             "::1\tlocalhost ip6-localhost ip6-loopback\n",
             "fe00::\tip6-localnet\n",
@@ -94,7 +98,7 @@ fn own_names(request: &Request<'_>) -> String {
 
 /// Takes the host's resolver settings, with what was asked for in their place. A name server on
 /// the host's loopback device is out of reach from a network namespace of its own, and left out.
-fn resolv_conf(mode: NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> String {
+fn resolv_conf(mode: &NetworkMode, request: &Request<'_>, host: HostFiles<'_>) -> String {
     let of_host = |keyword: &str| -> Vec<String> {
         host.resolv_conf
             .lines()
@@ -103,12 +107,14 @@ fn resolv_conf(mode: NetworkMode, request: &Request<'_>, host: HostFiles<'_>) ->
             .map(|rest| rest.trim().to_owned())
             .collect()
     };
-    let mut servers: Vec<String> = if request.dns.is_empty() {
+    let mut servers: Vec<String> = if request.asks_us {
+        vec![RESOLVER.to_string()]
+    } else if request.dns.is_empty() {
         of_host("nameserver")
     } else {
         request.dns.iter().map(IpAddr::to_string).collect()
     };
-    if request.dns.is_empty() && mode.has_own_namespace() {
+    if !request.asks_us && request.dns.is_empty() && *mode != NetworkMode::Host {
         servers.retain(|server| !is_loopback(server));
         if servers.is_empty() {
             servers = FALLBACK_NAME_SERVERS.map(str::to_owned).to_vec();
@@ -118,14 +124,17 @@ fn resolv_conf(mode: NetworkMode, request: &Request<'_>, host: HostFiles<'_>) ->
         [] => of_host(keyword).pop().unwrap_or_default(),
         given => given.join(" "),
     };
+    let mut options = or_host(&request.dns_options, "options");
+    if request.asks_us && !options.contains("ndots:") {
+        // Else a search domain would be asked for names that are ours to know.
+        options = format!("{options} ndots:0").trim_start().to_owned();
+    }
     let mut text = String::new();
     for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
     }
-    for (keyword, value) in [
-        ("search", or_host(&request.dns_search, "search")),
-        ("options", or_host(&request.dns_options, "options")),
-    ] {
+    let search = or_host(&request.dns_search, "search");
+    for (keyword, value) in [("search", search), ("options", options)] {
         if !value.is_empty() && value != "." {
             text.push_str(&format!("{keyword} {value}\n"));
         }
@@ -157,7 +166,7 @@ mod tests {
     fn a_namespace_of_its_own_gets_no_name_server_on_the_hosts_loopback() {
         let request = Request { hostname: "web", ..Request::default() };
 
-        let files = EtcFiles::render(NetworkMode::None, &request, host());
+        let files = EtcFiles::render(&NetworkMode::None, &request, host());
 
         assert_eq!(
             files.resolv_conf,
@@ -171,7 +180,7 @@ mod tests {
     fn the_hosts_network_keeps_the_hosts_files() {
         let request = Request { hostname: "web", ..Request::default() };
 
-        let files = EtcFiles::render(NetworkMode::Host, &request, host());
+        let files = EtcFiles::render(&NetworkMode::Host, &request, host());
 
         assert_eq!(files.hosts, "127.0.0.1 localhost box\n");
         assert!(files.resolv_conf.starts_with("nameserver 127.0.0.53\n"));
@@ -182,7 +191,7 @@ mod tests {
         let request = Request::default();
         let host = HostFiles { hosts: "", resolv_conf: "nameserver ::1\n" };
 
-        let files = EtcFiles::render(NetworkMode::None, &request, host);
+        let files = EtcFiles::render(&NetworkMode::None, &request, host);
 
         assert_eq!(files.resolv_conf, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
     }
@@ -194,14 +203,27 @@ mod tests {
             domainname: "example",
             addresses: vec!["172.20.0.2".parse().unwrap()],
             extra_hosts: vec![("db".into(), "172.20.0.3".parse().unwrap())],
-            dns: vec!["127.0.0.11".parse().unwrap()],
+            dns: vec!["192.0.2.53".parse().unwrap()],
             dns_search: vec![".".into()],
             dns_options: vec!["ndots:0".into()],
+            ..Request::default()
         };
 
-        let files = EtcFiles::render(NetworkMode::None, &request, host());
+        let files = EtcFiles::render(&NetworkMode::None, &request, host());
+
+        assert_eq!(files.resolv_conf, "nameserver 192.0.2.53\noptions ndots:0\n");
+        assert!(files.hosts.ends_with("172.20.0.3\tdb\n172.20.0.2\tweb.example web\n"));
+    }
+
+    #[test]
+    fn who_asks_us_asks_nobody_else_and_for_short_names_first() {
+        let request = Request { asks_us: true, ..Request::default() };
+        let mode = NetworkMode::Network("front".into());
+
+        let files = EtcFiles::render(&mode, &request, HostFiles::default());
+        let with_options = EtcFiles::render(&mode, &request, host());
 
         assert_eq!(files.resolv_conf, "nameserver 127.0.0.11\noptions ndots:0\n");
-        assert!(files.hosts.ends_with("172.20.0.3\tdb\n172.20.0.2\tweb.example web\n"));
+        assert!(with_options.resolv_conf.ends_with("options ndots:2\n"), "{with_options:?}");
     }
 }

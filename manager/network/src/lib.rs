@@ -7,6 +7,7 @@
 //! | [`files`] | `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` for a container |
 //! | [`model`] | networks and endpoints, as asked for and as recorded |
 //! | [`networks`] | what the engine calls |
+//! | [`cni`] | networks that CNI plugins make |
 //! | [`switchboard`] | records and kernel together, one step at a time |
 //! | `plane` | bridges, interfaces, firewall: the kernel's side |
 //! | `netlink`, `nft` | how the kernel is spoken to |
@@ -17,6 +18,7 @@
 //! is there and before its process starts, and disconnects it when it has ended.
 
 pub mod address;
+pub mod cni;
 pub mod dns;
 pub mod error;
 pub mod files;
@@ -34,6 +36,7 @@ mod records;
 pub mod switchboard;
 
 pub use address::{Cidr, MacAddr};
+pub use cni::{CNI_PREFIX, Cni, CniError, CniSettings};
 pub use error::NetworkError;
 pub use files::EtcFiles;
 pub use instance::TagError;

@@ -5,19 +5,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// What a mode begins with that names another container.
+const CONTAINER_PREFIX: &str = "container:";
+
 /// Network modes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum NetworkMode {
     /// A network namespace of its own, with a loopback device only.
     None,
     /// The host's network namespace.
     Host,
+    /// The network namespace of the container with this name or id.
+    Container(String),
+    /// A network namespace of its own, connected to the network with this name, and perhaps to
+    /// others.
+    Network(String),
 }
 
-/// No network mode is called that.
+/// Text that names no network mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown network {name:?}: give \"none\" or \"host\"")]
+#[error(
+    "{name:?} is no network: give the name of one (`keg network ls`), \"none\", \"host\" or \
+     \"container:NAME\""
+)]
 pub struct UnknownNetwork {
     /// What was given.
     pub name: String,
@@ -25,18 +36,10 @@ pub struct UnknownNetwork {
 
 impl NetworkMode {
     /// Whether the container gets a network namespace of its own.
-    pub fn has_own_namespace(self) -> bool {
+    pub fn has_own_namespace(&self) -> bool {
         match self {
-            Self::None => true,
-            Self::Host => false,
-        }
-    }
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Host => "host",
+            Self::None | Self::Network(_) => true,
+            Self::Host | Self::Container(_) => false,
         }
     }
 }
@@ -48,14 +51,23 @@ impl FromStr for NetworkMode {
         match name {
             "none" => Ok(Self::None),
             "host" => Ok(Self::Host),
-            _ => Err(UnknownNetwork { name: name.to_owned() }),
+            "" | CONTAINER_PREFIX => Err(UnknownNetwork { name: name.to_owned() }),
+            _ => Ok(match name.strip_prefix(CONTAINER_PREFIX) {
+                Some(container) => Self::Container(container.to_owned()),
+                None => Self::Network(name.to_owned()),
+            }),
         }
     }
 }
 
 impl fmt::Display for NetworkMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Host => f.write_str("host"),
+            Self::Container(name) => write!(f, "{CONTAINER_PREFIX}{name}"),
+            Self::Network(name) => f.write_str(name),
+        }
     }
 }
 
@@ -69,7 +81,7 @@ impl TryFrom<String> for NetworkMode {
 
 impl From<NetworkMode> for String {
     fn from(mode: NetworkMode) -> Self {
-        mode.as_str().to_owned()
+        mode.to_string()
     }
 }
 
@@ -79,15 +91,24 @@ mod tests {
 
     #[test]
     fn modes_survive_their_own_names() {
-        for mode in [NetworkMode::None, NetworkMode::Host] {
-            assert_eq!(mode.as_str().parse(), Ok(mode));
+        let named = ["web".to_owned(), "a1b2".to_owned()];
+        let [network, container] = named;
+        for mode in [
+            NetworkMode::None,
+            NetworkMode::Host,
+            NetworkMode::Container(container),
+            NetworkMode::Network(network),
+        ] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
         }
     }
 
     #[test]
-    fn an_unknown_mode_is_named_in_the_error() {
-        let error = "bridge2".parse::<NetworkMode>().unwrap_err();
+    fn what_names_nothing_is_no_mode() {
+        for name in ["", "container:"] {
+            let error = name.parse::<NetworkMode>().unwrap_err();
 
-        assert!(error.to_string().contains("bridge2"));
+            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+        }
     }
 }

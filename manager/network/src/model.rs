@@ -34,6 +34,12 @@ impl NetworkId {
         Self(random.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// Makes an id of a name that somebody else has given: that name, in hexadecimal digits.
+    pub(crate) fn of_name(name: &str) -> Self {
+        let digits: String = name.bytes().take(32).map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("{digits:0<64}"))
+    }
+
     /// Its digits.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -158,6 +164,11 @@ impl Network {
     pub fn has_names(&self) -> bool {
         !self.is_default()
     }
+
+    /// Whether ports of its containers can be published.
+    pub fn can_publish(&self) -> bool {
+        !self.internal && self.driver == Driver::Bridge
+    }
 }
 
 /// A container to be connected to a network.
@@ -179,7 +190,8 @@ pub struct ConnectRequest {
     pub ports: Vec<PortRequest>,
     /// Resolvers for what the networks do not know, in place of the host's.
     pub dns: Vec<IpAddr>,
-    /// Makes this network's gateway the container's way out. Of several, the first has to.
+    /// Makes this network's gateway the container's way out, unless the network is internal or
+    /// the container has one.
     pub default_route: bool,
 }
 

@@ -103,6 +103,15 @@ impl Networks {
         self.call(|board| board.list()).await
     }
 
+    /// Finds a network; see [`Switchboard::inspect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn find(&self, name: &str) -> Result<Network, NetworkError> {
+        let name = name.to_owned();
+        self.call(move |board| board.find(&name).cloned()).await?
+    }
+
     /// Finds a network and the endpoints on it; see [`Switchboard::inspect`].
     ///
     /// # Errors

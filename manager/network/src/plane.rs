@@ -23,7 +23,7 @@ use crate::instance::{INTERFACE_PREFIX, Names};
 use crate::model::{Driver, Endpoint, Network};
 use crate::netlink::link::{self, Route, Rule, VethPair};
 use crate::netlink::message::{attributes, text};
-use crate::netlink::socket::{Family, Netlink};
+use crate::netlink::socket::{Family, Netlink, Request};
 use crate::netlink::track;
 use crate::netns::{Netns, set_setting, setting};
 use crate::nft::batch::Batch;
@@ -239,6 +239,22 @@ impl Plane {
                 let _ = self.route.apply(vec![link::delete_link(&endpoint.port)]);
             }
         })
+    }
+
+    /// Makes an interface that a container has its way out.
+    pub(crate) fn make_way_out(
+        &mut self,
+        endpoint: &Endpoint,
+        netns: &Netns,
+    ) -> Result<(), NetworkError> {
+        let name = &endpoint.interface;
+        netns.with(&self.home, || {
+            let mut route = Route::open()?;
+            let index = route
+                .index_of(name)?
+                .ok_or_else(|| NetworkError::InterfaceTaken { name: name.clone() })?;
+            Ok(route.apply(default_routes(endpoint, index))?)
+        })?
     }
 
     /// Whether our end of a container's interface is there.
@@ -475,10 +491,15 @@ fn configure_inside(endpoint: &Endpoint) -> Result<(), NetworkError> {
     }
     requests.push(link::set_up(index));
     if endpoint.default_route {
-        let gateways = endpoint.addresses.iter().filter_map(|address| address.gateway);
-        requests.extend(gateways.map(|gateway| link::add_default_route(gateway, index)));
+        requests.extend(default_routes(endpoint, index));
     }
     Ok(route.apply(requests)?)
+}
+
+/// What leads everything that has no better way to the gateways of an interface's network.
+fn default_routes(endpoint: &Endpoint, index: u32) -> Vec<Request> {
+    let gateways = endpoint.addresses.iter().filter_map(|address| address.gateway);
+    gateways.map(|gateway| link::add_default_route(gateway, index)).collect()
 }
 
 /// Makes the host forward IPv6, and keeps those of its interfaces that are configured by routers'

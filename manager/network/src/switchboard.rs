@@ -283,7 +283,27 @@ impl Switchboard {
             let (container, network) = (container.to_owned(), network.name.clone());
             return Err(NetworkError::NotConnected { container, network });
         }
-        self.release(&key)
+        let was_way_out = self.endpoints.get(&key).is_some_and(|endpoint| endpoint.default_route);
+        self.release(&key)?;
+        if was_way_out { self.choose_way_out(container) } else { Ok(()) }
+    }
+
+    /// Makes another of a container's networks its way out, after it has lost the one that was.
+    fn choose_way_out(&mut self, container: &str) -> Result<(), NetworkError> {
+        let mut others = self.endpoints(container);
+        others.sort_by(|one, other| one.interface.cmp(&other.interface));
+        let has_gateway = |endpoint: &Endpoint| {
+            endpoint.addresses.iter().any(|address| address.gateway.is_some())
+        };
+        let Some(next) = others.into_iter().find(has_gateway) else { return Ok(()) };
+        let key = (next.container.clone(), next.network.clone());
+        let next = Endpoint { default_route: true, ..next };
+        if let Some(netns) = self.held.get(&key).and_then(|held| held.netns.as_ref()) {
+            self.plane.make_way_out(&next, netns)?;
+        }
+        self.records.put_endpoint(&next)?;
+        self.endpoints.insert(key, next);
+        Ok(())
     }
 
     /// Gives back what a container that has ended had on all of its networks; none is no error.
@@ -321,7 +341,7 @@ impl Switchboard {
         self.create(request).map(drop)
     }
 
-    fn find(&self, name: &str) -> Result<&Network, NetworkError> {
+    pub(crate) fn find(&self, name: &str) -> Result<&Network, NetworkError> {
         if let Some(network) = self.networks.values().find(|network| network.name == name) {
             return Ok(network);
         }

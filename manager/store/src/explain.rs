@@ -100,6 +100,14 @@ pub enum Reason {
     VolumeInUse,
     /// A volume of that name exists, and is another one.
     VolumeExists,
+    /// No network of that name or id exists.
+    NetworkNotFound,
+    /// Containers are on the network.
+    NetworkInUse,
+    /// Somebody has a port of the host that was to be published.
+    PortInUse,
+    /// Somebody has the address or the subnet.
+    AddressInUse,
 }
 
 impl Reason {
@@ -139,6 +147,10 @@ impl Reason {
             Self::VolumeNotFound => "VOLUME_NOT_FOUND",
             Self::VolumeInUse => "VOLUME_IN_USE",
             Self::VolumeExists => "VOLUME_EXISTS",
+            Self::NetworkNotFound => "NETWORK_NOT_FOUND",
+            Self::NetworkInUse => "NETWORK_IN_USE",
+            Self::PortInUse => "PORT_IN_USE",
+            Self::AddressInUse => "ADDRESS_IN_USE",
         }
     }
 
@@ -155,12 +167,16 @@ impl Reason {
             | Self::ImageUnknownToRegistry
             | Self::PlatformNotFound
             | Self::ContainerNotFound
-            | Self::VolumeNotFound => ErrorClass::NotFound,
+            | Self::VolumeNotFound
+            | Self::NetworkNotFound => ErrorClass::NotFound,
             Self::NameInUse | Self::VolumeExists => ErrorClass::AlreadyExists,
             Self::RegistryUnreachable | Self::ShuttingDown => ErrorClass::Unavailable,
             Self::RegistryRefused
             | Self::ImageInUse
             | Self::VolumeInUse
+            | Self::NetworkInUse
+            | Self::PortInUse
+            | Self::AddressInUse
             | Self::UnsupportedByHost
             | Self::ContainerNotRunning
             | Self::ContainerRunning

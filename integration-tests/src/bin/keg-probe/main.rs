@@ -21,11 +21,15 @@
 //! | `orphan` | leaves a grandchild that prints "orphan" and exits with 0 after its parent |
 //! | `terminal` | prints the terminal's size now and on every change; exits on SIGTERM or end of input |
 //! | `hunt` | prints "ready", then tries to overwrite any program that is not of this root filesystem |
+//! | `serve PORT TEXT` | prints "ready", then tells everybody, by TCP and UDP, TEXT and whence they come |
+//! | `ask HOST:PORT [udp]` | prints what a server says |
+//! | `look-up NAME` | prints the addresses of a name, a line each |
 //! | `burn MILLIS` | uses processor time for MILLIS of wall time, prints how many it got |
 
 mod actions;
 mod attempts;
 mod look;
+mod network;
 
 use std::env;
 use std::process::ExitCode;
@@ -60,6 +64,14 @@ fn main() -> anyhow::Result<ExitCode> {
         "orphan" => actions::orphan()?,
         "terminal" => actions::terminal()?,
         "hunt" => actions::hunt()?,
+        "serve" => {
+            network::serve(u16::try_from(number(0)?)?, arguments.get(1).context("text?")?)?;
+        }
+        "ask" => {
+            let udp = arguments.get(1).is_some_and(|word| word == "udp");
+            network::ask(arguments.first().context("address?")?, udp)?;
+        }
+        "look-up" => network::look_up(arguments.first().context("name?")?)?,
         "burn" => actions::burn(number(0)?)?,
         other => bail!("no such subcommand: {other}"),
     }

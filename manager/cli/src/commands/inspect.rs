@@ -1,7 +1,9 @@
-//! `keg inspect`: shows everything known of containers and images.
+//! `keg inspect`: shows everything known of containers, images and networks.
 
 use clap::{Args, ValueEnum};
-use keg_proto::keg::v1::{ErrorReason, InspectContainerRequest, InspectImageRequest};
+use keg_proto::keg::v1::{
+    ErrorReason, InspectContainerRequest, InspectImageRequest, InspectNetworkRequest,
+};
 
 use crate::client::Daemon;
 use crate::failure::Failure;
@@ -17,6 +19,8 @@ pub(crate) enum Kind {
     Container,
     /// An image.
     Image,
+    /// A network.
+    Network,
 }
 
 #[derive(Debug, Args)]
@@ -28,7 +32,7 @@ pub(crate) struct InspectArgs {
     /// Print as "json" or by a Go template
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Look for objects of this kind only: container or image
+    /// Look for objects of this kind only: container, image or network
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     r#type: Option<Kind>,
     /// Names or ids
@@ -48,7 +52,7 @@ pub(crate) struct ContainerInspectArgs {
 
 /// Nothing has that name.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no container or image {name:?}")]
+#[error("there is no container, image or network {name:?}")]
 struct NothingOfThatName {
     name: String,
 }
@@ -97,9 +101,9 @@ pub(crate) async fn show(
     if failures.is_empty() { Ok(0) } else { Err(Failure::reported()) }
 }
 
-/// Finds a container of that name, else an image, unless one kind is asked for.
+/// Finds a container of that name, else an image, else a network, unless one kind is asked for.
 async fn look_up(daemon: &Daemon, name: &str, kind: Option<Kind>) -> Result<Value, Failure> {
-    if kind != Some(Kind::Image) {
+    if kind.is_none_or(|kind| kind == Kind::Container) {
         let request = InspectContainerRequest { container: name.to_owned() };
         match daemon.containers().inspect(request).await.map_err(Failure::from) {
             Ok(response) => return Ok(views::container::inspect(response.get_ref())),
@@ -107,11 +111,19 @@ async fn look_up(daemon: &Daemon, name: &str, kind: Option<Kind>) -> Result<Valu
             Err(failure) => return Err(failure),
         }
     }
-    let request = InspectImageRequest { image: name.to_owned() };
-    match daemon.images().inspect(request).await.map_err(Failure::from) {
-        Ok(response) => Ok(views::image::inspect(response.get_ref())),
+    if kind.is_none_or(|kind| kind == Kind::Image) {
+        let request = InspectImageRequest { image: name.to_owned() };
+        match daemon.images().inspect(request).await.map_err(Failure::from) {
+            Ok(response) => return Ok(views::image::inspect(response.get_ref())),
+            Err(failure) if kind.is_none() && is_missing(&failure) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let request = InspectNetworkRequest { network: name.to_owned() };
+    match daemon.networks().inspect(request).await.map_err(Failure::from) {
+        Ok(response) => Ok(views::network::inspect(response.get_ref())),
         Err(failure) if kind.is_none() && is_missing(&failure) => {
-            let remedy = "list what there is with `keg ps -a` and `keg images`";
+            let remedy = "list what there is with `keg ps -a`, `keg images` and `keg network ls`";
             let nothing = NothingOfThatName { name: name.to_owned() };
             Err(Failure::client(nothing).with_remedy(remedy))
         }
@@ -126,6 +138,8 @@ fn is_missing(failure: &Failure) -> bool {
         Some(
             ErrorReason::ContainerNotFound
                 | ErrorReason::ImageNotFound
+                | ErrorReason::NetworkNotFound
+                | ErrorReason::UnsupportedByHost
                 | ErrorReason::InvalidReference
                 | ErrorReason::InvalidArgument
         )

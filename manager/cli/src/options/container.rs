@@ -8,6 +8,7 @@ use keg_proto::keg::v1::{
     ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, Resources, TerminalSize,
 };
 
+use super::network::NetworkFlags;
 use super::{environment, mounts, platform, policy, security, size};
 use crate::failure::Failure;
 use crate::progress::ProgressStyle;
@@ -117,15 +118,8 @@ pub(crate) struct ContainerFlags {
     /// Name of the container
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) name: String,
-    /// Network: "none" or "host"
-    #[arg(
-        long,
-        visible_alias = "net",
-        value_name = "NETWORK",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) network: String,
+    #[command(flatten)]
+    pub(crate) network: NetworkFlags,
     /// Preference of the out-of-memory killer, -1000 to 1000
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub(crate) oom_score_adj: Option<i32>,
@@ -297,6 +291,8 @@ impl ContainerFlags {
             stop_signal: self.stop_signal.clone(),
             stop_timeout_secs: self.stop_timeout,
             terminal_size: terminal_size.filter(|_| self.tty),
+            domainname: self.network.domainname.clone(),
+            exposed_ports: self.network.expose.clone(),
         };
         let host_config = self.host_config(&surroundings.current_dir)?;
         Ok(CreateContainerRequest {
@@ -316,9 +312,8 @@ impl ContainerFlags {
         let shm_size_bytes =
             self.shm_size.as_deref().map(size::bytes).transpose().map_err(Failure::usage)?;
         let ulimits = self.ulimit.iter().map(|text| policy::ulimit(text));
-        Ok(HostConfig {
+        let mut host = HostConfig {
             mounts: self.mounts(current_dir).map_err(Failure::usage)?,
-            network_mode: self.network.clone(),
             auto_remove: self.rm,
             resources: Some(self.resources().map_err(Failure::usage)?),
             read_only_rootfs: self.read_only,
@@ -341,7 +336,10 @@ impl ContainerFlags {
             annotations: policy::pairs(&self.annotation).map_err(Failure::usage)?,
             restart_policy,
             volumes_from: self.volumes_from.clone(),
-        })
+            ..HostConfig::default()
+        };
+        self.network.describe(&mut host).map_err(Failure::usage)?;
+        Ok(host)
     }
 
     fn mounts(&self, current_dir: &Path) -> Result<Vec<Mount>, mounts::MountError> {

@@ -6,7 +6,7 @@ use keg_proto::keg::v1::{
     InspectContainerResponse, MountPoint, Resources, RestartPolicy, Ulimit,
 };
 
-use super::{label_lookup, labels_map, labels_text, texts_or_null};
+use super::{label_lookup, labels_map, labels_text, network, ports, texts_or_null};
 use crate::table::Columns;
 use crate::template::Value;
 use crate::{humanize, moment, reference};
@@ -71,8 +71,8 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
         ("LocalVolumes", Value::Text(volumes.to_string())),
         ("Mounts", Value::Text(mounts.join(","))),
         ("Names", Value::text(&container.name)),
-        ("Networks", Value::text(&container.network_mode)),
-        ("Ports", Value::text("")),
+        ("Networks", Value::Text(container.networks.join(","))),
+        ("Ports", Value::Text(ports::line(&container.ports))),
         ("RunningFor", Value::Text(format!("{age} ago"))),
         ("State", Value::text(state_word(container.state()))),
         ("Status", Value::Text(status(container, style.now))),
@@ -137,6 +137,9 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Args", Value::texts(&container.args)),
         ("State", state(&summary)),
         ("Image", Value::text(&summary.image_id)),
+        ("ResolvConfPath", Value::text(&container.resolv_conf_path)),
+        ("HostnamePath", Value::text(&container.hostname_path)),
+        ("HostsPath", Value::text(&container.hosts_path)),
         ("LogPath", Value::text(&container.log_path)),
         ("Name", Value::Text(format!("/{}", summary.name))),
         ("RestartCount", Value::unsigned(container.restart_count)),
@@ -145,6 +148,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("HostConfig", host_config(&host, &container.runtime)),
         ("Mounts", Value::List(summary.mount_points.iter().map(mount_point).collect())),
         ("Config", config_record(&config, &summary)),
+        ("NetworkSettings", network::settings(container)),
         (
             "Keg",
             Value::record([
@@ -195,6 +199,13 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         ("Binds", texts_or_null(&binds)),
         ("VolumesFrom", texts_or_null(&host.volumes_from)),
         ("NetworkMode", Value::text(&host.network_mode)),
+        ("PortBindings", ports::bindings(&host.port_bindings)),
+        ("PublishAllPorts", Value::Bool(host.publish_all_ports)),
+        ("Dns", Value::texts(&host.dns)),
+        ("DnsOptions", Value::texts(&host.dns_options)),
+        ("DnsSearch", Value::texts(&host.dns_search)),
+        ("ExtraHosts", texts_or_null(&host.extra_hosts)),
+        ("Links", Value::Null),
         ("RestartPolicy", restart_policy(host.restart_policy.as_ref())),
         ("AutoRemove", Value::Bool(host.auto_remove)),
         ("ReadonlyRootfs", Value::Bool(host.read_only_rootfs)),
@@ -281,7 +292,9 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
     let stop_timeout = config.stop_timeout_secs.map_or(Value::Null, Value::unsigned);
     Value::record([
         ("Hostname", Value::text(&config.hostname)),
+        ("Domainname", Value::text(&config.domainname)),
         ("User", Value::text(&config.user)),
+        ("ExposedPorts", exposed_ports(&config.exposed_ports)),
         ("Tty", Value::Bool(config.tty)),
         ("OpenStdin", Value::Bool(config.open_stdin)),
         ("StdinOnce", Value::Bool(config.stdin_once)),
@@ -294,6 +307,11 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
         ("StopSignal", Value::text(&config.stop_signal)),
         ("StopTimeout", stop_timeout),
     ])
+}
+
+/// Ports as Docker has them: names of empty objects.
+fn exposed_ports(ports: &[String]) -> Value {
+    Value::map(ports.iter().map(|port| (port.clone(), Value::record([]))))
 }
 
 #[cfg(test)]

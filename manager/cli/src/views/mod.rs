@@ -4,6 +4,8 @@
 pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod image;
+pub(crate) mod network;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod system;
 pub(crate) mod volume;

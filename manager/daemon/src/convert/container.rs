@@ -5,13 +5,13 @@ use std::path::Path;
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::Lifecycle;
 use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
-use keg_engine::{Details, EngineError};
+use keg_engine::{Details, EngineError, LiveEndpoint};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
 use super::host::{host_from_pb, host_to_pb};
 use super::mounts::{mount_point_to_pb, mount_to_pb};
-use super::{exit_to_pb, platform_from_pb, signal_from_pb, size_from_pb, timestamp_to_pb};
+use super::{exit_to_pb, network, platform_from_pb, signal_from_pb, size_from_pb, timestamp_to_pb};
 use crate::status::{invalid, to_status};
 
 /// Converts a request for a new container.
@@ -37,7 +37,11 @@ pub(crate) fn create_from_pb(request: pb::CreateContainerRequest) -> Result<Crea
 /// Converts a container to a line of a list.
 ///
 /// `volumes` is the directory of all volumes.
-pub(crate) fn summary_to_pb(record: &Record, volumes: &Path) -> pb::ContainerSummary {
+pub(crate) fn summary_to_pb(
+    record: &Record,
+    volumes: &Path,
+    endpoints: &[LiveEndpoint],
+) -> pb::ContainerSummary {
     let dead = match &record.lifecycle {
         Lifecycle::Dead { error } => {
             Some(pb::ExitStatus { error: error.clone(), ..pb::ExitStatus::default() })
@@ -56,9 +60,11 @@ pub(crate) fn summary_to_pb(record: &Record, volumes: &Path) -> pb::ContainerSum
         status: record.lifecycle.exit().map(exit_to_pb).or(dead),
         pid: record.lifecycle.pid().unwrap_or_default(),
         labels: record.config.labels.clone().into_iter().collect(),
-        network_mode: record.network_mode().as_str().to_owned(),
+        network_mode: record.network_mode().to_string(),
         mounts: record.host.mounts.iter().map(mount_to_pb).collect(),
         mount_points: record.mounts.iter().map(|mount| mount_point_to_pb(mount, volumes)).collect(),
+        ports: network::ports_to_pb(record, endpoints),
+        networks: network::names_to_pb(record),
     }
 }
 
@@ -67,7 +73,7 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
     let record = &details.record;
     let mut args = record.process.args.iter().cloned();
     pb::InspectContainerResponse {
-        summary: Some(summary_to_pb(record, &details.volumes)),
+        summary: Some(summary_to_pb(record, &details.volumes, &details.endpoints)),
         config: Some(config_to_pb(record)),
         host_config: Some(host_to_pb(record)),
         path: args.next().unwrap_or_default(),
@@ -84,7 +90,16 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
             .as_ref()
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default(),
+        networks: network::endpoints_to_pb(record, &details.endpoints),
+        hosts_path: path_to_pb(&details.etc_dir.etc("hosts")),
+        hostname_path: path_to_pb(&details.etc_dir.etc("hostname")),
+        resolv_conf_path: path_to_pb(&details.etc_dir.etc("resolv.conf")),
+        network_namespace: details.network_namespace.as_deref().map(path_to_pb).unwrap_or_default(),
     }
+}
+
+fn path_to_pb(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status> {
@@ -104,7 +119,7 @@ fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status
         working_dir: config.working_dir,
         user: config.user,
         hostname: config.hostname,
-        domainname: String::new(),
+        domainname: config.domainname,
         tty: config.tty,
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
@@ -112,6 +127,7 @@ fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status
         stop_signal: signal_from_pb(&config.stop_signal)?,
         stop_timeout_secs: config.stop_timeout_secs,
         terminal_size: config.terminal_size.map(size_from_pb).transpose()?,
+        exposed_ports: network::exposed_from_pb(&config.exposed_ports)?,
     })
 }
 
@@ -138,6 +154,8 @@ fn config_to_pb(record: &Record) -> pb::ContainerConfig {
         terminal_size: config
             .terminal_size
             .map(|size| pb::TerminalSize { width: size.width.into(), height: size.height.into() }),
+        domainname: config.domainname.clone(),
+        exposed_ports: config.exposed_ports.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -191,7 +209,7 @@ mod tests {
 
         assert!(refused(|request| request.name = "a b".into()).contains("a b"));
         assert!(refused(|request| request.config = None).contains("image"));
-        assert!(host(|host| host.network_mode = "bridge9".into()).contains("bridge9"));
+        assert!(host(|host| host.network_mode = "container:".into()).contains("container:"));
         assert!(host(|host| host.userns_mode = "mine".into()).contains("mine"));
         assert!(host(|host| host.mounts = vec![pb::Mount::default()]).contains("type"));
     }

@@ -6,6 +6,7 @@ use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
 use super::mounts::{mount_from_pb, mount_to_pb};
+use super::network;
 use super::resources::{resources_from_pb, resources_to_pb, restart_from_pb};
 use crate::status::{invalid, to_status};
 
@@ -58,6 +59,13 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         annotations: host.annotations.into_iter().collect(),
         restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
         volumes_from: host.volumes_from,
+        networks: network::attachments_from_pb(host.networks)?,
+        ports: network::publish_from_pb(&host.publish)?,
+        publish_all: host.publish_all_ports,
+        dns: network::resolvers_from_pb(&host.dns)?,
+        dns_search: host.dns_search,
+        dns_options: host.dns_options,
+        extra_hosts: network::extra_hosts_from_pb(&host.extra_hosts)?,
     })
 }
 
@@ -65,7 +73,7 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
     let host = &record.host;
     pb::HostConfig {
         mounts: host.mounts.iter().map(mount_to_pb).collect(),
-        network_mode: record.network_mode().as_str().to_owned(),
+        network_mode: record.network_mode().to_string(),
         auto_remove: host.auto_remove,
         resources: Some(resources_to_pb(&host.resources)),
         read_only_rootfs: host.read_only_rootfs,
@@ -109,6 +117,14 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
             },
         }),
         volumes_from: host.volumes_from.clone(),
+        publish: Vec::new(),
+        port_bindings: host.ports.iter().map(network::binding_to_pb).collect(),
+        publish_all_ports: host.publish_all,
+        dns: host.dns.iter().map(ToString::to_string).collect(),
+        dns_search: host.dns_search.clone(),
+        dns_options: host.dns_options.clone(),
+        extra_hosts: host.extra_hosts.iter().map(network::extra_host_to_pb).collect(),
+        networks: host.networks.iter().map(network::attachment_to_pb).collect(),
     }
 }
 

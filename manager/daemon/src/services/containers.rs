@@ -7,6 +7,7 @@ mod streams;
 use futures_util::{StreamExt, stream};
 use keg_engine::id::ContainerName;
 use keg_engine::log::{LogEntry, LogQuery, LogStream};
+use keg_engine::model::Record;
 use keg_engine::signal::Signal;
 use keg_engine::{Engine, EngineError, ListQuery, LogsRequest, Patience, WaitCondition};
 use keg_proto::keg::v1 as pb;
@@ -130,8 +131,10 @@ impl pb::containers_server::Containers for Containers {
         };
         let records = self.engine.list(&query).map_err(|error| to_status(&error))?;
         let volumes = self.engine.settings().volumes();
-        let containers =
-            records.iter().map(|record| convert::summary_to_pb(record, &volumes)).collect();
+        let summary = |record: &Record| {
+            convert::summary_to_pb(record, &volumes, &self.engine.endpoints(&record.id))
+        };
+        let containers = records.iter().map(|record| summary(record)).collect();
         Ok(Response::new(pb::ListContainersResponse { containers }))
     }
 

@@ -74,7 +74,8 @@ struct Filter(BTreeMap<String, Vec<String>>);
 
 impl Filter {
     fn parse(filters: HashMap<String, pb::FilterValues>) -> Result<Self, Status> {
-        const KEYS: [&str; 6] = ["type", "action", "event", "container", "image", "label"];
+        const KEYS: [&str; 7] =
+            ["type", "action", "event", "container", "image", "network", "label"];
         if let Some(key) = filters.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(invalid("filters", format!("there is no filter {key:?}")));
         }
@@ -87,8 +88,8 @@ impl Filter {
             values.iter().any(|value| match key.as_str() {
                 "type" => value == event.object.as_str(),
                 "action" | "event" => value == event.action,
-                "container" => {
-                    event.object.as_str() == "container"
+                kind @ ("container" | "network") => {
+                    event.object.as_str() == kind
                         && (event.id.starts_with(value) || attribute("name") == Some(value))
                 }
                 "image" => {

@@ -3,6 +3,7 @@
 mod containers;
 mod events;
 mod images;
+mod networks;
 mod system;
 mod volumes;
 
@@ -14,6 +15,7 @@ use tonic::Status;
 pub(crate) use containers::Containers;
 pub(crate) use events::Events;
 pub(crate) use images::Images;
+pub(crate) use networks::Networks;
 pub(crate) use system::System;
 pub(crate) use volumes::Volumes;
 

@@ -50,6 +50,9 @@ const MASKED_PATHS: [&str; 12] = [
 const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Largest group id that the kernel takes for who may send a ping.
+const MOST_GROUPS: u32 = 2_147_483_647;
+
 /// Why there is no specification for a container.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -87,6 +90,26 @@ pub struct Input<'a> {
     pub sources: &'a BTreeMap<PathBuf, PathBuf>,
     /// Highest capability that the running kernel knows.
     pub last_capability: u8,
+    /// The container whose network namespace it is to have, if that is another's.
+    pub network_of: Option<&'a NetworkOf>,
+}
+
+/// A container whose network namespace another is to have.
+#[derive(Debug)]
+pub struct NetworkOf {
+    /// Where the namespace is.
+    pub namespace: PathBuf,
+    /// Its files on the host: what they say of names holds for both.
+    pub dir: ContainerDir,
+    /// Its host name.
+    pub hostname: String,
+}
+
+impl Input<'_> {
+    /// Where the files are that are bound over those in `/etc`.
+    fn etc_dir(&self) -> &ContainerDir {
+        self.network_of.map_or(self.dir, |other| &other.dir)
+    }
 }
 
 /// Writes the specification.
@@ -108,11 +131,12 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
         .set_root(Some(root))
         .set_process(Some(process(record, input.identity, &selected)?))
         .set_mounts(Some(mounts::build(input)))
-        .set_linux(Some(linux(record, &selected)))
+        .set_linux(Some(linux(input, &selected)))
         .set_hostname(None)
         .set_domainname(None);
     if host.uts_mode == NamespaceMode::Private {
-        spec.set_hostname(Some(record.hostname().to_owned()));
+        let hostname = input.network_of.map_or(record.hostname(), |other| &other.hostname);
+        spec.set_hostname(Some(hostname.to_owned()));
         if !record.config.domainname.is_empty() {
             spec.set_domainname(Some(record.config.domainname.clone()));
         }
@@ -232,13 +256,14 @@ fn rlimits(record: &Record) -> Result<Option<Vec<PosixRlimit>>, SpecError> {
     Ok(Some(limits).filter(|limits| !limits.is_empty()))
 }
 
-fn linux(record: &Record, selected: &Capabilities) -> Linux {
+fn linux(input: &Input<'_>, selected: &Capabilities) -> Linux {
+    let record = input.record;
     let host = &record.host;
     let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
     let confined = !host.privileged;
     let mut linux = Linux::default();
     linux
-        .set_namespaces(Some(namespaces(record)))
+        .set_namespaces(Some(namespaces(input)))
         .set_resources(Some(resources::build(host)))
         .set_cgroups_path(Some(PathBuf::from("/keg").join(record.id.as_str())))
         .set_masked_paths(if confined { list(&MASKED_PATHS) } else { None })
@@ -250,11 +275,25 @@ fn linux(record: &Record, selected: &Capabilities) -> Linux {
     if let Some(range) = record.id_range {
         linux.set_uid_mappings(Some(mapping(range))).set_gid_mappings(Some(mapping(range)));
     }
-    if !host.sysctls.is_empty() {
-        let sysctls: HashMap<String, String> = host.sysctls.clone().into_iter().collect();
+    let sysctls = sysctls(record);
+    if !sysctls.is_empty() {
         linux.set_sysctl(Some(sysctls));
     }
     linux
+}
+
+/// Kernel parameters: what was asked for, and in a network namespace of its own what lets any user
+/// open any port and send a ping, since nobody else's ports and packets are there.
+fn sysctls(record: &Record) -> HashMap<String, String> {
+    let mut sysctls = HashMap::new();
+    if record.network_mode().has_own_namespace() {
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        // Groups that are not mapped cannot be named.
+        let last = record.id_range.map_or(MOST_GROUPS, |range| range.length - 1).min(MOST_GROUPS);
+        sysctls.insert("net.ipv4.ping_group_range".to_owned(), format!("0 {last}"));
+    }
+    sysctls.extend(record.host.sysctls.clone());
+    sysctls
 }
 
 /// Id 0 and up inside are the range outside.
@@ -268,8 +307,10 @@ pub(crate) fn mapping(range: IdRange) -> Vec<LinuxIdMapping> {
         .collect()
 }
 
-fn namespaces(record: &Record) -> Vec<LinuxNamespace> {
+fn namespaces(input: &Input<'_>) -> Vec<LinuxNamespace> {
+    let record = input.record;
     let host = &record.host;
+    let joins = input.network_of.is_some();
     let own = |mode: NamespaceMode| mode == NamespaceMode::Private;
     let wanted = [
         (LinuxNamespaceType::User, record.id_range.is_some()),
@@ -278,7 +319,7 @@ fn namespaces(record: &Record) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Ipc, own(host.ipc_mode)),
         (LinuxNamespaceType::Uts, own(host.uts_mode)),
         (LinuxNamespaceType::Cgroup, own(host.cgroupns_mode)),
-        (LinuxNamespaceType::Network, record.network_mode().has_own_namespace()),
+        (LinuxNamespaceType::Network, record.network_mode().has_own_namespace() || joins),
     ];
     wanted
         .into_iter()
@@ -286,6 +327,9 @@ fn namespaces(record: &Record) -> Vec<LinuxNamespace> {
         .map(|(typ, _)| {
             let mut namespace = LinuxNamespace::default();
             namespace.set_typ(typ);
+            if typ == LinuxNamespaceType::Network {
+                namespace.set_path(input.network_of.map(|other| other.namespace.clone()));
+            }
             namespace
         })
         .collect()

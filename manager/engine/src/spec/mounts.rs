@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use keg_network::NetworkMode;
 use oci_spec::runtime::Mount as SpecMount;
 
 use super::{Input, mapping};
@@ -26,7 +25,7 @@ pub fn build(input: &Input<'_>) -> Vec<SpecMount> {
 
     let mut mounts = kernel_mounts(record);
     mounts.extend(ETC_FILES.iter().map(|name| {
-        bind(&input.dir.etc(name), &Path::new("/etc").join(name), &["rbind", "rprivate"])
+        bind(&input.etc_dir().etc(name), &Path::new("/etc").join(name), &["rbind", "rprivate"])
     }));
     mounts.retain(|mount| {
         !asked.iter().any(|asked| {
@@ -105,7 +104,7 @@ fn proc(record: &Record) -> SpecMount {
 /// A user namespace may mount sysfs only for a network namespace that it owns; else the host's is
 /// bound.
 fn sysfs(record: &Record, access: &str) -> SpecMount {
-    if record.id_range.is_some() && record.network_mode() == NetworkMode::Host {
+    if record.id_range.is_some() && !record.network_mode().has_own_namespace() {
         let options = ["rbind", "nosuid", "noexec", "nodev", access];
         return bind(Path::new("/sys"), Path::new("/sys"), &options);
     }

@@ -57,7 +57,14 @@ fn spec_of(record: &Record, identity: &Identity) -> Result<Value, SpecError> {
             MountSource::Tmpfs { .. } => None,
         })
         .collect();
-    let input = Input { record, identity, dir: &dir, sources: &sources, last_capability: 40 };
+    let input = Input {
+        record,
+        identity,
+        dir: &dir,
+        sources: &sources,
+        last_capability: 40,
+        network_of: None,
+    };
     build(&input).map(|spec| serde_json::to_value(spec).unwrap())
 }
 

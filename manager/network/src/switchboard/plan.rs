@@ -145,7 +145,9 @@ impl Switchboard {
             addresses,
             ports: Vec::new(),
             dns: request.dns.clone(),
-            default_route: request.default_route && !network.internal,
+            default_route: request.default_route
+                && !network.internal
+                && !self.endpoints(&request.container).iter().any(|other| other.default_route),
         })
     }
 
