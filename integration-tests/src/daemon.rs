@@ -331,5 +331,6 @@ impl Drop for Daemon {
 #[must_use]
 pub fn path_with_our_programs() -> String {
     let rest = std::env::var("PATH").unwrap_or_default();
-    format!("{}:{rest}:/usr/sbin:/sbin", programs::directory().display())
+    let newer = programs::newer_peers().join("bin");
+    format!("{}:{}:{rest}:/usr/sbin:/sbin", programs::directory().display(), newer.display())
 }

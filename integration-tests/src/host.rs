@@ -81,7 +81,7 @@ macro_rules! requires {
 
 /// What tests can ask for.
 pub mod needs {
-    use super::{Missing, Path, env, fs, machine, program, set_up};
+    use super::{Missing, Path, env, fs, machine, program, programs, set_up};
 
     /// Asks for all rights of root.
     ///
@@ -130,6 +130,14 @@ pub mod needs {
     /// `KEG_TEST_RUNTIME` names another.
     pub fn our_runtime() -> Result<(), Missing> {
         machine(env::var_os("KEG_TEST_RUNTIME").is_none(), "our runtime")
+    }
+
+    /// Asks for CRIU (newer than Debian 12 has for kernels from 6.13 on).
+    ///
+    /// # Errors
+    /// None is there, or none that works with this kernel.
+    pub fn criu() -> Result<(), Missing> {
+        machine(programs::criu().is_some(), "a CRIU that works with this kernel (.ci/newer-peers)")
     }
 
     /// Asks for Debian's runc.

@@ -2,6 +2,8 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// Returns the path of one of our programs.
 ///
@@ -42,6 +44,35 @@ pub fn installed(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+/// Returns the directory of peers newer than Debian's, which `.ci/newer-peers` fills.
+#[must_use]
+pub fn newer_peers() -> PathBuf {
+    if let Some(directory) = env::var_os("KEG_NEWER_PEERS") {
+        return directory.into();
+    }
+    let ours = directory();
+    ours.parent().unwrap_or(&ours).join("newer-peers")
+}
+
+/// Returns a CRIU that works with this kernel: the newer one, else the one that is installed.
+#[must_use]
+pub fn criu() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let works = |program: &PathBuf| {
+        let check = Command::new(program).arg("check").stdin(Stdio::null()).output();
+        check.is_ok_and(|output| output.status.success())
+    };
+    let find = || {
+        let newer = newer_peers().join("bin/criu");
+        [Some(newer), installed("criu")]
+            .into_iter()
+            .flatten()
+            .filter(|path| path.is_file())
+            .find(works)
+    };
+    FOUND.get_or_init(find).clone()
 }
 
 /// Returns the root of the source tree.

@@ -112,6 +112,7 @@ impl Runtime {
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.root()).arg("--log").arg(self.log());
         command.args(["--log-format", "json"]).args(args);
+        command.env("PATH", crate::daemon::path_with_our_programs());
         command
     }
 
@@ -214,14 +215,26 @@ impl Runtime {
     #[track_caller]
     pub fn create_with(&self, bundle: Bundle, flags: &[&OsStr]) -> Result<Container, Outcome> {
         let id = Self::new_id();
-        let bundle = bundle.prepare(&id);
+        let bundle = Arc::new(bundle.prepare(&id));
         let pid_file = self.scratch.join(format!("{id}.pid"));
+        self.make("create", id, bundle, &pid_file, flags)
+    }
+
+    #[track_caller]
+    fn make(
+        &self,
+        command: &str,
+        id: String,
+        bundle: Arc<Bundle>,
+        pid_file: &Path,
+        flags: &[&OsStr],
+    ) -> Result<Container, Outcome> {
         let _ = fs::remove_file(self.log());
-        let mut command = self.command(["create", "--bundle"]);
-        command.arg(bundle.path()).arg("--pid-file").arg(&pid_file).args(flags).arg(&id);
+        let mut command = self.command([command, "--bundle"]);
+        command.arg(bundle.path()).arg("--pid-file").arg(pid_file).args(flags).arg(&id);
         let tree = Tree::spawn(&command);
         let exit_code = tree.wait_exit(tree.main_pid(), PATIENCE);
-        let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
+        let pid = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
         let init = Pid::from_raw(pid.unwrap_or(0));
         let container = Container { runtime: self.clone(), id, init, tree: Some(tree), bundle };
         if exit_code == 0 {
@@ -230,6 +243,26 @@ impl Runtime {
         let (stdout, stderr) = (container.stdout(), container.stderr());
         let error = stderr.trim_end().lines().last().unwrap_or_default().to_owned();
         Err(self.with_logged_error(Outcome { exit_code, stdout, stderr, error }))
+    }
+
+    /// Makes a container from the checkpoint of another, with its bundle and its id, and with further
+    /// flags of `restore`.
+    ///
+    /// # Errors
+    /// What the runtime said.
+    #[track_caller]
+    pub fn restore_with(
+        &self,
+        of: &Container,
+        images: &Path,
+        flags: &[&OsStr],
+    ) -> Result<Container, Outcome> {
+        let pid_file = self.scratch.join(format!("{}.pid", of.id));
+        let _ = fs::remove_file(&pid_file);
+        let mut flagged = vec!["--image-path".as_ref(), images.as_os_str(), "--detach".as_ref()];
+        flagged.extend(flags);
+        let (id, bundle) = (of.id.clone(), Arc::clone(&of.bundle));
+        self.make("restore", id, bundle, &pid_file, &flagged)
     }
 
     /// Creates a container whose process has a terminal, which arrives over a console socket.
@@ -312,7 +345,7 @@ pub struct Container {
     id: String,
     init: Pid,
     tree: Option<Tree>,
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
 }
 
 impl Container {

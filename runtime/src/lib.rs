@@ -16,10 +16,12 @@
 pub mod cgroup;
 pub mod commands;
 pub mod console;
+pub mod criu;
 pub mod hooks;
 pub mod intel_rdt;
 pub mod lifecycle;
 pub mod log;
+mod mount_table;
 pub mod namespaces;
 pub mod net_devices;
 pub mod plan;

@@ -58,6 +58,8 @@ pub enum Event {
     Signalled,
     /// A process is added (`exec`).
     Joined,
+    /// The container is written to disk.
+    Checkpointed,
     /// The container is removed.
     Deleted,
 }
@@ -86,6 +88,9 @@ impl fmt::Display for Refused {
             }
             (Event::Joined, Lifecycle::Stopped) => {
                 f.write_str("cannot exec in a stopped container")
+            }
+            (Event::Checkpointed, state) => {
+                write!(f, "container cannot be checkpointed in {state} state: start it first")
             }
             (Event::Frozen, state) => write!(f, "container not running or created: {state}"),
             (Event::Thawed, _) => f.write_str("container not paused"),
@@ -138,7 +143,8 @@ impl Lifecycle {
             (Created { .. } | Running { .. } | Paused { .. }, Event::InitExited)
             | (Stopped, Event::Deleted) => Ok(Stopped),
             (Created { .. } | Running { .. } | Paused { .. }, Event::Signalled)
-            | (Created { .. } | Running { .. }, Event::Joined) => Ok(self),
+            | (Created { .. } | Running { .. }, Event::Joined)
+            | (Running { .. } | Paused { .. }, Event::Checkpointed) => Ok(self),
             (state, event) => Err(Refused { state, event }),
         }
     }
@@ -234,6 +240,7 @@ mod tests {
             Event::InitExited,
             Event::Signalled,
             Event::Joined,
+            Event::Checkpointed,
             Event::Deleted,
         ])
     }

@@ -23,6 +23,17 @@ pub(crate) struct CgroupError {
     source: io::Error,
 }
 
+/// A process could not be taken into a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "move the shim into the cgroup {path:?} (ShimCgroup in the runtime options): make the cgroup first, or leave the option out"
+)]
+pub struct JoinError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
 impl Cgroups {
     /// Finds the cgroups of a live process.
     pub(crate) fn of(pid: i32) -> Result<Self, CgroupError> {
@@ -57,6 +68,24 @@ impl Cgroups {
     pub(crate) fn v1(&self, controller: &str) -> Option<&Path> {
         self.v1.get(controller).map(PathBuf::as_path)
     }
+}
+
+/// Takes the calling process into the cgroup `path`, in every hierarchy that has it.
+///
+/// # Errors
+/// [`JoinError`], also if no hierarchy has it.
+pub fn join(path: &Path) -> Result<(), JoinError> {
+    let failed = |source| JoinError { path: path.to_owned(), source };
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+    let mut joined = false;
+    for mount in mounts.lines().filter_map(Mount::parse) {
+        let dir = path.to_str().and_then(|path| mount.dir_of(path));
+        if let Some(dir) = dir.filter(|dir| dir.is_dir()) {
+            fs::write(dir.join("cgroup.procs"), "0").map_err(failed)?;
+            joined = true;
+        }
+    }
+    if joined { Ok(()) } else { Err(failed(io::ErrorKind::NotFound.into())) }
 }
 
 /// A line of mountinfo that is about cgroups.

@@ -21,7 +21,7 @@
 
 pub mod bootstrap;
 mod bundle;
-mod cgroup;
+pub mod cgroup;
 pub mod cleanup;
 mod clock;
 mod events;

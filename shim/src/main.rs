@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, bail};
 use keg_proto::containerd::types::{RuntimeInfo, RuntimeRequest, RuntimeVersion};
 use keg_shim::bootstrap::{Action, Flags, Input, socket_path};
-use keg_shim::{cleanup, server};
+use keg_shim::{cgroup, cleanup, server};
 use prost::Message;
 
 /// Most bytes that a daemon may say on standard input.
@@ -73,6 +73,10 @@ fn start(flags: &Flags) -> anyhow::Result<()> {
     };
     let socket = socket_path(flags, socket_dir)?;
     let bundle = bundle_dir(flags)?;
+    if let Some(options) = input.options().filter(|options| !options.shim_cgroup.is_empty()) {
+        // The server inherits it; this process has only a moment to live.
+        cgroup::join(options.shim_cgroup.as_ref())?;
+    }
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
     command.current_dir(&bundle);
     command.args(["-namespace", &flags.namespace, "-id", &flags.id]);

@@ -30,15 +30,15 @@ const DEFAULT_RUNTIME: &str = "keg-runtime";
 /// Most bytes that are kept of what a runtime prints.
 const MAX_OUTPUT_BYTES: usize = 4 << 20;
 
-/// Why the runtime failed, in a word that machines compare.
+/// Why the runtime failed, in a word that machines compare: keg-runtime's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reason(pub(crate) String);
 
 impl Reason {
     pub(crate) const COMMAND_NOT_FOUND: &'static str = "COMMAND_NOT_FOUND";
     pub(crate) const COMMAND_NOT_EXECUTABLE: &'static str = "COMMAND_NOT_EXECUTABLE";
-    pub(crate) const CONTAINER_NOT_FOUND: &'static str = "CONTAINER_NOT_FOUND";
-    pub(crate) const CONTAINER_NOT_RUNNING: &'static str = "CONTAINER_NOT_RUNNING";
+    pub(crate) const CONTAINER_NOT_FOUND: &'static str = "NOT_FOUND";
+    pub(crate) const CONTAINER_NOT_RUNNING: &'static str = "WRONG_STATE";
 }
 
 /// Why a call of the runtime did not do what it should.
@@ -154,6 +154,9 @@ impl Runtime {
     ) -> Result<(), RuntimeError> {
         let mut args = Args::new("create");
         args.option("--bundle", bundle).option("--pid-file", pid_file);
+        if self.no_new_keyring {
+            args.flag("--no-new-keyring");
+        }
         self.creation_flags(&mut args, &ends);
         self.run("OCI runtime create failed", args.finish(id), Some(ends)).await.map(drop)
     }
@@ -169,20 +172,36 @@ impl Runtime {
         let mut args = Args::new("restore");
         args.flag("--detach").flag("--no-subreaper");
         args.option("--image-path", checkpoint);
-        if !self.criu_work_path.as_os_str().is_empty() {
-            args.option("--work-path", &self.criu_work_path);
-        }
+        let work = self.criu_work_dir("");
+        args.option("--work-path", &work);
         args.option("--bundle", bundle).option("--pid-file", pid_file);
         self.creation_flags(&mut args, &ends);
-        self.run("OCI runtime restore failed", args.finish(id), Some(ends)).await.map(drop)
+        self.run("OCI runtime restore failed", args.finish(id), Some(ends)).await?;
+        self.remove_criu_work_dir(&work);
+        Ok(())
     }
 
+    /// Where CRIU works and logs: where someone wants it, else in the bundle, so that the log of a
+    /// failure stays as long as that.
+    fn criu_work_dir(&self, wanted: &str) -> PathBuf {
+        match (wanted, self.criu_work_path.as_os_str().is_empty()) {
+            ("", true) => self.log_dir.join("criu-work"),
+            ("", false) => self.criu_work_path.clone(),
+            (wanted, _) => PathBuf::from(wanted),
+        }
+    }
+
+    fn remove_criu_work_dir(&self, dir: &Path) {
+        if dir.starts_with(&self.log_dir) {
+            // It goes with the bundle at the latest.
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+
+    /// Flags that `create` and `restore` share.
     fn creation_flags(&self, args: &mut Args, ends: &ChildEnds) {
         if self.no_pivot_root {
             args.flag("--no-pivot");
-        }
-        if self.no_new_keyring {
-            args.flag("--no-new-keyring");
         }
         if let Some(socket) = &ends.console_socket {
             args.option("--console-socket", socket);
@@ -271,12 +290,10 @@ impl Runtime {
     ) -> Result<(), RuntimeError> {
         let mut args = Args::new("checkpoint");
         args.option("--image-path", image);
-        for (path, name) in
-            [(&options.work_path, "--work-path"), (&options.parent_path, "--parent-path")]
-        {
-            if !path.is_empty() {
-                args.option(name, path);
-            }
+        let work = self.criu_work_dir(&options.work_path);
+        args.option("--work-path", &work);
+        if !options.parent_path.is_empty() {
+            args.option("--parent-path", &options.parent_path);
         }
         for (wanted, name) in [
             (!options.exit, "--leave-running"),
@@ -295,7 +312,9 @@ impl Runtime {
         if !options.cgroups_mode.is_empty() {
             args.option("--manage-cgroups-mode", &options.cgroups_mode);
         }
-        self.run("OCI runtime checkpoint failed", args.finish(id), None).await.map(drop)
+        self.run("OCI runtime checkpoint failed", args.finish(id), None).await?;
+        self.remove_criu_work_dir(&work);
+        Ok(())
     }
 
     /// Runs one command to its end and returns what it printed.

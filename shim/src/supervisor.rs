@@ -9,46 +9,37 @@
 //! There is at most one container. Methods run to their end even if the caller leaves, so they are
 //! given to tasks of their own by whoever calls them; only `wait` may be dropped.
 
+mod control;
 mod create;
+mod exec;
+mod exit;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use keg_proto::containerd::events as pb;
-use keg_proto::containerd::runc::v1::{CheckpointOptions, Options};
+use keg_proto::containerd::runc::v1::Options;
 use keg_proto::containerd::types::Mount;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, oneshot};
 
 use crate::bootstrap::Flags;
-use crate::bundle::{self, Bundle, BundleError};
+use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::clock::timestamp;
 use crate::events::Publisher;
-use crate::exit_record::ExitRecord;
 use crate::oom::OomWatch;
 use crate::process::{Happening, Phase, Process, Refused};
 use crate::reaper::{Exit, Pid, Reaper};
 use crate::rootfs::{self, RootfsError};
-use crate::runtime_cli::{Reason, Runtime, RuntimeError};
-use crate::self_log;
-use crate::stdio::{Context, Hub, Owner, Request, StdioError, Streams};
-
-/// How long an exit waits for destinations that take the last output slowly.
-const EXIT_DRAIN_LIMIT: Duration = Duration::from_secs(2);
+use crate::runtime_cli::{Runtime, RuntimeError};
+use crate::stdio::{Context, Hub, Owner, Request, StdioError};
 
 /// How long a deletion waits for them.
 const DELETE_DRAIN_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long the first process's exit waits for those of its execs, which the kernel ends with it.
-const EXECS_LIMIT: Duration = Duration::from_secs(2);
-
-const SIGKILL: u32 = 9;
 
 /// What `Create` is given.
 #[derive(Debug)]
@@ -83,6 +74,8 @@ pub(crate) enum TaskError {
     NoSpec,
     #[error("update without resources")]
     NoResources,
+    #[error("checkpoint without a path: give one in the request or as image path of its options")]
+    NoImagePath,
     #[error("signal {0} does not exist")]
     NoSignal(u32),
     #[error("send signal {signal} to process {pid}")]
@@ -211,120 +204,6 @@ impl Supervisor {
         Ok(pid)
     }
 
-    async fn start_exec(
-        self: &Rc<Self>,
-        task: &Rc<Task>,
-        process: &Rc<Process>,
-    ) -> Result<Pid, TaskError> {
-        let (Phase::Added, Some(spec)) = (process.phase(), process.spec.take()) else {
-            return Err(TaskError::Phase(process.phase().refuse("start")));
-        };
-        let adoption = self.reaper.adopt();
-        let number = task.exec_count.get();
-        task.exec_count.set(number + 1);
-        let file = |kind: &str| task.bundle.dir().join(format!("exec.{number}.{kind}"));
-        let (spec_file, pid_file) = (file("json"), file("pid"));
-        let started = async {
-            bundle::write(spec_file.clone(), &spec).map_err(TaskError::Bundle)?;
-            let context = self.stdio_context(task);
-            let (ends, ours) = process.streams.prepare(context).await.map_err(TaskError::Stdio)?;
-            task.runtime
-                .exec(&task.id, &spec_file, &pid_file, ends)
-                .await
-                .map_err(TaskError::Runtime)?;
-            process.streams.start(ours).await.map_err(TaskError::Stdio)?;
-            process.streams.open_stdin().map_err(TaskError::Stdio)?;
-            bundle::read_pid(&pid_file).map(Pid).map_err(TaskError::Bundle)
-        };
-        let started = started.await;
-        for file in [&spec_file, &pid_file] {
-            // What was not written needs no removal.
-            let _ = fs::remove_file(file);
-        }
-        let pid = started.inspect_err(|_| process.streams.close())?;
-        process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
-        self.events.publish(&pb::TaskExecStarted {
-            container_id: task.id.clone(),
-            exec_id: process.exec_id.clone(),
-            pid: pid.number(),
-        });
-        let exited = self.reaper.watch(pid);
-        drop(adoption);
-        tokio::task::spawn_local(Rc::clone(self).follow(
-            Rc::clone(task),
-            Rc::clone(process),
-            exited,
-        ));
-        Ok(pid)
-    }
-
-    /// Waits for the end of a process, and reports it after everything else about it.
-    async fn follow(
-        self: Rc<Self>,
-        task: Rc<Task>,
-        process: Rc<Process>,
-        exited: oneshot::Receiver<Exit>,
-    ) {
-        let Ok(exit) = exited.await else { return };
-        let _turn = process.turn.lock().await;
-        if process.exec_id.is_empty() {
-            task.end_the_rest().await;
-        }
-        process.streams.drain(EXIT_DRAIN_LIMIT).await;
-        let pid = process.phase().pid().unwrap_or(Pid(0));
-        if let Some(path) = process.streams.exit_record() {
-            // A short process may have ended before the runtime's `start` returned.
-            let started_at = process.started_at().map(|started| started.min(exit.at));
-            let mut record =
-                ExitRecord::new(&task.id, &process.exec_id, pid, exit).started(started_at);
-            record.oom_killed = task.oom.borrow().as_ref().is_some_and(|watch| watch.kills() > 0);
-            if let Err(error) = record.write(path) {
-                // Whoever waits must learn of the exit all the same.
-                self_log::warn("the exit is reported without a record", &error);
-            }
-        }
-        if let Err(error) = process.note(Happening::Exited(exit)) {
-            self_log::warn("an exit came twice", &error);
-            return;
-        }
-        if process.exec_id.is_empty() {
-            self.ended.notify_waiters();
-        }
-        self.events.publish(&pb::TaskExit {
-            container_id: task.id.clone(),
-            id: task.name_of(&process),
-            pid: pid.number(),
-            exit_status: exit.status(),
-            exited_at: Some(timestamp(exit.at)),
-        });
-    }
-
-    /// Adds a process that [`Self::start`] will run.
-    pub(crate) fn exec(
-        &self,
-        id: &str,
-        exec_id: &str,
-        spec: Vec<u8>,
-        stdio: Request,
-    ) -> Result<(), TaskError> {
-        let task = self.task(id)?;
-        if exec_id.is_empty() || task.execs.borrow().contains_key(exec_id) {
-            return Err(TaskError::ExecExists { exec_id: exec_id.to_owned() });
-        }
-        if !matches!(task.init.phase(), Phase::Running { .. }) {
-            return Err(TaskError::Phase(task.init.phase().refuse("exec in")));
-        }
-        if spec.is_empty() {
-            return Err(TaskError::NoSpec);
-        }
-        let streams = Streams::new(stdio).map_err(TaskError::Stdio)?;
-        let process = Rc::new(Process::new(exec_id, streams, Some(spec)));
-        task.execs.borrow_mut().insert(exec_id.to_owned(), process);
-        let container_id = task.id.clone();
-        self.events.publish(&pb::TaskExecAdded { container_id, exec_id: exec_id.to_owned() });
-        Ok(())
-    }
-
     /// Forgets a process that has ended or never started, and with the first one the container.
     pub(crate) async fn delete(
         &self,
@@ -362,89 +241,6 @@ impl Supervisor {
             task.execs.borrow_mut().remove(exec_id);
         }
         Ok((pid, exit))
-    }
-
-    /// Sends a signal to a process, or to all of the container.
-    pub(crate) async fn kill(
-        &self,
-        id: &str,
-        exec_id: &str,
-        signal: u32,
-        all: bool,
-    ) -> Result<(), TaskError> {
-        let (task, process) = self.process(id, exec_id)?;
-        let pid = match process.phase() {
-            Phase::Added => return Err(TaskError::NotCreated),
-            Phase::Stopped { .. } => return Err(TaskError::Finished),
-            Phase::Created { pid } | Phase::Running { pid } | Phase::Paused { pid } => pid,
-        };
-        if !exec_id.is_empty() && !all {
-            return signal_process(pid, signal);
-        }
-        match task.runtime.kill(id, signal, all).await {
-            Err(error) if error.reason() == Some(Reason::CONTAINER_NOT_RUNNING) => {
-                Err(TaskError::Finished)
-            }
-            other => other.map_err(TaskError::Runtime),
-        }
-    }
-
-    /// Freezes the container.
-    pub(crate) async fn pause(&self, id: &str) -> Result<(), TaskError> {
-        let task = self.task(id)?;
-        let _turn = task.init.turn.lock().await;
-        task.init.phase().apply(Happening::Frozen).map_err(TaskError::Phase)?;
-        task.runtime.pause(id).await.map_err(TaskError::Runtime)?;
-        task.init.note(Happening::Frozen).map_err(TaskError::Phase)?;
-        self.events.publish(&pb::TaskPaused { container_id: id.to_owned() });
-        Ok(())
-    }
-
-    /// Thaws the container.
-    pub(crate) async fn resume(&self, id: &str) -> Result<(), TaskError> {
-        let task = self.task(id)?;
-        let _turn = task.init.turn.lock().await;
-        task.init.phase().apply(Happening::Thawed).map_err(TaskError::Phase)?;
-        task.runtime.resume(id).await.map_err(TaskError::Runtime)?;
-        task.init.note(Happening::Thawed).map_err(TaskError::Phase)?;
-        self.events.publish(&pb::TaskResumed { container_id: id.to_owned() });
-        Ok(())
-    }
-
-    /// Changes the limits; `resources` is the runtime-spec's object as JSON.
-    pub(crate) async fn update(&self, id: &str, resources: &[u8]) -> Result<(), TaskError> {
-        let task = self.task(id)?;
-        if resources.is_empty() {
-            return Err(TaskError::NoResources);
-        }
-        let _turn = task.init.turn.lock().await;
-        if let phase @ (Phase::Added | Phase::Stopped { .. }) = task.init.phase() {
-            return Err(TaskError::Phase(phase.refuse("update")));
-        }
-        let file = task.bundle.dir().join("resources.json");
-        bundle::write(file.clone(), resources).map_err(TaskError::Bundle)?;
-        let updated = task.runtime.update(id, &file).await.map_err(TaskError::Runtime);
-        // It goes with the bundle at the latest.
-        let _ = fs::remove_file(file);
-        updated
-    }
-
-    /// Writes the container to disk.
-    pub(crate) async fn checkpoint(
-        &self,
-        id: &str,
-        path: &str,
-        options: &CheckpointOptions,
-    ) -> Result<(), TaskError> {
-        let task = self.task(id)?;
-        let image = if options.image_path.is_empty() { path } else { &options.image_path };
-        if !matches!(task.init.phase(), Phase::Running { .. } | Phase::Paused { .. }) {
-            return Err(TaskError::Phase(task.init.phase().refuse("checkpoint")));
-        }
-        task.runtime.checkpoint(id, Path::new(image), options).await.map_err(TaskError::Runtime)?;
-        let checkpoint = image.to_owned();
-        self.events.publish(&pb::TaskCheckpointed { container_id: id.to_owned(), checkpoint });
-        Ok(())
     }
 
     /// Lists the container's processes, each with the exec that made it.
@@ -518,38 +314,4 @@ impl Task {
     pub(crate) fn name_of(&self, process: &Process) -> String {
         if process.exec_id.is_empty() { self.id.clone() } else { process.exec_id.clone() }
     }
-
-    /// Ends what the first process left behind, and waits for the execs that go with it.
-    async fn end_the_rest(&self) {
-        if !self.own_pid_namespace {
-            match self.runtime.kill(&self.id, SIGKILL, true).await {
-                Err(error) if error.reason().is_none() => {
-                    self_log::warn("end the processes that the container left", &error);
-                }
-                // Nothing was left.
-                _ => {}
-            }
-        }
-        let execs: Vec<_> = self.execs.borrow().values().cloned().collect();
-        let all = async {
-            for exec in execs {
-                if matches!(exec.phase(), Phase::Running { .. }) {
-                    exec.exited().await;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(EXECS_LIMIT, all).await;
-    }
-}
-
-fn signal_process(pid: Pid, signal: u32) -> Result<(), TaskError> {
-    let failed = |source| match source {
-        rustix::io::Errno::SRCH => TaskError::Finished,
-        source => TaskError::Signal { signal, pid: pid.0, source },
-    };
-    let number = i32::try_from(signal).ok().and_then(Signal::from_named_raw);
-    let number = number.ok_or(TaskError::NoSignal(signal))?;
-    let target = rustix::process::Pid::from_raw(pid.0).ok_or(TaskError::NotCreated)?;
-    let process = pidfd_open(target, PidfdFlags::empty()).map_err(failed)?;
-    pidfd_send_signal(process, number).map_err(failed)
 }

@@ -4,6 +4,7 @@
 //! both.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use keg_proto::containerd::runc::v1::{CheckpointOptions, ProcessDetails};
@@ -95,6 +96,9 @@ impl TaskService {
     }
 
     async fn create(&self, input: pb::CreateTaskRequest) -> Result<pb::CreateTaskResponse, Status> {
+        let options = input.options.as_ref().and_then(decode_options).unwrap_or_default();
+        let checkpoints = [&input.checkpoint, &options.criu_image_path];
+        let checkpoint = checkpoints.into_iter().find(|path| !path.is_empty()).map(PathBuf::from);
         let request = CreateRequest {
             id: input.id,
             bundle: input.bundle.into(),
@@ -105,8 +109,8 @@ impl TaskService {
                 stderr: input.stderr,
                 terminal: input.terminal,
             },
-            checkpoint: (!input.checkpoint.is_empty()).then(|| input.checkpoint.into()),
-            options: input.options.as_ref().and_then(decode_options).unwrap_or_default(),
+            checkpoint,
+            options,
         };
         let pid = self.supervisor.create(request).await.map_err(status)?;
         Ok(pb::CreateTaskResponse { pid: pid.number() })
@@ -264,9 +268,10 @@ fn status(error: TaskError) -> Status {
         TaskError::NoTask { .. } | TaskError::NoExec { .. } | TaskError::Finished => Code::NotFound,
         TaskError::TaskExists { .. } | TaskError::ExecExists { .. } => Code::AlreadyExists,
         TaskError::Phase(_) | TaskError::NotCreated => Code::FailedPrecondition,
-        TaskError::NoSpec | TaskError::NoResources | TaskError::NoSignal(_) => {
-            Code::InvalidArgument
-        }
+        TaskError::NoSpec
+        | TaskError::NoResources
+        | TaskError::NoImagePath
+        | TaskError::NoSignal(_) => Code::InvalidArgument,
         TaskError::Runtime(RuntimeError::Failed { .. })
             if reason == Some(Reason::CONTAINER_NOT_FOUND) =>
         {

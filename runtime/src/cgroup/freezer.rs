@@ -5,6 +5,7 @@
 //! freezes reliably, but asynchronously, and tells when it is done by `cgroup.events`.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -73,6 +74,13 @@ impl Cgroup {
             None | Some("THAWED" | "0") => FreezerState::Thawed,
             Some(_) => FreezerState::Frozen,
         })
+    }
+
+    /// Where the freezer is: a directory of v1's hierarchy, or the one of v2.
+    #[must_use]
+    pub fn freezer_dir(&self) -> Option<&Path> {
+        let group = self.v1_group("freezer").or(self.saved.v2.as_ref())?;
+        Some(&group.dir)
     }
 
     /// The freezer, unless there is none or the cgroup is gone.

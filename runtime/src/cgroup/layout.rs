@@ -11,13 +11,13 @@
 //! v2       /sys/fs/cgroup
 //! ```
 
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
 use super::dir::errno_of;
 use super::error::CgroupError;
+use crate::mount_table::{self, MountLine};
 
 const MEMBERSHIP: &str = "/proc/self/cgroup";
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -184,50 +184,16 @@ fn parse_memberships(text: &str) -> Result<Vec<Membership>, CgroupError> {
 /// Parses the cgroup file systems out of `/proc/self/mountinfo` (proc_pid_mountinfo(5)); lines that
 /// make no sense are no cgroup mounts.
 fn parse_mounts(text: &str) -> Vec<CgroupMount> {
-    text.lines().filter_map(parse_mount).collect()
-}
-
-fn parse_mount(line: &str) -> Option<CgroupMount> {
-    let (mount, super_block) = line.split_once(" - ")?;
-    let mut super_block = super_block.split(' ');
-    let v2 = match super_block.next()? {
-        "cgroup" => false,
-        "cgroup2" => true,
-        _ => return None,
-    };
-    let options = super_block.nth(1)?.split(',').map(Into::into).collect();
-    let mut mount = mount.split(' ').skip(3);
-    let root = unescape(mount.next()?);
-    let point = unescape(mount.next()?);
-    Some(CgroupMount { v2, root, point, options })
-}
-
-/// Undoes the kernel's `\ooo` for blanks and backslashes in a path.
-fn unescape(text: &str) -> PathBuf {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let octal = bytes.get(at + 1..at + 4).filter(|_| byte == b'\\').and_then(parse_octal);
-        match octal {
-            Some(unescaped) => {
-                out.push(unescaped);
-                at += 4;
-            }
-            None => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(out).into()
-}
-
-fn parse_octal(digits: &[u8]) -> Option<u8> {
-    digits.iter().try_fold(0_u8, |number, digit| match digit {
-        b'0'..=b'7' => number.checked_mul(8)?.checked_add(digit - b'0'),
-        _ => None,
-    })
+    let mounts = mount_table::parse(text).into_iter();
+    let cgroups = mounts.filter_map(|MountLine { root, point, kind, options, .. }| {
+        let v2 = match kind.as_str() {
+            "cgroup" => false,
+            "cgroup2" => true,
+            _ => return None,
+        };
+        Some(CgroupMount { v2, root, point, options })
+    });
+    cgroups.collect()
 }
 
 #[cfg(test)]
@@ -295,18 +261,6 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone_only_where_they_are_whole() {
-        for (escaped, plain) in [
-            (r"/a\040b", "/a b"),
-            (r"/a\134040", r"/a\040"),
-            (r"/a\04", r"/a\04"),
-            (r"\999", r"\999"),
-        ] {
-            assert_eq!(unescape(escaped), Path::new(plain));
-        }
-    }
-
-    #[test]
     fn this_machine_has_a_layout_in_which_we_are() {
         let layout = Layout::of_this_machine().unwrap();
 
@@ -333,14 +287,13 @@ mod tests {
         fn no_text_makes_the_parsers_panic(text in ".{0,200}") {
             let _ = parse_memberships(&text);
             let _ = parse_mounts(&text);
-            let _ = unescape(&text);
         }
 
         #[test]
         fn a_mount_line_gives_back_the_path_that_was_escaped(path in "/[a-z \\\\]{0,20}") {
             let escaped = path.replace('\\', r"\134").replace(' ', r"\040");
             let line = format!("1 2 0:3 / {escaped} rw - cgroup2 none rw");
-            prop_assert_eq!(parse_mount(&line).unwrap().point, PathBuf::from(path));
+            prop_assert_eq!(&parse_mounts(&line)[0].point, Path::new(&path));
         }
     }
 }

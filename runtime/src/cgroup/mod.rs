@@ -220,6 +220,22 @@ impl Cgroup {
         })
     }
 
+    /// Where v1 is mounted: each controller with the container's path in its hierarchy, the one of v2
+    /// under an empty name. Where v2 is alone, nothing.
+    pub fn v1_roots(&self) -> Vec<(String, PathBuf)> {
+        if self.saved.v1.is_empty() {
+            return Vec::new();
+        }
+        let path = |group: &SavedGroup| {
+            let below = group.dir.strip_prefix(&group.mount).unwrap_or(Path::new(""));
+            Path::new("/").join(below)
+        };
+        let v1 = self.saved.v1.iter().flat_map(|group| {
+            group.controllers.iter().map(move |controller| (controller.clone(), path(group)))
+        });
+        v1.chain(self.saved.v2.iter().map(|group| (String::new(), path(group)))).collect()
+    }
+
     /// The cgroup below this one that `exec --cgroup` names: `PATH` in every hierarchy, or
     /// `CONTROLLER[,CONTROLLER]:PATH` in those of v1 that have one of the controllers.
     ///

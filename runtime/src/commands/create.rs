@@ -98,7 +98,7 @@ impl Created {
 
 /// A failed start leaves nothing. What cannot be removed is left to `delete --force`; the failure
 /// itself is what the user must see.
-fn discard(dir: &ContainerDir, cgroup: Option<&Cgroup>) {
+pub(super) fn discard(dir: &ContainerDir, cgroup: Option<&Cgroup>) {
     if let Some(cgroup) = cgroup {
         let _ = cgroup.destroy();
     }
@@ -220,7 +220,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 
 /// Makes the cgroup, after writing down where it is: if this process is killed, `delete --force`
 /// finds it.
-fn make_cgroup(
+pub(super) fn make_cgroup(
     context: &Context,
     plan: &ContainerPlan,
     dir: &ContainerDir,

@@ -3,6 +3,7 @@
 //! A command parses, calls the library and prints. Every failure ends here as one line of the log,
 //! with a reason for programs, and as an exit code.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -14,6 +15,7 @@ mod list;
 mod pause;
 mod ps;
 mod read;
+mod restore;
 mod resume;
 mod run;
 mod self_protect;
@@ -32,6 +34,7 @@ use nix::unistd::geteuid;
 
 use crate::cgroup::{CgroupError, Driver};
 use crate::console::ConsoleError;
+use crate::criu::CriuError;
 use crate::hooks::HookError;
 use crate::intel_rdt::IntelRdtError;
 use crate::lifecycle::Refused;
@@ -78,9 +81,9 @@ struct Global {
     /// Whether cgroup failures for lack of permission are passed over.
     #[arg(long, value_name = "BOOL", default_value = "auto", num_args = 1)]
     rootless: Rootless,
-    /// Accepted for compatibility; CRIU is found in PATH.
-    #[arg(long, value_name = "PATH", hide = true)]
-    criu: Option<PathBuf>,
+    /// CRIU, for checkpoint and restore.
+    #[arg(long, value_name = "PATH", default_value = "criu")]
+    criu: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -98,6 +101,8 @@ enum Rootless {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a running container to disk (by CRIU).
+    Checkpoint(Box<checkpoint::Checkpoint>),
     /// Create a container; its program does not run yet.
     Create(create::Create),
     /// Delete a container that has stopped.
@@ -117,6 +122,8 @@ enum Command {
     Pause(pause::Pause),
     /// List the processes of a container.
     Ps(ps::Ps),
+    /// Make a container from a checkpoint (by CRIU).
+    Restore(Box<restore::Restore>),
     /// Let the processes of a paused container go on.
     Resume(resume::Resume),
     /// Create a container and run its program.
@@ -158,6 +165,12 @@ pub enum CommandError {
     /// A further process.
     #[error("exec failed")]
     Exec(#[source] LaunchError),
+    /// A checkpoint.
+    #[error("keg-runtime checkpoint failed")]
+    Checkpoint(#[source] CriuError),
+    /// A restore.
+    #[error("keg-runtime restore failed")]
+    Restore(#[source] CriuError),
     /// The terminal.
     #[error(transparent)]
     Console(ConsoleError),
@@ -264,6 +277,10 @@ impl CommandError {
             Self::Store(StoreError::Exists { .. }) => "ALREADY_EXISTS",
             Self::Store(StoreError::NotFound { .. }) => "NOT_FOUND",
             Self::Store(StoreError::Busy { .. }) => "BUSY",
+            Self::Checkpoint(error) | Self::Restore(error) => match error {
+                CriuError::Impossible { .. } | CriuError::Unsupported { .. } => "INVALID_CONFIG",
+                _ => "SETUP_FAILED",
+            },
             Self::Store(_) | Self::Io { .. } | Self::Kernel { .. } => "INTERNAL",
             Self::Plan(_) | Self::Config { .. } | Self::Malformed { .. } => "INVALID_CONFIG",
             Self::Option { .. } | Self::Capability(_) | Self::Console(_) => "INVALID_ARGUMENT",
@@ -282,6 +299,8 @@ struct Context {
     driver: Driver,
     /// Whether a cgroup that cannot be made for lack of permission is done without.
     rootless: bool,
+    /// CRIU's program.
+    criu: PathBuf,
 }
 
 /// Runs the command line to its end and returns the exit code.
@@ -321,6 +340,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Rootless::False => false,
             Rootless::Auto => !geteuid().is_root(),
         },
+        criu: global.criu,
     };
     let failure_code = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
     match dispatch(command, &context, &mut log) {
@@ -338,6 +358,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
     match command {
+        Command::Checkpoint(checkpoint) => checkpoint.run(context),
         Command::Create(create) => create.run(context),
         Command::Delete(delete) => delete.run(context),
         Command::Events(events) => events.run(context),
@@ -347,6 +368,7 @@ fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, Co
         Command::List(list) => list.run(context),
         Command::Pause(pause) => pause.run(context),
         Command::Ps(ps) => ps.run(context),
+        Command::Restore(restore) => restore.run(context, log),
         Command::Resume(resume) => resume.run(context),
         Command::Run(run) => run.run(context, log),
         Command::Spec(spec) => spec.run(),

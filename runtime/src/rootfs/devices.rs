@@ -80,6 +80,12 @@ pub fn create_devices(root: &Root, devices: &[LinuxDevice]) -> Result<(), Failur
     link_ptmx(root, &dev).at(Step::DefaultLink)
 }
 
+/// Returns where the devices are: the default ones, and `devices`.
+pub fn device_paths(devices: &[LinuxDevice]) -> impl Iterator<Item = PathBuf> {
+    let default = DEFAULT_DEVICES.iter().map(|(name, ..)| Path::new("/dev").join(name));
+    default.chain(devices.iter().map(|device| device.path().clone()))
+}
+
 /// `/dev/ptmx` must be the container's own devpts': the host's would open the host's terminals.
 fn link_ptmx(root: &Root, dev: &OwnedFd) -> Result<(), Errno> {
     match root.open(Path::new("/dev/pts/ptmx"), OFlag::O_PATH) {

@@ -347,6 +347,12 @@ impl ContainerDir {
         &self.id
     }
 
+    /// Returns where the directory is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Waits for the lock, which is held until this value is dropped.
     fn lock(&self) -> Result<(), StoreError> {
         let deadline = Instant::now() + LOCK_PATIENCE;

@@ -139,7 +139,8 @@ impl LogWriter {
     /// Appends what `stream` wrote.
     pub(crate) fn append(&mut self, stream: Stream, bytes: &[u8]) -> Outcome {
         if self.settings.format == Format::Raw {
-            self.take_raw(bytes);
+            let rest = self.write_through(bytes);
+            self.take_raw(rest);
         } else {
             self.encode(stream, |lines, emit| lines.push(bytes, emit));
         }
@@ -250,6 +251,31 @@ impl LogWriter {
         match stream {
             Stream::Stdout => self.stdout = lines,
             Stream::Stderr => self.stderr = lines,
+        }
+    }
+
+    /// Writes raw output from where it is, if nothing speaks against that: nothing waits before it,
+    /// no limit, no rotation. Returns what is left to do in the other way.
+    fn write_through<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let settings = &self.settings;
+        let plain = settings.max_bytes_per_sec.is_none()
+            && settings.max_size_bytes.is_none_or(|max| {
+                let margin = u64::try_from(bytes.len() + RAW_MARGIN_BYTES).unwrap_or(u64::MAX);
+                self.size_bytes.saturating_add(margin) < max.get()
+            });
+        if !plain || !self.pending.bytes.is_empty() || self.lost_bytes > 0 {
+            return bytes;
+        }
+        match self.file.write(bytes) {
+            Ok(count) => {
+                self.size_bytes += u64::try_from(count).unwrap_or(0);
+                if let Some(last) = bytes[..count].last() {
+                    self.at_line_start = *last == b'\n';
+                }
+                &bytes[count..]
+            }
+            // The other way tries again, and knows what to do.
+            Err(_) => bytes,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Copies what a process writes to where it goes.
 //!
 //! ```text
-//! wait until readable ─▶ read a block ─▶ write all of it ─▶ …      idle: no block is held
+//! wait until readable ─▶ read a block ─▶ write all of it ─▶ …      idle for a while: no block is held
 //!                  ▲ "drain": read until empty, then answer
 //! ```
 //!
@@ -19,6 +19,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -32,8 +33,12 @@ use crate::log::{LogWriter, Outcome, Stream, compress_in_background};
 /// Block for streams that say little.
 const SMALL_BLOCK_BYTES: usize = 4 << 10;
 
-/// Block for streams that say much; no longer than an attach frame.
-const LARGE_BLOCK_BYTES: usize = 64 << 10;
+/// Block for streams that say much, and what their pipe is made to hold: so that neither side
+/// waits for the other more often than it must.
+const LARGE_BLOCK_BYTES: usize = 256 << 10;
+
+/// How long a stream must be silent before its block is given back.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// Most bytes that a drain passes on: what a pipe can hold by default, and more.
 const MAX_DRAIN_BYTES: usize = 1 << 20;
@@ -57,6 +62,25 @@ impl Source {
         match self {
             Self::Pipe(fd) => fd,
             Self::Console(console) => console.fd(),
+        }
+    }
+
+    /// Waits until there may be something to read; `false` if there never will.
+    async fn readable(&self) -> bool {
+        match self.fd().readable().await {
+            Ok(mut ready) => {
+                ready.retain_ready();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Lets a pipe hold a large block.
+    fn widen(&self) {
+        if let Self::Pipe(pipe) = self {
+            // Where the kernel's limit for the user is reached, it stays as it is.
+            let _ = fcntl_setpipe_size(pipe.get_ref(), LARGE_BLOCK_BYTES);
         }
     }
 }
@@ -230,25 +254,23 @@ impl Copy {
     }
 
     /// Waits until there may be something to copy, and room for it; `false` if there never will.
-    async fn ready(&self) -> bool {
+    async fn ready(&mut self) -> bool {
         self.sink.room().await;
-        match self.source.fd().readable().await {
-            Ok(mut ready) => {
-                ready.retain_ready();
-                true
+        if !self.block.is_empty() {
+            let soon = tokio::time::timeout(SILENCE, self.source.readable()).await;
+            match soon {
+                Ok(open) => return open,
+                Err(_) => self.rest(),
             }
-            Err(_) => false,
         }
+        self.source.readable().await
     }
 
     /// Copies one block of a source that is ready; `false` at its end.
     async fn copy_block(&mut self) -> bool {
         match self.read() {
             Read::Some(count) => self.pass_on(count).await,
-            Read::Nothing => {
-                self.rest();
-                true
-            }
+            Read::Nothing => true,
             Read::End => false,
         }
     }
@@ -288,9 +310,19 @@ impl Copy {
     fn read(&mut self) -> Read {
         self.block.resize(self.block_bytes, 0);
         let block = &mut self.block;
-        let read =
-            self.source.fd().try_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, block)?));
-        self.judge(read)
+        let fills_blocks = matches!(self.source, Source::Pipe(_));
+        let mut last = None;
+        let read = self.source.fd().try_io(Interest::READABLE, |fd| {
+            let count = nix::unistd::read(fd, &mut *block)?;
+            if fills_blocks && count > 0 && count < block.len() {
+                // A pipe gives less only when it has no more: the reactor learns it from this
+                // answer, and no second read is needed to find out.
+                last = Some(count);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        });
+        self.judge(last.map_or(read, Ok))
     }
 
     /// Reads a block, whether or not the source is known to be ready.
@@ -307,8 +339,9 @@ impl Copy {
         match read {
             Ok(0) => Read::End,
             Ok(count) => {
-                if count == self.block_bytes {
+                if count == self.block_bytes && count < LARGE_BLOCK_BYTES {
                     self.block_bytes = LARGE_BLOCK_BYTES;
+                    self.source.widen();
                 }
                 Read::Some(count)
             }

@@ -1,6 +1,7 @@
 //! keg-runtime by its command line, on bundles; asked of the probe inside.
 
 mod bad_input;
+mod checkpoint;
 mod escapes;
 mod exec;
 mod hooks;

@@ -1,0 +1,285 @@
+//! checkpoint and restore – as runc has them, by CRIU.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+
+use keg_fixtures::terminal::ConsoleSocket;
+use keg_fixtures::wait::PATIENCE;
+use keg_fixtures::{Bundle, Container, Outcome, Scratch, Status, requires};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+
+/// Counts in memory: a process that started anew would begin at 1.
+fn counting() -> Bundle {
+    Bundle::probe().args(["count", "10"])
+}
+
+fn started(bundle: Bundle, host: keg_fixtures::Host) -> Container {
+    let container = host.runtime().create(bundle);
+    container.start();
+    container
+}
+
+fn checkpoint(container: &Container, images: &Path, flags: &[&str]) -> Outcome {
+    let mut args: Vec<&OsStr> =
+        vec!["checkpoint".as_ref(), "--image-path".as_ref(), images.as_os_str()];
+    args.extend(flags.iter().map(OsStr::new));
+    args.push(container.id().as_ref());
+    container.runtime().call(args)
+}
+
+fn restore(container: &Container, images: &Path, flags: &[&str]) -> Container {
+    let flags: Vec<&OsStr> = flags.iter().map(OsStr::new).collect();
+    let restored = container.runtime().restore_with(container, images, &flags);
+    restored.unwrap_or_else(|outcome| panic!("restore failed: {outcome:#?}"))
+}
+
+fn numbers(container: &Container) -> Vec<u64> {
+    container.stdout().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Waits until a restored container has counted on from where `before` ended.
+fn assert_counts_on(before: &[u64], restored: &Container) {
+    let last = *before.last().unwrap();
+    restored.wait_for_line(&(last + 5).to_string());
+    let after = numbers(restored);
+    assert_eq!(after[0], last + 1, "before {before:?}, after {after:?}");
+}
+
+#[test]
+fn a_restored_container_goes_on_where_it_was() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("5");
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+
+    checkpoint(&container, &images, &[]).success();
+    assert_eq!(container.wait_exit(PATIENCE), 137);
+    let state = container.runtime().call(["state", container.id()]);
+    let left = container.cgroups();
+    let restored = restore(&container, &images, &[]);
+
+    assert_ne!(state.exit_code, 0, "the container is still there: {state:?}");
+    assert!(left.is_empty(), "{left:?}");
+    assert_counts_on(&numbers(&container), &restored);
+    assert_eq!(restored.state().status, Status::Running);
+    assert_eq!(restored.state().pid, restored.init().as_raw());
+    assert!(!restored.cgroups().is_empty());
+    let seen = restored.exec(&["/bin/sh", "-c", "cat /proc/1/cmdline"]).success();
+    assert!(seen.stdout.starts_with("/probe"), "{seen:?}");
+    assert_eq!(restored.kill(Signal::SIGKILL).exit_code, 0);
+    assert_eq!(restored.wait_exit(PATIENCE), 137);
+    restored.delete(false).success();
+}
+
+#[test]
+fn a_container_that_is_left_running_goes_on_beside_its_checkpoint() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("3");
+    let scratch = Scratch::new();
+
+    checkpoint(&container, &scratch.join("images"), &["--leave-running"]).success();
+    let next = numbers(&container).last().unwrap() + 3;
+    container.wait_for_line(&next.to_string());
+
+    assert_eq!(container.state().status, Status::Running);
+    assert!(scratch.join("images/inventory.img").is_file());
+}
+
+#[test]
+fn a_paused_container_can_be_checkpointed() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("3");
+    container.runtime().call(["pause", container.id()]).success();
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+
+    checkpoint(&container, &images, &[]).success();
+    let restored = restore(&container, &images, &[]);
+
+    assert_counts_on(&numbers(&container), &restored);
+}
+
+#[test]
+fn bind_mounts_come_from_the_host_again_and_tmpfs_keeps_its_content() {
+    let host = requires!(root, criu);
+    let scratch = Scratch::new();
+    let volume = scratch.directory("volume");
+    let file = scratch.file("file", "before");
+    let script = "echo kept >/mem/file; echo ready; while read -r line </volume/fifo; do cat /mem/file /etc/file; done";
+    nix::unistd::mkfifo(&volume.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let bundle = Bundle::busybox()
+        .sh(script)
+        .mount("/volume", "bind", volume.to_str().unwrap(), &["rbind"])
+        .mount("/mem", "tmpfs", "tmpfs", &[])
+        .mount("/etc/file", "bind", file.to_str().unwrap(), &["bind", "ro"]);
+    let container = started(bundle, host);
+    container.wait_for_line("ready");
+    let images = scratch.join("images");
+
+    checkpoint(&container, &images, &[]).success();
+    fs::write(&file, "after\n").unwrap();
+    let restored = restore(&container, &images, &[]);
+    fs::write(volume.join("fifo"), "go on\n").unwrap();
+
+    restored.wait_for_line("after");
+    assert_eq!(restored.stdout(), "kept\nafter\n");
+}
+
+#[test]
+fn a_container_with_its_own_users_is_restored_with_them() {
+    let host = requires!(root, criu, user_namespaces);
+    let container = started(counting().user_namespace(200_000, 65_536), host);
+    container.wait_for_line("3");
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+
+    checkpoint(&container, &images, &[]).success();
+    let restored = restore(&container, &images, &[]);
+
+    assert_counts_on(&numbers(&container), &restored);
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", restored.init())).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+}
+
+#[test]
+fn a_terminal_is_restored_and_handed_over() {
+    let host = requires!(root, criu);
+    let script = "echo ready; while read -r line; do echo \"got $line\"; done";
+    let (container, terminal) = host.runtime().create_on_terminal(Bundle::busybox().sh(script));
+    container.start();
+    terminal.expect("ready");
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+
+    checkpoint(&container, &images, &[]).success();
+    drop(terminal);
+    let socket = ConsoleSocket::new();
+    let restored =
+        restore(&container, &images, &["--console-socket", socket.path().to_str().unwrap()]);
+    let terminal = socket.receive(PATIENCE);
+    terminal.type_text("word\n");
+
+    terminal.expect("got word");
+    assert_eq!(restored.state().status, Status::Running);
+}
+
+#[test]
+fn an_established_connection_survives() {
+    let host = requires!(root, criu);
+    let scratch = Scratch::new();
+    // A thread of its own lives in the network that the container joins.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let ip = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(ip.unwrap().success());
+            let tid = nix::unistd::gettid();
+            let network = format!("/proc/{}/task/{tid}/ns/net", std::process::id());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let bundle = Bundle::busybox()
+                .command(["/bin/busybox", "nc", "127.0.0.1", &port, "-e", "/bin/cat"])
+                .namespace("network", Some(Path::new(&network)));
+            let container = started(bundle, host);
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut echo = |text: &str| {
+                peer.write_all(text.as_bytes()).unwrap();
+                let mut answer = vec![0; text.len()];
+                peer.read_exact(&mut answer).unwrap();
+                String::from_utf8(answer).unwrap()
+            };
+            assert_eq!(echo("before"), "before");
+            let images = scratch.join("images");
+
+            checkpoint(&container, &images, &["--tcp-established"]).success();
+            let _restored = restore(&container, &images, &["--tcp-established"]);
+
+            assert_eq!(echo("after"), "after");
+        });
+    });
+}
+
+#[test]
+fn memory_that_was_written_before_is_not_written_again() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("3");
+    let scratch = Scratch::new();
+
+    let early = checkpoint(&container, &scratch.join("early"), &["--pre-dump"]);
+    if early.error.contains("CONFIG_MEM_SOFT_DIRTY") {
+        // The kernel cannot tell what has changed: that is said, and nothing is written.
+        assert_eq!(early.exit_code, 1);
+        assert_eq!(container.state().status, Status::Running);
+        return;
+    }
+    early.success();
+    let images = scratch.join("images");
+    checkpoint(&container, &images, &["--parent-path", "../early"]).success();
+    let restored = restore(&container, &images, &[]);
+
+    assert!(images.join("parent").exists());
+    assert_counts_on(&numbers(&container), &restored);
+}
+
+#[test]
+fn a_container_that_does_not_run_is_not_checkpointed() {
+    let host = requires!(root);
+    let container = host.runtime().create(counting());
+    let scratch = Scratch::new();
+
+    let outcome = checkpoint(&container, &scratch.join("images"), &[]);
+
+    assert_eq!(outcome.exit_code, 1);
+    let words = "container cannot be checkpointed in created state: start it first";
+    assert_eq!(outcome.error, words, "{outcome:?}");
+    assert!(!scratch.join("images").exists());
+}
+
+#[test]
+fn a_missing_criu_is_named_with_the_package() {
+    let host = requires!(root, our_runtime);
+    let container = started(counting(), host);
+    let images = Scratch::new();
+
+    let outcome = container.runtime().call([
+        "--criu",
+        "/nonexistent/criu",
+        "checkpoint",
+        "--image-path",
+        images.path().to_str().unwrap(),
+        container.id(),
+    ]);
+
+    assert_eq!(outcome.exit_code, 1);
+    assert!(outcome.error.contains("/nonexistent/criu"), "{outcome:?}");
+    assert!(outcome.error.contains("Debian's package"), "{outcome:?}");
+    assert_eq!(container.state().status, Status::Running);
+}
+
+#[test]
+fn a_failed_restore_leaves_nothing() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("2");
+    let scratch = Scratch::new();
+    let images = scratch.join("images");
+    checkpoint(&container, &images, &[]).success();
+    fs::remove_file(images.join("pstree.img")).unwrap();
+
+    let refused = container.runtime().restore_with(&container, &images, &[]).unwrap_err();
+
+    assert_eq!(refused.exit_code, 1, "{refused:?}");
+    assert!(refused.error.contains("restore.log"), "{refused:?}");
+    let list = container.runtime().call(["list", "-q"]).success();
+    assert_eq!(list.stdout, "");
+    assert!(container.cgroups().is_empty());
+}
