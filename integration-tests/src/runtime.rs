@@ -217,7 +217,7 @@ impl Runtime {
         let id = Self::new_id();
         let bundle = Arc::new(bundle.prepare(&id));
         let pid_file = self.scratch.join(format!("{id}.pid"));
-        self.make("create", id, bundle, &pid_file, flags)
+        self.make("create", id, bundle, &pid_file, flags, Tree::spawn)
     }
 
     #[track_caller]
@@ -228,11 +228,12 @@ impl Runtime {
         bundle: Arc<Bundle>,
         pid_file: &Path,
         flags: &[&OsStr],
+        spawn: impl FnOnce(&Command) -> Tree,
     ) -> Result<Container, Outcome> {
         let _ = fs::remove_file(self.log());
         let mut command = self.command([command, "--bundle"]);
         command.arg(bundle.path()).arg("--pid-file").arg(pid_file).args(flags).arg(&id);
-        let tree = Tree::spawn(&command);
+        let tree = spawn(&command);
         let exit_code = tree.wait_exit(tree.main_pid(), PATIENCE);
         let pid = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
         let init = Pid::from_raw(pid.unwrap_or(0));
@@ -245,8 +246,8 @@ impl Runtime {
         Err(self.with_logged_error(Outcome { exit_code, stdout, stderr, error }))
     }
 
-    /// Makes a container from the checkpoint of another, with its bundle and its id, and with further
-    /// flags of `restore`.
+    /// Makes a container from the checkpoint of another, with its bundle, its id and its output, and
+    /// with further flags of `restore`.
     ///
     /// # Errors
     /// What the runtime said.
@@ -262,7 +263,9 @@ impl Runtime {
         let mut flagged = vec!["--image-path".as_ref(), images.as_os_str(), "--detach".as_ref()];
         flagged.extend(flags);
         let (id, bundle) = (of.id.clone(), Arc::clone(&of.bundle));
-        self.make("restore", id, bundle, &pid_file, &flagged)
+        self.make("restore", id, bundle, &pid_file, &flagged, |command| {
+            Tree::spawn_after(command, of.tree())
+        })
     }
 
     /// Creates a container whose process has a terminal, which arrives over a console socket.

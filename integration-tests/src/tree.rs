@@ -55,8 +55,32 @@ impl Tree {
     #[track_caller]
     pub fn spawn_with_stdin(command: &Command, stdin: PathBuf) -> Self {
         let scratch = Scratch::new();
+        let streams = (scratch.file("stdout", ""), scratch.file("stderr", ""));
+        Self::spawn_onto(command, stdin, streams, scratch)
+    }
+
+    /// Starts `command` with its output and errors appended to those of `other`.
+    ///
+    /// # Panics
+    /// As [`Tree::spawn`].
+    #[must_use]
+    #[track_caller]
+    pub fn spawn_after(command: &Command, other: &Self) -> Self {
+        let streams = (other.output.clone(), other.errors.clone());
+        Self::spawn_onto(command, "/dev/null".into(), streams, Scratch::new())
+    }
+
+    #[track_caller]
+    fn spawn_onto(
+        command: &Command,
+        stdin: PathBuf,
+        (output, errors): (PathBuf, PathBuf),
+        scratch: Scratch,
+    ) -> Self {
         let events = scratch.file("events", "");
-        let (output, errors) = (scratch.join("stdout"), scratch.join("stderr"));
+        let append = |path: &PathBuf| {
+            File::options().append(true).open(path).expect("open a file for the output")
+        };
         let mut supervise = Command::new(programs::ours("keg-supervise"));
         supervise.arg(&events).arg(stdin).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -70,8 +94,8 @@ impl Tree {
         }
         let supervisor = supervise
             .stdin(Stdio::piped())
-            .stdout(File::create(&output).expect("make a file for the output"))
-            .stderr(File::create(&errors).expect("make a file for the errors"))
+            .stdout(append(&output))
+            .stderr(append(&errors))
             .spawn()
             .expect("start keg-supervise");
         let what = format!("{command:?}");

@@ -154,6 +154,9 @@ impl Making<'_> {
             Directories::open(&options.image_path, options.work_path.as_deref())
         })
         .map_err(CommandError::Restore)?;
+        if self.plan.namespaces.has(NamespaceKind::User) {
+            directories.open_to_others().map_err(CommandError::Restore)?;
+        }
         let descriptors = std::mem::take(&mut externals.descriptors);
         let cgroup_roots = cgroup.map(Cgroup::v1_roots).unwrap_or_default();
         let request = self.request(

@@ -219,6 +219,18 @@ impl Directories {
         &self.images.0
     }
 
+    /// Lets processes of other users see which images are there, as CRIU's have to that are in a user
+    /// namespace already. The images themselves stay root's alone.
+    pub(crate) fn open_to_others(&self) -> Result<(), CriuError> {
+        use std::os::unix::fs::PermissionsExt;
+        let (path, dir) = &self.images;
+        let opened = dir.metadata().and_then(|metadata| {
+            let mode = metadata.permissions().mode() & 0o7777;
+            dir.set_permissions(std::fs::Permissions::from_mode(mode | 0o011))
+        });
+        opened.map_err(|source| CriuError::Io { action: "chmod", path: path.clone(), source })
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.work.as_ref().map_or(&self.images.0, |(path, _)| path).join(name)
     }
@@ -357,8 +369,9 @@ impl Criu {
         let log = dump.directories.log(log);
         let request = Request { kind: kind.into(), options: Some(options), ..Request::default() };
         let session = Session::start(&self.program).map_err(&failed)?;
-        let response = session.request(&request, &failed, on_notice)?;
-        judge("dump", response, log).map(drop).map_err(failed)
+        let explained = |error| failed(explain("dump", error, &log));
+        let response = session.request(&request, explained, on_notice)?;
+        judge("dump", response, &log).map(drop).map_err(failed)
     }
 
     /// Makes the processes that the images hold; returns the first of them, a child of the caller.
@@ -394,8 +407,9 @@ impl Criu {
         let kind = Kind::Restore.into();
         let request = Request { kind, options: Some(options), ..Request::default() };
         let session = Session::start_in(&self.program, &restore.place).map_err(&failed)?;
-        let response = session.request(&request, &failed, on_notice)?;
-        let response = judge("restore", response, log).map_err(&failed)?;
+        let explained = |error| failed(explain("restore", error, &log));
+        let response = session.request(&request, explained, on_notice)?;
+        let response = judge("restore", response, &log).map_err(&failed)?;
         let pid = response.restored.map(|restored| Pid::from_raw(restored.pid));
         pid.ok_or_else(|| failed(CriuError::Gone { said: String::new() }))
     }
@@ -435,17 +449,30 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn judge(operation: &'static str, response: Response, log: PathBuf) -> Result<Response, CriuError> {
+/// CRIU that ends without a word has left some in its log.
+fn explain(operation: &'static str, error: CriuError, log: &Path) -> CriuError {
+    match error {
+        CriuError::Gone { said } => {
+            let mut said = vec![said];
+            said.retain(|text| !text.is_empty());
+            said.extend(errors_in(log));
+            CriuError::Failed { operation, said, log: log.to_owned() }
+        }
+        error => error,
+    }
+}
+
+fn judge(operation: &'static str, response: Response, log: &Path) -> Result<Response, CriuError> {
     if response.success {
         return Ok(response);
     }
-    let mut said = errors_in(&log);
+    let mut said = errors_in(log);
     if said.is_empty() {
         let errno = response.errno.map(Errno::from_raw);
         let words = errno.map(|errno| errno.desc().to_owned());
         said.extend(response.message.into_iter().chain(words));
     }
-    Err(CriuError::Failed { operation, said, log })
+    Err(CriuError::Failed { operation, said, log: log.to_owned() })
 }
 
 /// Returns the last errors of CRIU's log before it gave up: those before are what it could do

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bootstrap;
+mod checkpoint;
 mod disk_full;
 mod exec;
 mod faults;
