@@ -156,6 +156,24 @@ pub mod needs {
         program("containerd").and_then(|()| program("ctr"))
     }
 
+    /// Asks for a containerd of the generation after Debian 12's.
+    ///
+    /// # Errors
+    /// It was not fetched.
+    pub fn newer_containerd() -> Result<(), Missing> {
+        let there = programs::newer_peers().join("containerd/bin/containerd").is_file();
+        machine(there, "a containerd of the next generation (.ci/newer-peers)")
+    }
+
+    /// Asks for the newest containerd.
+    ///
+    /// # Errors
+    /// `KEG_NEWEST_CONTAINERD` names none.
+    pub fn newest_containerd() -> Result<(), Missing> {
+        let there = programs::newest_containerd().is_some();
+        machine(there, "a containerd 2.3 or newer (KEG_NEWEST_CONTAINERD names its directory)")
+    }
+
     /// Asks for Debian's dockerd and a docker client.
     ///
     /// # Errors

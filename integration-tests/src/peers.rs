@@ -6,15 +6,21 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use crate::daemon::path_with_our_programs;
 use crate::image::Image;
 use crate::wait::{self, PATIENCE};
 use crate::{Outcome, Scratch, Tree, programs};
 
-/// Debian's containerd.
+/// A containerd.
 #[derive(Debug)]
 pub struct Containerd {
     server: Option<Tree>,
+    /// Servers that were killed; what they started lives on below them.
+    killed: Vec<Tree>,
+    program: PathBuf,
+    ctr: PathBuf,
     scratch: Scratch,
 }
 
@@ -22,17 +28,46 @@ impl Containerd {
     /// The image that [`Containerd::import_busybox`] brings in.
     pub const BUSYBOX: &'static str = "keg.test/busybox:latest";
 
-    /// Starts it, and waits until it accepts connections.
+    /// Starts Debian's, and waits until it accepts connections.
     ///
     /// # Panics
     /// If it is not installed or does not come up.
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        let installed = |name| programs::installed(name).unwrap_or_else(|| panic!("{name}?"));
+        Self::of(&installed("containerd"), installed("ctr"))
+    }
+
+    /// Starts the one of the next generation, see [`programs::newer_peers`].
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn newer() -> Self {
+        let directory = programs::newer_peers().join("containerd/bin");
+        Self::of(&directory.join("containerd"), directory.join("ctr"))
+    }
+
+    /// Starts the one that `KEG_NEWEST_CONTAINERD` names, a directory with `containerd` and `ctr`.
+    ///
+    /// # Panics
+    /// If the variable is not set, or it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn newest() -> Self {
+        let directory = programs::newest_containerd().expect("KEG_NEWEST_CONTAINERD is not set");
+        Self::of(&directory.join("containerd"), directory.join("ctr"))
+    }
+
+    #[track_caller]
+    fn of(program: &Path, ctr: PathBuf) -> Self {
         let scratch = Scratch::new();
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \
+             \"io.containerd.cri.v1.runtime\", \"io.containerd.snapshotter.v1.btrfs\", \
              \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.aufs\", \
              \"io.containerd.snapshotter.v1.devmapper\"]\n\
              [grpc]\naddress = {:?}\n",
@@ -40,14 +75,35 @@ impl Containerd {
             scratch.join("run"),
             scratch.join("c.sock"),
         );
-        let config = scratch.file("config.toml", config);
-        let program = programs::installed("containerd").expect("containerd is missing");
-        let mut command = Command::new(program);
-        command.arg("--config").arg(config).env("PATH", path_with_our_programs());
-        let server = Tree::spawn(&command);
-        let containerd = Self { server: Some(server), scratch };
-        wait_for_socket(containerd.server(), &containerd.socket());
+        let _ = scratch.file("config.toml", config);
+        let (program, killed) = (program.to_owned(), Vec::new());
+        let mut containerd = Self { server: None, killed, program, ctr, scratch };
+        containerd.start();
         containerd
+    }
+
+    #[track_caller]
+    fn start(&mut self) {
+        let mut command = Command::new(&self.program);
+        command.arg("--config").arg(self.scratch.join("config.toml"));
+        command.env("PATH", path_with_our_programs());
+        self.server = Some(Tree::spawn(&command));
+        wait_for_socket(self.server(), &self.socket());
+    }
+
+    /// Kills it, and starts it anew on the same directories.
+    ///
+    /// # Panics
+    /// If it does not come up again.
+    #[track_caller]
+    pub fn kill_and_restart(&mut self) {
+        let server = self.server.take().expect("present until drop");
+        server.signal_main(Signal::SIGKILL);
+        let _ = server.wait_exit(server.main_pid(), PATIENCE);
+        self.killed.push(server);
+        // What nobody listens at any more.
+        let _ = fs::remove_file(self.socket());
+        self.start();
     }
 
     /// Returns its socket.
@@ -69,12 +125,9 @@ impl Containerd {
     }
 
     /// Returns a command line of `ctr` against it.
-    ///
-    /// # Panics
-    /// If it is not installed.
     #[must_use]
     pub fn ctr_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(programs::installed("ctr").expect("ctr is missing"));
+        let mut command = Command::new(&self.ctr);
         command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace()]);
         command.args(args);
         command
@@ -128,6 +181,7 @@ impl Drop for Containerd {
         if let Some(server) = self.server.take() {
             server.terminate(PATIENCE);
         }
+        self.killed.clear();
         for cgroup in crate::runtime::cgroups_of(&self.namespace()) {
             remove_cgroup(&cgroup);
         }

@@ -56,6 +56,12 @@ pub fn newer_peers() -> PathBuf {
     ours.parent().unwrap_or(&ours).join("newer-peers")
 }
 
+/// Returns the directory of a containerd newer than that, if `KEG_NEWEST_CONTAINERD` names one.
+#[must_use]
+pub fn newest_containerd() -> Option<PathBuf> {
+    env::var_os("KEG_NEWEST_CONTAINERD").map(PathBuf::from)
+}
+
 /// Returns a CRIU that works with this kernel: the newer one, else the one that is installed.
 #[must_use]
 pub fn criu() -> Option<PathBuf> {

@@ -180,12 +180,9 @@ impl Session {
         // An end of input ends it, if it waits for a further request.
         let _ =
             nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Write);
-        loop {
-            match waitpid(self.criu, None) {
-                Err(Errno::EINTR) | Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_)) => {}
-                Ok(_) | Err(_) => break,
-            }
-        }
+        while let Err(Errno::EINTR) | Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_)) =
+            waitpid(self.criu, None)
+        {}
         let said = self.errors.take().and_then(|errors| read_all_there(errors).ok());
         said.unwrap_or_default().trim().replace('\n', "; ")
     }

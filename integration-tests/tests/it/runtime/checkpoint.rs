@@ -133,22 +133,6 @@ fn bind_mounts_come_from_the_host_again_and_tmpfs_keeps_its_content() {
 }
 
 #[test]
-fn a_container_with_its_own_users_is_restored_with_them() {
-    let host = requires!(root, criu, user_namespaces);
-    let container = started(counting().user_namespace(200_000, 65_536), host);
-    container.wait_for_line("3");
-    let scratch = Scratch::new();
-    let images = scratch.join("images");
-
-    checkpoint(&container, &images, &[]).success();
-    let restored = restore(&container, &images, &[]);
-
-    assert_counts_on(&restored);
-    let map = fs::read_to_string(format!("/proc/{}/uid_map", restored.init())).unwrap();
-    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
-}
-
-#[test]
 fn a_terminal_is_restored_and_handed_over() {
     let host = requires!(root, criu);
     let script = "echo ready; while read -r line; do echo \"got $line\"; done";

@@ -9,8 +9,12 @@ use keg_ttrpc::Code;
 use prost::Message as _;
 use prost_types::Any;
 
-fn counting() -> Shim {
-    let shim = Shim::new(Bundle::probe().args(["count", "10"]));
+fn bundle() -> Bundle {
+    Bundle::probe().args(["count", "10"])
+}
+
+fn counting(bundle: Bundle) -> Shim {
+    let shim = Shim::new(bundle);
     shim.create();
     shim.start("");
     shim.wait_for_line("5");
@@ -40,7 +44,7 @@ fn numbers(shim: &Shim) -> Vec<u64> {
 #[test]
 fn a_task_made_from_a_checkpoint_goes_on_in_the_same_log() {
     requires!(root, criu);
-    let shim = counting();
+    let shim = counting(bundle());
     let images = Scratch::new();
     let path = images.path().to_str().unwrap();
 
@@ -62,9 +66,28 @@ fn a_task_made_from_a_checkpoint_goes_on_in_the_same_log() {
 }
 
 #[test]
+fn a_task_with_users_of_its_own_is_restored_with_them() {
+    requires!(root, criu, user_namespaces);
+    let shim = counting(bundle().user_namespace(200_000, 65_536));
+    let images = Scratch::new();
+    let path = images.path().to_str().unwrap();
+
+    checkpoint(&shim, path, &CheckpointOptions { exit: true, ..Default::default() }).unwrap();
+    shim.wait("");
+    shim.delete("").unwrap();
+    let last = *numbers(&shim).last().unwrap();
+    shim.create_with(|request| request.checkpoint = path.to_owned()).unwrap();
+    let pid = shim.start("");
+
+    shim.wait_for_line(&(last + 5).to_string());
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+}
+
+#[test]
 fn a_checkpoint_leaves_the_task_running_unless_asked_otherwise() {
     requires!(root, criu);
-    let shim = counting();
+    let shim = counting(bundle());
     let images = Scratch::new();
 
     checkpoint(&shim, images.path().to_str().unwrap(), &CheckpointOptions::default()).unwrap();
@@ -79,7 +102,7 @@ fn a_checkpoint_leaves_the_task_running_unless_asked_otherwise() {
 #[test]
 fn the_image_paths_of_the_options_are_used() {
     requires!(root, criu);
-    let shim = counting();
+    let shim = counting(bundle());
     let images = Scratch::new();
     let image_path = images.join("images").to_str().unwrap().to_owned();
     let options =
