@@ -1,6 +1,7 @@
 //! Import: an archive of a root filesystem becomes an image of one layer.
 //!
-//! A plain archive is stored compressed by zstd; one that is compressed is stored as it came.
+//! A plain archive is stored compressed by zstd; one that is compressed is stored as it came. The
+//! archive of an export of ours says how to run what is in it, and the image keeps that.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -10,21 +11,21 @@ use bytes::Bytes;
 use futures_util::Stream;
 use jiff::Timestamp;
 use keg_store::{
-    Algorithm, CommitOptions, ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest,
-    Labels, Reason, Resource, SnapshotError, labels,
+    Algorithm, ContentError, Descriptor, Digest, ErrorClass, Explain, Ingest, Labels, Reason,
+    SnapshotError, labels,
 };
 use serde_json::{Map, Value, json};
 
 use crate::changes::{self, ChangeError};
 use crate::compression::Compression;
+use crate::config_comment::config_of_comment;
 use crate::extract::ExtractError;
 use crate::feed::{Cut, Fed, feed};
 use crate::images::ImageError;
-use crate::manifest::Manifest;
-use crate::media_type::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
+use crate::media_type::{OCI_LAYER_GZIP, OCI_LAYER_ZSTD};
+use crate::new_layer::{IngestWriter, commit_snapshot, write_documents};
 use crate::pipeline::{self, RunError, Target, Wanted};
 use crate::prepared::Prepared;
-use crate::record::{config_labels, manifest_labels};
 use crate::shared::{OperationLease, Shared};
 use crate::{ImageRecord, Images, Platform, Reference};
 
@@ -151,6 +152,8 @@ struct Imported {
     blob: Descriptor,
     diff_id: Digest,
     prepared: Prepared,
+    /// What the archive says of itself.
+    comment: Option<Vec<u8>>,
 }
 
 impl Images {
@@ -167,12 +170,11 @@ impl Images {
         if let Some(name) = request.reference.as_ref().filter(|name| name.digest().is_some()) {
             return Err(ImportError::NotATag { name: name.to_string() });
         }
-        let mut config = Map::new();
-        changes::apply(&request.changes, &mut config)?;
+        // What is wrong with the changes is told before anything is stored.
+        changes::apply(&request.changes, &mut Map::new())?;
         let (feeder, fed) = feed();
         let images = self.clone();
-        let storing =
-            tokio::task::spawn_blocking(move || images.import_from(&request, config, fed));
+        let storing = tokio::task::spawn_blocking(move || images.import_from(&request, fed));
         let received = feeder.pass(&mut archive).await;
         let stored = storing.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -182,21 +184,19 @@ impl Images {
         stored
     }
 
-    fn import_from(
-        &self,
-        request: &ImportRequest,
-        config: Map<String, Value>,
-        fed: Fed,
-    ) -> Result<ImageRecord, ImportError> {
+    fn import_from(&self, request: &ImportRequest, fed: Fed) -> Result<ImageRecord, ImportError> {
         let shared = &self.shared;
         let enter = |source: ImageError| ImportError::Enter { source: Box::new(source) };
         let lease = OperationLease::new(shared, "import").map_err(|e| enter(e.into()))?;
         let imported = store_and_extract(shared, lease.id(), fed)?;
         let (diff_id, blob) = (imported.diff_id.clone(), imported.blob.clone());
-        commit(shared, lease.id(), imported).map_err(|source| ImportError::Snapshot { source })?;
+        let mut config =
+            imported.comment.as_deref().and_then(config_of_comment).unwrap_or_default();
+        changes::apply(&request.changes, &mut config)?;
         let document = configuration(request, config, &diff_id);
-        let target = self
-            .store_documents(&document, &diff_id, blob, lease.id())
+        commit_snapshot(shared, lease.id(), imported.prepared, None, &diff_id)
+            .map_err(|source| ImportError::Snapshot { source })?;
+        let target = write_documents(shared, &document, vec![blob], Some(&diff_id), lease.id())
             .map_err(|source| ImportError::Content { source })?;
         let name = match &request.reference {
             Some(reference) => reference.to_string(),
@@ -211,35 +211,6 @@ impl Images {
             .map_err(enter)?;
         lease.done();
         self.by_target(&target, None).map_err(enter)
-    }
-
-    fn store_documents(
-        &self,
-        config: &[u8],
-        diff_id: &Digest,
-        layer: Descriptor,
-        lease: &str,
-    ) -> Result<Descriptor, ContentError> {
-        let (shared, content) = (&self.shared, self.shared.store.content());
-        let labels = config_labels(shared.snapshotter.name(), Some(diff_id));
-        let digest = content.write_blob(&shared.ns, config, &labels, Some(lease))?;
-        let config = Descriptor {
-            media_type: OCI_CONFIG.to_owned(),
-            digest,
-            size_bytes: config.len() as u64,
-        };
-        let manifest = Manifest { config, layers: vec![layer] };
-        let document = json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": manifest.config,
-            "layers": manifest.layers,
-        });
-        let bytes = document.to_string().into_bytes();
-        let labels = manifest_labels(&manifest);
-        let digest = content.write_blob(&shared.ns, &bytes, &labels, Some(lease))?;
-        let (media_type, size_bytes) = (OCI_MANIFEST.to_owned(), bytes.len() as u64);
-        Ok(Descriptor { media_type, digest, size_bytes })
     }
 }
 
@@ -271,8 +242,9 @@ fn store_and_extract(shared: &Arc<Shared>, lease: &str, fed: Fed) -> Result<Impo
         .store
         .transaction(|tx| tx.label_blob(&shared.ns, &blob.digest, &label))
         .map_err(|source| ImportError::Content { source: source.into() })?;
+    let comment = unpacked.extracted.comment.clone();
     prepared.filled(unpacked.extracted);
-    Ok(Imported { blob, diff_id, prepared })
+    Ok(Imported { blob, diff_id, prepared, comment })
 }
 
 /// Stores the archive as a blob, and passes it on; `None` if it is not wanted to its end.
@@ -349,53 +321,12 @@ impl Sink {
     }
 }
 
-/// Lets an encoder write into an ingest.
-struct IngestWriter(Ingest);
-
-impl Write for IngestWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Takes out of an encoder's error what the ingest failed with.
 fn sink_error(error: io::Error) -> ImportError {
     match error.downcast::<ContentError>() {
         Ok(source) => ImportError::Content { source },
         Err(source) => ImportError::Extract { source: ExtractError::Read { source } },
     }
-}
-
-/// Makes the snapshot durable under its chain id, unless there is one.
-fn commit(shared: &Shared, lease: &str, imported: Imported) -> Result<(), SnapshotError> {
-    let Imported { diff_id, prepared, .. } = imported;
-    shared.snapshotter.sync()?;
-    let key = diff_id.as_str();
-    let is_new = shared.store.transaction(|tx| {
-        let is_new = match shared.snapshotter.stat_in(tx, &shared.ns, key) {
-            Ok(_) => false,
-            Err(SnapshotError::NotFound { .. }) => {
-                let options =
-                    CommitOptions { usage: Some(prepared.usage), ..CommitOptions::default() };
-                shared.snapshotter.commit_in(tx, &shared.ns, key, &prepared.key, &options)?;
-                true
-            }
-            Err(error) => return Err(error),
-        };
-        let snapshotter = shared.snapshotter.name().to_owned();
-        let resource = Resource::Snapshot { snapshotter, key: key.to_owned() };
-        tx.add_to_lease(&shared.ns, lease, &resource)?;
-        Ok(is_new)
-    })?;
-    if is_new {
-        prepared.committed();
-    }
-    Ok(())
 }
 
 /// Writes the configuration; the same archive, changes and time give the same bytes.

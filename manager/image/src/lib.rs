@@ -16,8 +16,11 @@
 
 mod base64;
 mod changes;
+mod commit;
 mod compression;
+mod config_comment;
 mod credentials;
+pub mod diff;
 pub mod extract;
 mod feed;
 mod images;
@@ -28,6 +31,7 @@ mod load;
 mod locks;
 pub mod manifest;
 pub mod media_type;
+mod new_layer;
 mod pipeline;
 mod platform;
 mod prepared;
@@ -45,11 +49,14 @@ mod stack;
 mod testing;
 
 pub use changes::ChangeError;
+pub use commit::{CommitError, CommitRequest};
+pub use config_comment::config_comment;
 pub use credentials::{CredentialFile, Credentials};
 pub use images::{ImageError, ImageUser, Images, Removed};
 pub use import::{ImportError, ImportRequest};
 pub use layer::LayerError;
 pub use load::LoadError;
+pub use new_layer::{ImageLease, LayerSource, NewLayer, NewLayerError};
 pub use platform::{Platform, PlatformError};
 pub use progress::{LayerPhase, Progress, PullEvent};
 pub use pull::{PullError, PullRequest, Pulled};

@@ -12,6 +12,7 @@ mod error;
 mod tar;
 mod tree;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -28,6 +29,8 @@ pub use error::ExtractError;
 use tar::{Entry, Kind, Sparse, TarReader};
 use tree::{Tree, c_name, split};
 
+use crate::diff::Owners;
+
 /// Prefix of a name that deletes another.
 const WHITEOUT: &[u8] = b".wh.";
 
@@ -40,6 +43,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Attributes that overlayfs itself gives a meaning: none of an archive's business.
 const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
+/// Size of what is decompressed at once where no pipeline does it.
+const UNPACK_BUFFER_BYTES: usize = 128 * 1024;
+
 /// How deletions are carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whiteouts {
@@ -51,6 +57,33 @@ pub enum Whiteouts {
     },
     /// By deleting, in a directory that holds everything.
     Delete,
+    /// Not at all: the archive is no layer, and its names mean nothing but themselves.
+    Literal,
+}
+
+/// Whom the files belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// Whom the archive says.
+    #[default]
+    Archive,
+    /// Whom the archive says, as these maps tell it on the disk.
+    Mapped(Owners),
+    /// Root, as these maps tell it on the disk.
+    Root(Owners),
+}
+
+/// How an archive that is no layer is extracted into a directory that somebody may be using.
+#[derive(Debug)]
+pub struct Unpacking {
+    /// Directory that nothing leaves, links and all.
+    pub root: OwnedFd,
+    /// Where the archive begins, below that; it must be there.
+    pub path: PathBuf,
+    /// Whom the files belong to.
+    pub ownership: Ownership,
+    /// First part of the archive's names, and what stands in its place; the second may be empty.
+    pub rename: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// How much an archive may hold.
@@ -89,6 +122,8 @@ pub struct Extracted {
     /// Directories that the archive does not list, relative to the root, parents first. They have
     /// mode 0755 and belong to root; in an overlay they should look as in the layers below.
     pub implicit_dirs: Vec<PathBuf>,
+    /// The comment on the whole archive (POSIX, pax, "comment" of a global header).
+    pub comment: Option<Vec<u8>>,
 }
 
 /// Extracts an archive, decompressed already, into the directory `root`, and reads it to its end.
@@ -106,30 +141,69 @@ pub fn extract<R: BufRead>(
         operation: "open the directory",
         source,
     })?;
-    let mut extractor = Extractor {
-        tree,
-        whiteouts,
-        usage: Usage { size_bytes: 0, inodes: 1 },
-        dir_times: Vec::new(),
-        made: HashSet::new(),
-    };
-    let mut reader = TarReader::new(archive);
-    let mut entries = 0;
-    while let Some(entry) = reader.next()? {
-        extractor.entry(&entry, &mut reader)?;
-        entries += 1;
-        if entries + extractor.tree.implicit_count() > max_entries {
-            return Err(ExtractError::Limit { limit: max_entries, of: "entries" });
+    let extractor = Extractor::new(tree, whiteouts);
+    extractor.run(archive, max_entries)
+}
+
+/// Extracts an archive that is no layer, plain or compressed, and reads it to its end. What is there
+/// already is replaced, but no directory by what is none, nor the other way round. Devices are
+/// refused.
+///
+/// # Errors
+/// [`ExtractError`]; what came before the entry in question is there then.
+pub fn unpack<R: io::Read>(
+    archive: R,
+    unpacking: Unpacking,
+    max_entries: u64,
+) -> Result<Extracted, ExtractError> {
+    let tree = Tree::below(unpacking.root, &unpacking.path).map_err(|source| ExtractError::Io {
+        entry: unpacking.path.to_string_lossy().into_owned(),
+        operation: "open the directory",
+        source,
+    })?;
+    let mut extractor = Extractor::new(tree, Whiteouts::Literal);
+    extractor.ownership = unpacking.ownership;
+    extractor.rename = unpacking.rename;
+    let decoder = crate::compression::Decoder::new(archive, UNPACK_BUFFER_BYTES)?;
+    extractor.run(io::BufReader::with_capacity(UNPACK_BUFFER_BYTES, decoder), max_entries)
+}
+
+impl Extractor {
+    fn new(tree: Tree, whiteouts: Whiteouts) -> Self {
+        Self {
+            tree,
+            whiteouts,
+            ownership: Ownership::Archive,
+            rename: None,
+            usage: Usage { size_bytes: 0, inodes: 1 },
+            dir_times: Vec::new(),
+            made: HashSet::new(),
         }
     }
-    // What follows the archive's end belongs to the layer's digests all the same.
-    drain(&mut reader.into_inner()).map_err(|source| ExtractError::Read { source })?;
-    extractor.finish()
+
+    fn run<R: BufRead>(mut self, archive: R, max_entries: u64) -> Result<Extracted, ExtractError> {
+        let extractor = &mut self;
+        let mut reader = TarReader::new(archive);
+        let mut entries = 0;
+        while let Some(entry) = reader.next()? {
+            extractor.entry(&entry, &mut reader)?;
+            entries += 1;
+            if entries + extractor.tree.implicit_count() > max_entries {
+                return Err(ExtractError::Limit { limit: max_entries, of: "entries" });
+            }
+        }
+        let comment = reader.take_comment();
+        // What follows the archive's end belongs to the layer's digests all the same.
+        drain(&mut reader.into_inner()).map_err(|source| ExtractError::Read { source })?;
+        self.finish(comment)
+    }
 }
 
 struct Extractor {
     tree: Tree,
     whiteouts: Whiteouts,
+    ownership: Ownership,
+    rename: Option<(Vec<u8>, Vec<u8>)>,
     usage: Usage,
     /// Times of directories, set at the end: what is made in them changes them.
     dir_times: Vec<(Vec<u8>, Timestamps)>,
@@ -143,15 +217,17 @@ impl Extractor {
         entry: &Entry,
         reader: &mut TarReader<R>,
     ) -> Result<(), ExtractError> {
-        let path = clean(&entry.path).map_err(|problem| refused(entry, problem))?;
+        let path = self.clean(&entry.path).map_err(|problem| refused(entry, problem))?;
         if path.is_empty() {
             return match entry.kind {
+                // The directory that is extracted into stays its owner's.
+                Kind::Directory if self.whiteouts == Whiteouts::Literal => Ok(()),
                 Kind::Directory => self.root_attributes(entry),
                 _ => Err(refused(entry, "it has no name")),
             };
         }
         let (above, name) = split(&path);
-        if name.starts_with(WHITEOUT) {
+        if name.starts_with(WHITEOUT) && self.whiteouts != Whiteouts::Literal {
             return self.whiteout(entry, above, name);
         }
         let parent = self.parent(entry, above)?;
@@ -161,6 +237,9 @@ impl Extractor {
             Kind::Directory => self.directory(entry, place)?,
             Kind::File => self.file(entry, place, reader)?,
             Kind::HardLink => self.hard_link(entry, place)?,
+            Kind::CharDevice | Kind::BlockDevice if self.whiteouts == Whiteouts::Literal => {
+                return Err(refused(entry, "a device is given to a container by --device only"));
+            }
             Kind::Symlink | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 self.special(entry, place)?;
             }
@@ -174,7 +253,7 @@ impl Extractor {
 
     fn root_attributes(&mut self, entry: &Entry) -> Result<(), ExtractError> {
         let root = self.tree.root();
-        attributes(entry, root.as_fd())?;
+        self.attributes(entry, root.as_fd())?;
         self.dir_times.push((Vec::new(), times(entry)));
         Ok(())
     }
@@ -211,7 +290,7 @@ impl Extractor {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rfs::openat(place.parent, place.name, flags, Mode::empty())
             .map_err(failed(entry, "open the directory"))?;
-        attributes(entry, dir.as_fd())?;
+        self.attributes(entry, dir.as_fd())?;
         if was_whiteout {
             mark_opaque(dir.as_fd(), self.whiteouts).map_err(failed(entry, "mark it as opaque"))?;
         }
@@ -241,13 +320,27 @@ impl Extractor {
             None => write_plain(entry, reader, &mut file)?,
             Some(sparse) => write_sparse(entry, sparse, reader, &mut file)?,
         };
-        attributes(entry, file.as_fd())?;
+        self.attributes(entry, file.as_fd())?;
         rfs::futimens(&file, &times(entry)).map_err(failed(entry, "set its times"))
+    }
+
+    /// Makes room in a directory that others use: a whole tree is not what anybody means to lose.
+    fn replace_leaf(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        if entry.kind == Kind::Directory {
+            return Err(refused(entry, "a directory cannot take the place of what is none"));
+        }
+        match rfs::unlinkat(place.parent, place.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => {
+                Err(refused(entry, "what is no directory cannot take the place of one"))
+            }
+            Err(errno) => Err(failed(entry, "replace what is there")(errno)),
+        }
     }
 
     fn hard_link(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
         const MISSING: &str = "it is a hard link to what the layer does not have";
-        let target = clean(&entry.link).map_err(|problem| refused(entry, problem))?;
+        let target = self.clean(&entry.link).map_err(|problem| refused(entry, problem))?;
         if target.is_empty() {
             return Err(refused(entry, "it is a hard link to nothing"));
         }
@@ -295,17 +388,16 @@ impl Extractor {
         };
         made.map_err(failed(entry, "make it"))?;
         self.usage.inodes += 1;
-        let (uid, gid) = owner(entry)?;
+        let (uid, gid) = self.owner(entry)?;
         rfs::chownat(place.parent, place.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed(entry, "give it away"))?;
         if entry.kind != Kind::Symlink {
-            // It was made a moment ago in a directory that nobody else has: it is no link.
-            rfs::chmodat(place.parent, place.name, mode, AtFlags::empty())
+            tree::set_mode(place.parent, place.name, mode)
                 .map_err(failed(entry, "set its mode"))?;
         }
-        for (key, value) in xattrs(entry) {
+        for (key, value) in self.xattrs(entry) {
             let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
-            settle_xattr(entry, tree::set_xattr_at(place.parent, place.name, &key, value))?;
+            settle_xattr(entry, tree::set_xattr_at(place.parent, place.name, &key, &value))?;
         }
         tree::set_times(place.parent, place.name, &times(entry))
             .map_err(failed(entry, "set its times"))
@@ -382,12 +474,74 @@ impl Extractor {
 
     /// Makes room for an entry that comes a second time.
     fn replace(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
+        if self.whiteouts == Whiteouts::Literal {
+            return self.replace_leaf(entry, place);
+        }
         self.tree
             .remove(place.parent.as_fd(), place.name)
             .map_err(failed(entry, "replace what is there"))
     }
 
-    fn finish(mut self) -> Result<Extracted, ExtractError> {
+    /// Sets owner, mode and attributes, in this order: a change of owner takes set-id bits and
+    /// capabilities away.
+    fn attributes(&self, entry: &Entry, file: BorrowedFd<'_>) -> Result<(), ExtractError> {
+        let (uid, gid) = self.owner(entry)?;
+        rfs::fchown(file, Some(uid), Some(gid)).map_err(failed(entry, "give it away"))?;
+        rfs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777))
+            .map_err(failed(entry, "set its mode"))?;
+        for (key, value) in self.xattrs(entry) {
+            let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
+            settle_xattr(entry, rfs::fsetxattr(file, &key, &value, XattrFlags::empty()))?;
+        }
+        Ok(())
+    }
+
+    fn xattrs<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = (&'a [u8], Cow<'a, [u8]>)> {
+        let is_allowed = |key: &[u8]| !OVERLAY_XATTRS.iter().any(|prefix| key.starts_with(prefix));
+        entry.xattrs.iter().filter(move |(key, _)| is_allowed(key)).map(|(key, value)| {
+            let value = match &self.ownership {
+                Ownership::Archive => Cow::Borrowed(value.as_slice()),
+                Ownership::Mapped(owners) | Ownership::Root(owners) => {
+                    let mut value = value.clone();
+                    owners.attribute_to_disk(key, &mut value);
+                    Cow::Owned(value)
+                }
+            };
+            (key.as_slice(), value)
+        })
+    }
+
+    fn owner(&self, entry: &Entry) -> Result<(Uid, Gid), ExtractError> {
+        // The highest id means "do not change" to the kernel.
+        let id = |id: u64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
+        let (Some(uid), Some(gid)) = (id(entry.uid), id(entry.gid)) else {
+            return Err(refused(entry, "its owner is not an id that Linux has"));
+        };
+        let disk = match &self.ownership {
+            Ownership::Archive => (Some(uid), Some(gid)),
+            Ownership::Mapped(owners) => (owners.user_to_disk(uid), owners.group_to_disk(gid)),
+            Ownership::Root(owners) => (owners.user_to_disk(0), owners.group_to_disk(0)),
+        };
+        match disk {
+            (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
+            _ => Err(refused(entry, "its owner is not an id that the container has")),
+        }
+    }
+
+    /// Cleans a name, and gives it the beginning that was asked for.
+    fn clean(&self, name: &[u8]) -> Result<Vec<u8>, &'static str> {
+        let path = clean(name)?;
+        let Some((from, to)) = &self.rename else { return Ok(path) };
+        let Some(rest) = path.strip_prefix(from.as_slice()) else { return Ok(path) };
+        match rest {
+            b"" => Ok(to.clone()),
+            [b'/', rest @ ..] if to.is_empty() => Ok(rest.to_vec()),
+            [b'/', ..] => Ok([to, rest].concat()),
+            _ => Ok(path),
+        }
+    }
+
+    fn finish(mut self, comment: Option<Vec<u8>>) -> Result<Extracted, ExtractError> {
         for (path, times) in &self.dir_times {
             // A later entry may have replaced the directory.
             let Ok(dir) = self.tree.existing_dir(path) else { continue };
@@ -400,7 +554,7 @@ impl Extractor {
         let implicit = self.tree.into_implicit();
         self.usage.inodes += implicit.len() as u64;
         let implicit_dirs = implicit.into_iter().map(path_buf).collect();
-        Ok(Extracted { usage: self.usage, implicit_dirs })
+        Ok(Extracted { usage: self.usage, implicit_dirs, comment })
     }
 }
 
@@ -474,44 +628,12 @@ fn write_sparse<R: BufRead>(
     Ok(written)
 }
 
-/// Sets owner, mode and attributes, in this order: a change of owner takes set-id bits and
-/// capabilities away.
-fn attributes(entry: &Entry, file: BorrowedFd<'_>) -> Result<(), ExtractError> {
-    let (uid, gid) = owner(entry)?;
-    rfs::fchown(file, Some(uid), Some(gid)).map_err(failed(entry, "give it away"))?;
-    rfs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777))
-        .map_err(failed(entry, "set its mode"))?;
-    for (key, value) in xattrs(entry) {
-        let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
-        settle_xattr(entry, rfs::fsetxattr(file, &key, value, XattrFlags::empty()))?;
-    }
-    Ok(())
-}
-
-fn xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let is_allowed = |key: &[u8]| !OVERLAY_XATTRS.iter().any(|prefix| key.starts_with(prefix));
-    entry
-        .xattrs
-        .iter()
-        .map(|(key, value)| (key.as_slice(), value.as_slice()))
-        .filter(move |(key, _)| is_allowed(key))
-}
-
 /// A file system may not have attributes of every kind; capabilities must not be lost in silence.
 fn settle_xattr(entry: &Entry, outcome: rustix::io::Result<()>) -> Result<(), ExtractError> {
     let has_capability = entry.xattrs.iter().any(|(key, _)| key == b"security.capability");
     match outcome {
         Err(Errno::NOTSUP) if !has_capability => Ok(()),
         other => other.map_err(failed(entry, "set an extended attribute")),
-    }
-}
-
-fn owner(entry: &Entry) -> Result<(Uid, Gid), ExtractError> {
-    // The highest id means "do not change" to the kernel.
-    let id = |id: u64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
-    match (id(entry.uid), id(entry.gid)) {
-        (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
-        _ => Err(refused(entry, "its owner is not an id that Linux has")),
     }
 }
 
@@ -531,7 +653,7 @@ fn mark_opaque(dir: BorrowedFd<'_>, whiteouts: Whiteouts) -> io::Result<()> {
     let key = match whiteouts {
         Whiteouts::Overlay { user_xattrs: false } => c"trusted.overlay.opaque",
         Whiteouts::Overlay { user_xattrs: true } => c"user.overlay.opaque",
-        Whiteouts::Delete => return Ok(()),
+        Whiteouts::Delete | Whiteouts::Literal => return Ok(()),
     };
     Ok(rfs::fsetxattr(dir, key, b"y", XattrFlags::empty())?)
 }

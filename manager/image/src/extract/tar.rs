@@ -79,6 +79,8 @@ pub(crate) struct TarReader<R> {
     data_bytes: u64,
     /// Padding behind that.
     padding_bytes: u64,
+    /// Comment on the whole archive.
+    comment: Option<Vec<u8>>,
 }
 
 /// What extension headers say of the entry behind them.
@@ -90,6 +92,7 @@ struct Extensions {
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<Timespec>,
+    comment: Option<Vec<u8>>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: PaxSparse,
 }
@@ -124,7 +127,7 @@ impl Entry {
 
 impl<R: BufRead> TarReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, data_bytes: 0, padding_bytes: 0 }
+        Self { input, data_bytes: 0, padding_bytes: 0, comment: None }
     }
 
     /// Returns the next entry, or `None` at the archive's end.
@@ -146,6 +149,12 @@ impl<R: BufRead> TarReader<R> {
                 EntryType::GNULongName => extensions.path = Some(c_string(self.extension(size)?)),
                 EntryType::GNULongLink => extensions.link = Some(c_string(self.extension(size)?)),
                 // Defaults for the rest of the archive, which only comments are ever found in.
+                EntryType::XGlobalHeader if size <= MAX_EXTENSION_BYTES => {
+                    let records = self.extension(size)?;
+                    let mut global = Extensions::default();
+                    parse_records(&records, &mut global)?;
+                    self.comment = global.comment.or(self.comment.take());
+                }
                 EntryType::XGlobalHeader => self.set_data(size),
                 _ => return self.entry(&header, size, extensions).map(Some),
             }
@@ -170,6 +179,11 @@ impl<R: BufRead> TarReader<R> {
     pub(crate) fn consume(&mut self, count: usize) {
         self.input.consume(count);
         self.data_bytes -= count as u64;
+    }
+
+    /// Returns the comment on the whole archive, if one was read by now.
+    pub(crate) fn take_comment(&mut self) -> Option<Vec<u8>> {
+        self.comment.take()
     }
 
     /// Returns the input, of which the end may not be reached yet.
@@ -396,6 +410,7 @@ fn apply_record(key: &[u8], value: &[u8], extensions: &mut Extensions) -> Result
         b"uid" => extensions.uid = Some(whole()?),
         b"gid" => extensions.gid = Some(whole()?),
         b"mtime" => extensions.mtime = timespec(value),
+        b"comment" => extensions.comment = Some(value.to_vec()),
         b"GNU.sparse.size" | b"GNU.sparse.realsize" => sparse.size = Some(whole()?),
         b"GNU.sparse.major" => sparse.is_version_1 = value == b"1",
         b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => sparse.numbers.push(whole()?),

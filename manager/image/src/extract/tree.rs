@@ -34,12 +34,36 @@ pub(super) struct Tree {
     kept: HashMap<Vec<u8>, Rc<OwnedFd>>,
     /// Directories that were made because something in them was, parents before children.
     implicit: BTreeSet<Vec<u8>>,
+    /// Path of the tree below `root`, which links may lead back to; empty if they are the same.
+    prefix: Vec<u8>,
+    resolve: ResolveFlags,
 }
 
 impl Tree {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let root = Rc::new(rfs::open(root, DIRECTORY, Mode::empty())?);
-        Ok(Self { root, kept: HashMap::new(), implicit: BTreeSet::new() })
+        Ok(Self {
+            root,
+            kept: HashMap::new(),
+            implicit: BTreeSet::new(),
+            prefix: Vec::new(),
+            resolve: ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+        })
+    }
+
+    /// Opens the directory at `path` below `root`; links may lead anywhere below `root`, also into
+    /// what is mounted there.
+    pub(super) fn below(root: OwnedFd, path: &Path) -> io::Result<Self> {
+        use std::os::unix::ffi::OsStrExt;
+
+        let mut tree = Self {
+            root: Rc::new(root),
+            kept: HashMap::new(),
+            implicit: BTreeSet::new(),
+            prefix: path.as_os_str().as_bytes().to_vec(),
+            resolve: ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        };
+        tree.existing_dir(b"").map(|_| tree)
     }
 
     pub(super) fn root(&self) -> Rc<OwnedFd> {
@@ -63,16 +87,19 @@ impl Tree {
 
     /// Opens the directory at a clean relative path, if it exists.
     pub(super) fn existing_dir(&mut self, path: &[u8]) -> io::Result<Rc<OwnedFd>> {
-        if path.is_empty() {
+        if path.is_empty() && self.prefix.is_empty() {
             return Ok(self.root());
         }
         if let Some(dir) = self.kept.get(path) {
             return Ok(Rc::clone(dir));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let below = match self.prefix.as_slice() {
+            b"" => path.to_vec(),
+            prefix => [prefix, b"/", path].concat(),
+        };
         let dir = loop {
-            match rfs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            match rfs::openat2(&self.root, &below[..], flags, Mode::empty(), self.resolve) {
                 // A rename anywhere on the system can make the kernel unsure about `..`.
                 Err(Errno::AGAIN) => {}
                 other => break other?,
@@ -177,6 +204,16 @@ pub(super) fn stat(parent: &OwnedFd, name: &CStr) -> io::Result<Stat> {
 /// Sets the times of a name without following it.
 pub(super) fn set_times(parent: &OwnedFd, name: &CStr, times: &Timestamps) -> io::Result<()> {
     Ok(rfs::utimensat(parent, name, times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Sets the mode of what is no link; a link that is there by now is not followed.
+pub(super) fn set_mode(parent: &OwnedFd, name: &CStr, mode: Mode) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let pinned = rfs::openat(parent, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rfs::fstat(&pinned)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    Ok(rfs::chmod(format!("/proc/self/fd/{}", pinned.as_raw_fd()), mode)?)
 }
 
 /// Sets an attribute of a name that cannot be opened, without following it.

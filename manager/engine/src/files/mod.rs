@@ -1,0 +1,116 @@
+//! Files of containers: copied in and out, compared, exported, made an image.
+//!
+//! ```text
+//!  runs      ─▶ /proc/PID/root                               ┐
+//!  does not  ─▶ Task.Create without Task.Start ─▶ the same   ┴▶ View ─▶ copy, stat
+//!  export, diff, commit ─▶ the snapshot's directories, whether it runs or not
+//! ```
+//!
+//! A [`View`](view::View) is the container's own root, with all that is mounted in it, as a
+//! descriptor. A container that does not run is made to have one by any runtime there is: it is
+//! made, looked at and deleted, and its program never runs.
+//!
+//! Invariant: the kernel resolves every path below that descriptor (`RESOLVE_IN_ROOT`, no magic
+//! links), and what is opened, made or removed in the end is a name in a directory that is open.
+//! So nothing that a container does with links, before or meanwhile, leads out of it
+//! (CVE-2018-15664).
+
+mod commit;
+mod copy;
+mod export;
+mod path;
+mod stream;
+mod view;
+
+pub use commit::CommitOptions;
+pub use copy::{CopySource, CopyTo, CopyToTarget};
+pub use path::PathStat;
+pub use stream::ByteStream;
+
+use crate::model::Record;
+use keg_image::diff::{IdExtent, Owners};
+
+/// How the ids of a container's files are told on the disk.
+pub(crate) fn owners(record: &Record) -> Owners {
+    let extents: Vec<IdExtent> = record
+        .id_range
+        .map(|range| IdExtent { container: 0, host: range.start, count: range.length })
+        .into_iter()
+        .collect();
+    Owners::mapped(extents.clone(), extents)
+}
+
+/// Why a container's files could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// Nothing is there.
+    #[error("no such file or directory: {path}")]
+    NotFound {
+        /// Path in the container.
+        path: String,
+    },
+    /// It must be a directory.
+    #[error("not a directory: {path}")]
+    NotADirectory {
+        /// Path in the container.
+        path: String,
+    },
+    /// It must not be a directory.
+    #[error("cannot copy a directory over {path}, which is a file")]
+    DirectoryOverFile {
+        /// Path in the container.
+        path: String,
+    },
+    /// The kernel makes it up.
+    #[error("{path} is no file: the kernel makes it up")]
+    Kernel {
+        /// Path in the container.
+        path: String,
+    },
+    /// Links lead in a circle.
+    #[error("too many symbolic links in {path}")]
+    LinkLoop {
+        /// Path in the container.
+        path: String,
+    },
+    /// A system call failed.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was to be done, as an imperative.
+        action: &'static str,
+        /// Path in the container.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The files cannot be read.
+    #[error(transparent)]
+    Archive(keg_image::diff::DiffError),
+    /// The archive cannot be extracted.
+    #[error(transparent)]
+    Extract(keg_image::extract::ExtractError),
+}
+
+impl FilesError {
+    /// Wraps what the kernel said of a path.
+    pub(crate) fn at<E: Into<std::io::Error>>(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(E) -> Self {
+        use std::io::ErrorKind;
+
+        let path = path.to_string_lossy().into_owned();
+        move |source| {
+            let source = source.into();
+            match source.kind() {
+                ErrorKind::NotFound => Self::NotFound { path },
+                ErrorKind::NotADirectory => Self::NotADirectory { path },
+                _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                    Self::LinkLoop { path }
+                }
+                _ => Self::Io { action, path, source },
+            }
+        }
+    }
+}
