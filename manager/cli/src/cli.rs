@@ -7,9 +7,9 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, completion, create, events, exec, image_inspect, images, import, info, inspect, kill,
-    logs, man, network, pause, port, ps, pull, rename, restart, rm, rmi, run, start, stop, tag,
-    top, version, volume, wait,
+    attach, commit, completion, cp, create, diff, events, exec, export, image_inspect, images,
+    import, info, inspect, kill, logs, man, network, pause, port, ps, pull, rename, restart, rm,
+    rmi, run, start, stop, tag, top, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -95,6 +95,14 @@ pub(crate) enum Command {
     Tag(tag::TagArgs),
     /// Make an image of a tar archive
     Import(import::ImportArgs),
+    /// Make an image of what a container changed
+    Commit(commit::CommitArgs),
+    /// Copy files between a container and here
+    Cp(cp::CpArgs),
+    /// List what a container changed of its image's files
+    Diff(diff::DiffArgs),
+    /// Write a container's root file system as a tar archive
+    Export(export::ExportArgs),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show the daemon's settings, what it holds, and what the host offers
@@ -128,10 +136,18 @@ pub(crate) enum Command {
 pub(crate) enum ContainerCommand {
     /// Join the streams of a container that runs
     Attach(attach::AttachArgs),
+    /// Make an image of what a container changed
+    Commit(commit::CommitArgs),
+    /// Copy files between a container and here
+    Cp(cp::CpArgs),
     /// Create a container, and do not start it
     Create(Box<create::CreateArgs>),
+    /// List what a container changed of its image's files
+    Diff(diff::DiffArgs),
     /// Run one more process in a container that runs
     Exec(exec::ExecArgs),
+    /// Write a container's root file system as a tar archive
+    Export(export::ExportArgs),
     /// Show everything known of containers
     Inspect(inspect::ContainerInspectArgs),
     /// Send a signal to containers
@@ -205,7 +221,11 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Attach(args) => attach::run(args, host).await,
         Command::Completion(args) => completion::run(&args),
         Command::Container(command) => execute_container(command, host).await,
+        Command::Commit(args) => commit::run(args, host).await,
+        Command::Cp(args) => cp::run(args, host).await,
         Command::Create(args) => create::run(*args, host).await,
+        Command::Diff(args) => diff::run(args, host).await,
+        Command::Export(args) => export::run(args, host).await,
         Command::Events(args) => events::run(args, host).await,
         Command::Image(command) => execute_image(command, host).await,
         Command::Images(args) => images::run(args, host).await,
@@ -242,7 +262,11 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
 async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, Failure> {
     match command {
         ContainerCommand::Attach(args) => attach::run(args, host).await,
+        ContainerCommand::Commit(args) => commit::run(args, host).await,
+        ContainerCommand::Cp(args) => cp::run(args, host).await,
         ContainerCommand::Create(args) => create::run(*args, host).await,
+        ContainerCommand::Diff(args) => diff::run(args, host).await,
+        ContainerCommand::Export(args) => export::run(args, host).await,
         ContainerCommand::Exec(args) => exec::run(args, host).await,
         ContainerCommand::Inspect(args) => inspect::run_container(args, host).await,
         ContainerCommand::Kill(args) => kill::run(args, host).await,

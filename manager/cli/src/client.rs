@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hyper_util::rt::TokioIo;
 use keg_proto::keg::v1::containers_client::ContainersClient;
 use keg_proto::keg::v1::events_client::EventsClient;
+use keg_proto::keg::v1::files_client::FilesClient;
 use keg_proto::keg::v1::images_client::ImagesClient;
 use keg_proto::keg::v1::networks_client::NetworksClient;
 use keg_proto::keg::v1::system_client::SystemClient;
@@ -105,6 +106,11 @@ impl Daemon {
     /// Calls about networks.
     pub(crate) fn networks(&self) -> NetworksClient<Channel> {
         NetworksClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Calls about containers' files.
+    pub(crate) fn files(&self) -> FilesClient<Channel> {
+        FilesClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Calls about what happens.

@@ -13,6 +13,7 @@
     reason = "doc comments of options are their help, in which brackets mean that a part is optional"
 )]
 
+mod archive;
 mod cli;
 mod client;
 mod commands;

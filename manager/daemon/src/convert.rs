@@ -3,6 +3,7 @@
 //! A module for each family of messages; what all of them need is here.
 
 mod container;
+mod files;
 mod host;
 mod image;
 mod mounts;
@@ -20,6 +21,7 @@ use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
 pub(crate) use self::container::{create_from_pb, details_to_pb, summary_to_pb};
+pub(crate) use self::files::{change_to_pb, copy_target_from_pb, path_stat_to_pb};
 pub(crate) use self::image::{descriptor_to_pb, image_to_pb};
 pub(crate) use self::volumes::{volume_from_pb, volume_to_pb};
 use crate::status::{invalid, to_status};

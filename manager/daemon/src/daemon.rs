@@ -14,6 +14,7 @@ use keg_network::{NetworkError, Networks, SubnetRequest};
 use keg_proto::DESCRIPTORS;
 use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
+use keg_proto::keg::v1::files_server::FilesServer;
 use keg_proto::keg::v1::images_server::ImagesServer;
 use keg_proto::keg::v1::networks_server::NetworksServer;
 use keg_proto::keg::v1::system_server::SystemServer;
@@ -260,6 +261,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <ImagesServer<services::Images> as tonic::server::NamedService>::NAME,
         <ContainersServer<services::Containers> as tonic::server::NamedService>::NAME,
         <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
+        <FilesServer<services::Files> as tonic::server::NamedService>::NAME,
         <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
         <NetworksServer<services::Networks> as tonic::server::NamedService>::NAME,
     ];
@@ -277,6 +279,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         .add_service(ImagesServer::new(services::Images::new(engine.clone(), images.clone())))
         .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
         .add_service(EventsServer::new(services::Events::new(engine.clone())))
+        .add_service(FilesServer::new(services::Files::new(engine.clone())))
         .add_service(VolumesServer::new(services::Volumes::new(engine.clone())))
         .add_service(NetworksServer::new(services::Networks::new(engine.clone())))
         .add_service(health_service)

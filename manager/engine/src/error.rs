@@ -5,10 +5,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keg_image::ImageError;
+use keg_image::{CommitError, ImageError};
 use keg_network::{NetworkError, UnknownNetwork};
 use keg_store::{ErrorClass, Explain, MetadataError, Reason, SnapshotError, io_reason};
 
+use crate::files::FilesError;
 use crate::id::InvalidId;
 use crate::layered_root::LayerError;
 use crate::log::LogError;
@@ -176,6 +177,18 @@ pub enum EngineError {
         /// How long it was waited for.
         secs: u64,
     },
+    /// The container's files cannot be had.
+    #[error("container {container}")]
+    Files {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: FilesError,
+    },
+    /// The container could not be made an image.
+    #[error(transparent)]
+    Commit(Box<CommitError>),
     /// The log cannot be read.
     #[error("the log of container {container} cannot be read")]
     Log {
@@ -340,6 +353,8 @@ impl Explain for EngineError {
             Self::Launch { source: LaunchError::Bundle { source, .. }, .. }
             | Self::File { source, .. } => io_reason(source),
             Self::Launch { .. } | Self::Task { .. } | Self::Streams { .. } => Reason::ShimFailed,
+            Self::Files { source, .. } => source.reason(),
+            Self::Commit(error) => error.reason(),
             Self::Timeout { .. } => Reason::Timeout,
             Self::Log { source, .. } => io_reason(&source.source),
             Self::Volume(error) => error.reason(),
@@ -354,6 +369,7 @@ impl Explain for EngineError {
         match self {
             Self::Image(error) => error.class(),
             Self::Network(error) | Self::Connect { source: error, .. } => error.class(),
+            Self::Commit(error) => error.class(),
             Self::Metadata(error) => error.class(),
             Self::Snapshot(error) => error.class(),
             _ => self.reason().class(),
@@ -363,6 +379,8 @@ impl Explain for EngineError {
     fn remedy(&self) -> Option<Cow<'static, str>> {
         let text = match self {
             Self::Image(error) => return error.remedy(),
+            Self::Commit(error) => return error.remedy(),
+            Self::Files { source, .. } => return source.remedy(),
             Self::Volume(error) => return error.remedy(),
             Self::Network(error) | Self::Connect { source: error, .. } => return error.remedy(),
             Self::NoNetworks { source } => return source.remedy(),
@@ -402,6 +420,7 @@ impl Explain for EngineError {
     fn operands(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Image(error) => error.operands(),
+            Self::Commit(error) => error.operands(),
             Self::Volume(error) => error.operands(),
             Self::Network(error) => error.operands(),
             Self::Connect { container, network, source } => {
@@ -432,6 +451,7 @@ impl Explain for EngineError {
             | Self::Task { container, .. }
             | Self::Streams { container, .. }
             | Self::Timeout { container, .. }
+            | Self::Files { container, .. }
             | Self::Log { container, .. }
             | Self::NetworkOwnerStopped { container, .. }
             | Self::DamagedRecord { container, .. } => vec![("container", container.clone())],

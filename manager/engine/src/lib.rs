@@ -28,6 +28,7 @@ mod etc_files;
 pub mod events;
 mod exec;
 mod exit;
+pub mod files;
 mod host;
 pub mod id;
 pub mod layered_root;

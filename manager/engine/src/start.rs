@@ -43,9 +43,9 @@ use crate::volumes::MountSources;
 const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// What the shim is given.
-struct Prepared {
+pub(crate) struct Prepared {
     mounts: Vec<TaskMount>,
-    stdio: Stdio,
+    pub(crate) stdio: Stdio,
     runtime: String,
     /// Kept until the task is made.
     sources: MountSources,
@@ -166,28 +166,17 @@ impl Engine {
         prepared: Prepared,
     ) -> Result<TaskClient, EngineError> {
         let label = || record.name.as_str().to_owned();
-        let launch_error = |source| EngineError::Launch { container: label(), source };
-        let task_error = |source| EngineError::Task { container: label(), source };
-        let options = runtime_options(&prepared.runtime);
-        let id = record.id.as_str();
-        let address =
-            self.shared.shim.start(id, bundle, options.as_ref()).await.map_err(launch_error)?;
-        let task = TaskClient::connect(id, &address).await.map_err(task_error)?;
-        let create = CreateTask {
-            bundle: bundle.path().to_owned(),
-            rootfs: prepared.mounts,
-            stdio: prepared.stdio,
-            options,
-        };
-        let pid = match task.create(create).await {
-            Ok(pid) => pid,
-            Err(error) => {
+        let (task, made) = self.make_task(record, bundle, prepared).await;
+        let (task, pid) = match (task, made) {
+            (Some(task), Ok(pid)) => (task, pid),
+            (task, made) => {
                 // The caller tears down by way of this connection.
-                drop(container.set_task(task));
-                return Err(runtime_error(label(), error));
+                if let Some(task) = task {
+                    drop(container.set_task(task));
+                }
+                return Err(made.err().unwrap_or_else(|| not_connected(label())));
             }
         };
-        drop(prepared.sources);
         let waiting = container.set_task(task.clone());
         self.join_networks(container, record, pid).await?;
         futures_util::future::join_all(
@@ -212,6 +201,40 @@ impl Engine {
         saved?;
         turn.commit(running);
         Ok(task)
+    }
+
+    /// Starts a shim and lets it make the container, whose program then waits. Returns the
+    /// connection, also if the making failed, and the process.
+    pub(crate) async fn make_task(
+        &self,
+        record: &Record,
+        bundle: &Bundle,
+        prepared: Prepared,
+    ) -> (Option<TaskClient>, Result<u32, EngineError>) {
+        let label = || record.name.as_str().to_owned();
+        let options = runtime_options(&prepared.runtime);
+        let id = record.id.as_str();
+        let address = match self.shared.shim.start(id, bundle, options.as_ref()).await {
+            Ok(address) => address,
+            Err(source) => {
+                return (None, Err(EngineError::Launch { container: label(), source }));
+            }
+        };
+        let task = match TaskClient::connect(id, &address).await {
+            Ok(task) => task,
+            Err(source) => {
+                return (None, Err(EngineError::Task { container: label(), source }));
+            }
+        };
+        let create = CreateTask {
+            bundle: bundle.path().to_owned(),
+            rootfs: prepared.mounts,
+            stdio: prepared.stdio,
+            options,
+        };
+        let made = task.create(create).await.map_err(|error| runtime_error(label(), error));
+        drop(prepared.sources);
+        (Some(task), made)
     }
 
     /// Takes away what a start has made, or what is left of a container that has ended: task,
@@ -256,6 +279,11 @@ impl Engine {
     }
 }
 
+/// That a shim made a container without being connected to cannot be.
+fn not_connected(container: String) -> EngineError {
+    EngineError::NotRunning { container, state: "without a shim" }
+}
+
 /// Connects a client that attached before the start. That it went away meanwhile is no error, and
 /// that it cannot be connected is its own.
 async fn connect_waiting(task: &TaskClient, waiting: Waiting) {
@@ -278,7 +306,7 @@ async fn end_task(task: &TaskClient) -> bool {
 }
 
 /// Writes the bundle and all that it refers to.
-fn prepare(
+pub(crate) fn prepare(
     shared: &Shared,
     record: &Record,
     network_of: Option<&NetworkOf>,

@@ -108,6 +108,8 @@ pub enum Reason {
     PortInUse,
     /// Somebody has the address or the subnet.
     AddressInUse,
+    /// Nothing is at a path in a container.
+    PathNotFound,
 }
 
 impl Reason {
@@ -151,6 +153,7 @@ impl Reason {
             Self::NetworkInUse => "NETWORK_IN_USE",
             Self::PortInUse => "PORT_IN_USE",
             Self::AddressInUse => "ADDRESS_IN_USE",
+            Self::PathNotFound => "PATH_NOT_FOUND",
         }
     }
 
@@ -168,7 +171,8 @@ impl Reason {
             | Self::PlatformNotFound
             | Self::ContainerNotFound
             | Self::VolumeNotFound
-            | Self::NetworkNotFound => ErrorClass::NotFound,
+            | Self::NetworkNotFound
+            | Self::PathNotFound => ErrorClass::NotFound,
             Self::NameInUse | Self::VolumeExists => ErrorClass::AlreadyExists,
             Self::RegistryUnreachable | Self::ShuttingDown => ErrorClass::Unavailable,
             Self::RegistryRefused

@@ -7,10 +7,14 @@
 //! is a variant, in `cli.rs`, and a comment here would take that text's place in its help.
 
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod completion;
+pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod image_inspect;
 pub(crate) mod images;
 pub(crate) mod import;

@@ -2,6 +2,7 @@
 
 mod containers;
 mod events;
+mod files;
 mod images;
 mod networks;
 mod system;
@@ -14,6 +15,7 @@ use tonic::Status;
 
 pub(crate) use containers::Containers;
 pub(crate) use events::Events;
+pub(crate) use files::Files;
 pub(crate) use images::Images;
 pub(crate) use networks::Networks;
 pub(crate) use system::System;

@@ -128,8 +128,7 @@ impl Engine {
                 Err(error) => return drop(told.send(Err(error))),
             };
             let wrap = wrapper(view.record());
-            let options =
-                DiffOptions { owners: owners(view.record()), ..DiffOptions::default() };
+            let options = DiffOptions { owners: owners(view.record()), ..DiffOptions::default() };
             let root = match view.root() {
                 Ok(root) => root,
                 Err(error) => {
@@ -156,8 +155,9 @@ impl Engine {
                     &called,
                     &options,
                     &mut writer,
-                );
-                writer.end(outcome.map(drop).map_err(|error| wrap(FilesError::Archive(error))));
+                )
+                .map(drop);
+                writer.end(outcome.map_err(|error| wrap(FilesError::Archive(error))));
             });
             if let Err(error) = copied.await {
                 tracing::error!(%error, "a copy out of a container died");

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use keg_image::config_comment;
 use keg_image::diff::{
     DiffOptions, PathChange, archive_merged, changes_of_trees, changes_of_upper,
 };
-use keg_image::config_comment;
 use serde_json::{Map, Value, json};
 
 use super::stream::{ByteStream, outward};
@@ -39,8 +39,8 @@ impl Engine {
         let options = DiffOptions { owners: owners(&record), ..DiffOptions::default() };
         let label = record.name.as_str().to_owned();
         tokio::task::spawn_blocking(move || {
-            let outcome = archive_merged(&layers, Some(&comment), &options, &mut writer);
-            writer.end(outcome.map(drop).map_err(|error| EngineError::Files {
+            let outcome = archive_merged(&layers, Some(&comment), &options, &mut writer).map(drop);
+            writer.end(outcome.map_err(|error| EngineError::Files {
                 container: label,
                 source: FilesError::Archive(error),
             }));
@@ -104,7 +104,8 @@ pub(super) fn own_config(record: &Record) -> Map<String, Value> {
     // What is set for each container anew is none of an image's business.
     let own_name = format!("HOSTNAME={}", record.hostname());
     let is_own = |entry: &&String| **entry != own_name && entry.as_str() != "TERM=xterm";
-    config.insert("Env".into(), json!(record.process.env.iter().filter(is_own).collect::<Vec<_>>()));
+    config
+        .insert("Env".into(), json!(record.process.env.iter().filter(is_own).collect::<Vec<_>>()));
     match &asked.entrypoint {
         Entrypoint::FromImage => {}
         Entrypoint::Cleared => drop(config.insert("Entrypoint".into(), Value::Null)),

@@ -27,8 +27,12 @@ pub use copy::{CopySource, CopyTo, CopyToTarget};
 pub use path::PathStat;
 pub use stream::ByteStream;
 
-use crate::model::Record;
+use std::borrow::Cow;
+
 use keg_image::diff::{IdExtent, Owners};
+use keg_store::{Explain, Reason, io_reason};
+
+use crate::model::Record;
 
 /// How the ids of a container's files are told on the disk.
 pub(crate) fn owners(record: &Record) -> Owners {
@@ -111,6 +115,35 @@ impl FilesError {
                 }
                 _ => Self::Io { action, path, source },
             }
+        }
+    }
+}
+
+impl Explain for FilesError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::NotFound { .. } => Reason::PathNotFound,
+            Self::NotADirectory { .. }
+            | Self::DirectoryOverFile { .. }
+            | Self::Kernel { .. }
+            | Self::LinkLoop { .. } => Reason::InvalidArgument,
+            Self::Io { source, .. } => io_reason(source),
+            Self::Archive(error) => error.reason(),
+            Self::Extract(error) => error.reason(),
+        }
+    }
+
+    fn remedy(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::NotFound { .. } => Some("look what is there by `keg exec CONTAINER ls`".into()),
+            Self::NotADirectory { .. } => Some("leave out the slash at its end".into()),
+            Self::DirectoryOverFile { .. } => Some("name a directory, or remove the file".into()),
+            Self::Kernel { .. } => Some("read it by `keg exec CONTAINER cat`".into()),
+            Self::LinkLoop { .. } => None,
+            Self::Io { .. } => Some("check the file system of --root".into()),
+            Self::Archive(error) => error.remedy(),
+            // The archive of a copy is the client's own, and never an image's.
+            Self::Extract(_) => None,
         }
     }
 }

@@ -107,9 +107,8 @@ pub(super) fn find(root: impl AsFd, asked: &Asked, follow: bool) -> Result<Found
         if asked.must_be_dir && kind != FileType::Directory {
             return Err(FilesError::NotADirectory { path: path.to_string_lossy().into_owned() });
         }
-        let name = CString::new(name.as_bytes()).map_err(|_| FilesError::NotFound {
-            path: path.to_string_lossy().into_owned(),
-        })?;
+        let name = CString::new(name.as_bytes())
+            .map_err(|_| FilesError::NotFound { path: path.to_string_lossy().into_owned() })?;
         return Ok(Found { parent, name: Some(name), stat, dir });
     }
     Err(FilesError::LinkLoop { path: asked.path.to_string_lossy().into_owned() })

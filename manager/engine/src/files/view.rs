@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::Lifecycle;
 use crate::model::Record;
-use crate::shim::task::Stdio;
 use crate::shim::TaskClient;
+use crate::shim::task::Stdio;
 use crate::start::prepare;
 
 use super::FilesError;
@@ -108,8 +108,9 @@ impl<'a> View<'a> {
         let to_prepare = Arc::clone(&record);
         let mut prepared = engine
             .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare).inspect_err(|_| {
+                prepare(shared, &to_prepare, None).inspect_err(|_| {
                     let _ = shared.bundle(&to_prepare.id).remove();
+                    shared.release_volumes(&to_prepare);
                 })
             })
             .await?;

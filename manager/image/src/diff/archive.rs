@@ -206,7 +206,7 @@ impl<'a, W: Write> Archiver<'a, W> {
             Err(errno) => return Err(errno.into()),
         };
         rfs::seek(&*file, SeekFrom::Start(0))?;
-        if size == 0 || first_hole >= size {
+        if size == 0 || first_hole >= size || self.options.fills_holes {
             return Ok(None);
         }
         let mut segments: Vec<(u64, u64)> = Vec::new();

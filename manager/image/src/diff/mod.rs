@@ -75,6 +75,8 @@ pub struct DiffOptions {
     pub owners: Owners,
     /// Times in the archive.
     pub timestamps: Timestamps,
+    /// Writes holes out, for readers that do not know them.
+    pub fills_holes: bool,
 }
 
 /// What became of a path.
