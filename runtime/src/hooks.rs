@@ -9,10 +9,13 @@
 //! delete   poststop                   runtime's              container is gone
 //! ```
 //!
-//! Each gets the container's state on its standard input, its own environment and nothing else.
+//! Each gets the container's state on its standard input, and the environment that it names; one that
+//! names none gets that of the process it runs beside, as runc's do.
 
+use std::ffi::{CString, OsStr};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,7 +51,7 @@ pub enum HookError {
         errno: Errno,
     },
     /// It ended with something else than success.
-    #[error("the hook {path:?} failed: {status}{}", words(said))]
+    #[error("the hook {path:?} failed: {status}{}", with_words(said))]
     Failed {
         /// The program.
         path: PathBuf,
@@ -79,9 +82,20 @@ impl HookError {
             Self::TimedOut { .. } => -(Errno::ETIMEDOUT as i32),
         }
     }
+
+    /// Returns what the hook wrote to its standard error before it failed.
+    #[must_use]
+    pub fn said(&self) -> &str {
+        match self {
+            Self::Failed { said, .. } => said,
+            Self::Start { .. } | Self::Talk { .. } | Self::TimedOut { .. } => "",
+        }
+    }
 }
 
-fn words(said: &str) -> String {
+/// Returns what a failed hook said, as the end of a sentence; nothing if it said nothing.
+#[must_use]
+pub fn with_words(said: &str) -> String {
     let said = said.trim();
     if said.is_empty() { String::new() } else { format!(": {said}") }
 }
@@ -96,23 +110,43 @@ pub fn describe_code(code: i32) -> String {
     }
 }
 
-/// Runs `hooks` one after the other, each in `directory` and with `state` on its standard input;
-/// stops at the first that fails, and returns its position with the error.
+/// What the hooks of one kind have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The container's state, for the standard input.
+    pub state: &'a [u8],
+    /// The working directory; one that is gone is replaced by the root.
+    pub directory: &'a Path,
+    /// What a hook without an environment of its own gets; `None` stands for the caller's.
+    pub environment: Option<&'a [CString]>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Returns those of a hook that runs beside the runtime.
+    #[must_use]
+    pub fn of_runtime(state: &'a [u8], bundle: &'a Path) -> Self {
+        Self { state, directory: bundle, environment: None }
+    }
+}
+
+/// Runs `hooks` one after the other; stops at the first that fails, and returns its position with
+/// the error.
 ///
 /// # Errors
 /// [`HookError`] of the hook that failed.
-pub fn run_all(hooks: &[Hook], state: &[u8], directory: &Path) -> Result<(), (usize, HookError)> {
+pub fn run_all(hooks: &[Hook], surroundings: Surroundings<'_>) -> Result<(), (usize, HookError)> {
     hooks
         .iter()
         .enumerate()
-        .try_for_each(|(index, hook)| run(hook, state, directory).map_err(|error| (index, error)))
+        .try_for_each(|(index, hook)| run(hook, surroundings).map_err(|error| (index, error)))
 }
 
-/// Runs one hook to its end. A `directory` that is gone is replaced by the root.
+/// Runs one hook to its end.
 ///
 /// # Errors
 /// [`HookError`]; a hook that exceeds its timeout is killed first.
-pub fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), HookError> {
+pub fn run(hook: &Hook, surroundings: Surroundings<'_>) -> Result<(), HookError> {
+    let Surroundings { state, directory, environment } = surroundings;
     let path = hook.path().clone();
     let mut command = Command::new(&path);
     command.current_dir(if directory.is_dir() { directory } else { Path::new("/") });
@@ -120,16 +154,13 @@ pub fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), HookError>
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    command
-        .args(args)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    for variable in hook.env().iter().flatten() {
-        if let Some((name, value)) = variable.split_once('=') {
-            command.env(name, value);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    match (hook.env(), environment) {
+        (Some(own), _) => set_env(&mut command, own.iter().map(String::as_bytes)),
+        (None, Some(of_process)) => {
+            set_env(&mut command, of_process.iter().map(|variable| variable.as_bytes()));
         }
+        (None, None) => {}
     }
     let mut child =
         command.spawn().map_err(|source| HookError::Start { path: path.clone(), source })?;
@@ -164,6 +195,16 @@ pub fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<(), HookError>
     };
     let status = child.wait().map_err(talk)?;
     if status.success() { Ok(()) } else { Err(HookError::Failed { path, status, said }) }
+}
+
+fn set_env<'a>(command: &mut Command, variables: impl Iterator<Item = &'a [u8]>) {
+    command.env_clear();
+    for variable in variables {
+        if let Some(at) = variable.iter().position(|byte| *byte == b'=') {
+            let (name, value) = (&variable[..at], &variable[at + 1..]);
+            command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
+    }
 }
 
 /// Collects what the hook says until it ends; `None` when the deadline comes first.
@@ -212,6 +253,10 @@ fn watch(child: &mut Child, deadline: Option<Instant>) -> Result<Option<String>,
 mod tests {
     use super::*;
 
+    fn plain(state: &[u8]) -> Surroundings<'_> {
+        Surroundings::of_runtime(state, Path::new("/"))
+    }
+
     fn shell(script: &str, timeout: Option<i64>) -> Hook {
         let timeout = timeout.map(|secs| format!(r#","timeout":{secs}"#)).unwrap_or_default();
         let args = serde_json::to_string(&["sh", "-c", script]).unwrap();
@@ -228,12 +273,26 @@ mod tests {
             None,
         );
 
-        assert!(run(&hook, b"{}\n", Path::new("/")).is_ok());
+        assert!(run(&hook, plain(b"{}\n")).is_ok());
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_gets_that_of_its_surroundings() {
+        let hook: Hook = serde_json::from_value(serde_json::json!({
+            "path": "/bin/sh", "args": ["sh", "-c", r#"[ "$A" = "b=c" ] && [ -z "$CARGO" ]"#],
+        }))
+        .unwrap();
+        let environment = [c"A=b=c".to_owned()];
+
+        let of_process = Surroundings { environment: Some(&environment), ..plain(b"") };
+
+        assert!(run(&hook, of_process).is_ok());
+        assert!(run(&hook, plain(b"")).is_err(), "the caller's own has no such variable");
     }
 
     #[test]
     fn a_failure_carries_the_status_and_the_words() {
-        let error = run(&shell("echo no luck >&2; exit 3", None), b"", Path::new("/")).unwrap_err();
+        let error = run(&shell("echo no luck >&2; exit 3", None), plain(b"")).unwrap_err();
 
         assert!(error.to_string().ends_with("exit status: 3: no luck"), "{error}");
         assert_eq!(describe_code(error.code()), "exit status: 3");
@@ -243,7 +302,7 @@ mod tests {
     fn a_hook_that_takes_too_long_is_killed() {
         let before = Instant::now();
 
-        let error = run(&shell("exec sleep 60", Some(1)), b"", Path::new("/")).unwrap_err();
+        let error = run(&shell("exec sleep 60", Some(1)), plain(b"")).unwrap_err();
 
         assert!(matches!(error, HookError::TimedOut { timeout_secs: 1, .. }), "{error}");
         assert!(before.elapsed() < Duration::from_secs(30));
@@ -253,7 +312,7 @@ mod tests {
     fn a_hook_that_leaves_its_output_open_to_others_is_not_waited_for() {
         let before = Instant::now();
 
-        run(&shell("sleep 20 & exit 0", None), b"", Path::new("/")).unwrap();
+        run(&shell("sleep 20 & exit 0", None), plain(b"")).unwrap();
 
         assert!(before.elapsed() < Duration::from_secs(15));
     }
@@ -262,7 +321,7 @@ mod tests {
     fn a_missing_program_is_named() {
         let hook: Hook = serde_json::from_str(r#"{"path":"/nonexistent/hook"}"#).unwrap();
 
-        let error = run(&hook, b"", Path::new("/")).unwrap_err();
+        let error = run(&hook, plain(b"")).unwrap_err();
 
         assert_eq!(error.to_string(), r#"start the hook "/nonexistent/hook""#);
         assert_eq!(error.code(), -2);

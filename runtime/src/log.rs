@@ -120,6 +120,16 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Warns of capabilities that are left out since nobody knows them.
+    pub fn warn_capabilities(&mut self, names: &[String]) {
+        if !names.is_empty() {
+            let message = format!("ignoring unknown or unavailable capabilities: {names:?}");
+            self.write(Level::Warning, &message, None);
+        }
+    }
+}
+
 /// Formats a time in UTC with nanoseconds, as `2026-11-22T01:54:10.123456789Z`.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {

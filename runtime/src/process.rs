@@ -85,8 +85,10 @@ pub fn apply_oom_score(process: &ProcessPlan, procfs: &Procfs) -> Result<(), Fai
     }
 }
 
-/// Adds `HOME` to an environment without it, from the container's `/etc/passwd`.
+/// Adds `HOME` to an environment without it, or with an empty one, from the container's
+/// `/etc/passwd`.
 pub fn add_home(env: &mut Vec<CString>, uid: u32, root: &Root) {
+    env.retain(|variable| variable.as_bytes() != b"HOME=");
     if env.iter().any(|variable| variable.as_bytes().starts_with(b"HOME=")) {
         return;
     }
@@ -260,14 +262,20 @@ fn load_filter(steps: &LastSteps<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads the filter, if it may wait until now, and executes the program.
+/// Loads a filter that needs no privilege to be loaded. It comes as late as it can, since it applies
+/// to what follows.
 ///
 /// # Errors
-/// The step that failed; success does not return.
+/// [`Step::Seccomp`], [`Step::SeccompNotify`].
+pub fn load_late_filter(steps: &LastSteps<'_>) -> Result<(), Failure> {
+    if steps.process.no_new_privileges { load_filter(steps) } else { Ok(()) }
+}
+
+/// Executes the program.
+///
+/// # Errors
+/// [`Step::Exec`]; success does not return.
 pub fn execute(steps: &LastSteps<'_>, program: &CStr, env: &[CString]) -> Result<(), Failure> {
-    if steps.process.no_new_privileges {
-        load_filter(steps)?;
-    }
     match execve(program, &steps.process.args, env) {
         Ok(never) => match never {},
         Err(errno) => Err(Failure::new(Step::Exec, errno)),

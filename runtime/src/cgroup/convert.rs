@@ -66,8 +66,9 @@ pub(super) fn or_max(limit: i64) -> String {
     if limit < 0 { "max".into() } else { limit.to_string() }
 }
 
-/// The limit of processes as the kernel takes it; negative is none. Zero says nothing: it cannot be
-/// told from a limit that is absent, which the runtime-spec reads as “no limit”.
+/// The limit of processes as the kernel takes it; negative is none. Zero says nothing: that is how it
+/// was until version 1.3 of the runtime-spec, and Docker 20.10 writes it where there is no limit. The
+/// plan of a newer bundle has no zero, see `ContainerPlan`.
 pub(super) fn pids(limit: i64) -> Option<String> {
     (limit != 0).then(|| or_max(limit))
 }

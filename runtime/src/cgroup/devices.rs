@@ -35,6 +35,8 @@ impl Access {
                 b'm' => Some(bits | 1),
                 b'r' => Some(bits | 2),
                 b'w' => Some(bits | 4),
+                // Some bundles write "rwa"; runc passes over it.
+                b'a' => Some(bits),
                 _ => None,
             })
             .map(Self)

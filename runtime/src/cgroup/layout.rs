@@ -196,6 +196,12 @@ fn parse_mounts(text: &str) -> Vec<CgroupMount> {
     cgroups.collect()
 }
 
+/// Returns whether v2 is alone on this machine: then its hierarchy is what `/sys/fs/cgroup` is.
+#[must_use]
+pub fn is_unified() -> bool {
+    statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use dir::Dir;
 pub use error::CgroupError;
 pub use freezer::FreezerState;
+pub use layout::is_unified;
 use layout::{Layout, Mounted};
 pub use oom::{OomNotice, OomWatch};
 pub use systemd::DBusError;
@@ -248,7 +249,7 @@ impl Cgroup {
         };
         let path = Path::new(path);
         if path.components().any(|part| part == Component::ParentDir) {
-            let why = "leads out of the container's cgroup";
+            let why = "bad sub cgroup path: it leads out of the container's cgroup";
             return Err(CgroupError::Path { path: path.into(), why });
         }
         let relative = path.strip_prefix("/").unwrap_or(path);
@@ -256,6 +257,11 @@ impl Cgroup {
             None => true,
             Some(names) => names.split(',').any(|name| group.has(name)),
         };
+        let known = |name: &str| self.groups().any(|group| group.has(name));
+        if controllers.is_some_and(|names| !names.split(',').all(known)) {
+            let why = "unknown controller before the colon";
+            return Err(CgroupError::Path { path: text.into(), why });
+        }
         for group in self.saved.v1.iter_mut().chain(&mut self.saved.v2) {
             if named(group) && !relative.as_os_str().is_empty() {
                 group.dir.push(relative);

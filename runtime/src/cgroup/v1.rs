@@ -118,6 +118,30 @@ fn set_memory_and_swap(dir: &Dir, swap: Option<i64>) -> Result<(), CgroupError> 
     }
 }
 
+/// The runtime must fit into the period after every single write: where the new period is too short for
+/// the old runtime, the runtime goes first.
+fn set_realtime(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
+    let period = cpu.realtime_period().filter(|usec| *usec != 0);
+    let runtime = cpu.realtime_runtime().filter(|usec| *usec != 0);
+    let set_period = || match period {
+        None => Ok(()),
+        Some(usec) => dir.write_limit("cpu.realtimePeriod", "cpu.rt_period_us", &usec.to_string()),
+    };
+    let set_runtime = || match runtime {
+        None => Ok(()),
+        Some(usec) => {
+            dir.write_limit("cpu.realtimeRuntime", "cpu.rt_runtime_us", &usec.to_string())
+        }
+    };
+    match set_period() {
+        Err(error) if error.errno() == Some(Errno::EINVAL) && runtime.is_some() => {
+            set_runtime()?;
+            set_period()
+        }
+        outcome => outcome.and_then(|()| set_runtime()),
+    }
+}
+
 fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
         if !convert::CPU_SHARES.contains(&shares) {
@@ -129,12 +153,7 @@ fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
         }
         dir.write_limit("cpu.shares", "cpu.shares", &shares.to_string())?;
     }
-    if let Some(period) = cpu.realtime_period().filter(|usec| *usec != 0) {
-        dir.write_limit("cpu.realtimePeriod", "cpu.rt_period_us", &period.to_string())?;
-    }
-    if let Some(runtime) = cpu.realtime_runtime().filter(|usec| *usec != 0) {
-        dir.write_limit("cpu.realtimeRuntime", "cpu.rt_runtime_us", &runtime.to_string())?;
-    }
+    set_realtime(dir, cpu)?;
     if let Some(idle) = cpu.idle() {
         dir.write_number("cpu.idle", "cpu.idle", idle)?;
     }

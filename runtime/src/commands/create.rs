@@ -12,9 +12,11 @@ use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
 use crate::console::{connect_stream, send_descriptor};
 use crate::intel_rdt::{self, IntelRdtError, SavedRdt};
+use crate::log::{Level, Log};
 use crate::namespaces::NamespaceKind;
-use crate::plan::ContainerPlan;
 use crate::plan::mounts::MountPlan;
+use crate::plan::{ContainerPlan, document};
+use crate::security::lsm::selinux_is_enabled;
 use crate::stage::launch::{Console, LaunchOptions, Launched, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
@@ -25,6 +27,9 @@ pub(super) struct CreateOptions {
     /// Directory with config.json.
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(super) bundle: PathBuf,
+    /// The specification, in place of config.json in the bundle; relative to the bundle.
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
+    config: PathBuf,
     /// Socket that receives the container's terminal.
     #[arg(long, value_name = "PATH")]
     pub(super) console_socket: Option<PathBuf>,
@@ -54,8 +59,8 @@ pub(super) struct Create {
 }
 
 impl Create {
-    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
-        let created = create(context, &self.id, &self.options, Start::Later)?;
+    pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
+        let created = create(context, log, &self.id, &self.options, Start::Later)?;
         let Created { launched, .. } = &created;
         self.options
             .announce(launched.pid, launched.pidfd.as_fd())
@@ -108,11 +113,12 @@ pub(super) fn discard(dir: &ContainerDir, cgroup: Option<&Cgroup>) {
 /// Makes a container from its bundle; its terminal goes to `--console-socket`.
 pub(super) fn create(
     context: &Context,
+    log: &mut Log,
     id: &str,
     options: &CreateOptions,
     start: Start,
 ) -> Result<Created, CommandError> {
-    create_with(context, id, options, start, |_| {
+    create_with(context, log, id, options, start, |_| {
         options.console_socket.as_deref().map(Console::Socket)
     })
 }
@@ -120,6 +126,7 @@ pub(super) fn create(
 /// Makes a container from its bundle; its terminal goes to where `console` says.
 pub(super) fn create_with<'a>(
     context: &Context,
+    log: &mut Log,
     id: &str,
     options: &CreateOptions,
     start: Start,
@@ -127,10 +134,10 @@ pub(super) fn create_with<'a>(
 ) -> Result<Created, CommandError> {
     let id = ContainerId::new(id)?;
     let bundle = options.bundle.canonicalize().map_err(|source| CommandError::Config {
-        path: options.bundle.join("config.json"),
+        path: options.bundle.join(&options.config),
         source,
     })?;
-    let path = bundle.join("config.json");
+    let path = bundle.join(&options.config);
     let config = read_bounded(&path)
         .map_err(|source| CommandError::Config { path: path.clone(), source })?;
     // Without an id map there is no user namespace that could make the look below unnecessary, and
@@ -138,10 +145,23 @@ pub(super) fn create_with<'a>(
     if !contains(&config, b"uidMappings") {
         super::self_protect::protect_always()?;
     }
-    let spec = serde_json::from_slice(&config)
-        .map_err(|source| CommandError::Malformed { path, source })?;
-    let mut plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
+    let document =
+        document::read_spec(&config).map_err(|source| CommandError::Malformed { path, source })?;
+    let mut plan =
+        ContainerPlan::from_spec(document.content, &bundle).map_err(CommandError::Plan)?;
     super::self_protect::protect(&plan.namespaces)?;
+    log.warn_capabilities(&document.unknown_capabilities);
+    if plan.rootfs.mount_label.is_some() && !selinux_is_enabled() {
+        // Nothing is confined by labels here; a label on files alone confines nothing.
+        plan.rootfs.mount_label = None;
+        let message = "linux.mountLabel is without effect: SELinux is not enabled in this kernel";
+        log.write(Level::Warning, message, None);
+    }
+    for name in plan.process.capabilities.vain_ambient() {
+        let why = "it is not both permitted and inheritable";
+        let message = format!("can't raise ambient capability {name}: {why}");
+        log.write(Level::Warning, &message, None);
+    }
     let (mut extra_env, preserved) = options.keep_descriptors()?;
     extra_env.extend(pass_notify_socket(&mut plan));
 
@@ -292,10 +312,14 @@ pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<(), Command
         .map_err(CommandError::kernel("mark descriptors close-on-exec"))?;
     for fd in 3..3 + kept {
         let fd = i32::try_from(fd).unwrap_or(i32::MAX);
-        sys::fd::set_cloexec(fd, false).map_err(|errno| CommandError::Kernel {
-            what: format!("keep descriptor {fd} (--preserve-fds): it is not open"),
-            errno,
-        })?;
+        match sys::fd::set_cloexec(fd, false) {
+            // There is nothing to inherit.
+            Ok(()) | Err(Errno::EBADF) => {}
+            Err(errno) => {
+                let what = format!("keep descriptor {fd} (--preserve-fds)");
+                return Err(CommandError::Kernel { what, errno });
+            }
+        }
     }
     Ok(())
 }

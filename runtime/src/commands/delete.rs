@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 
 use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::lifecycle::{Event, Lifecycle};
+use crate::log::{Level, Log};
 use crate::state_store::{ContainerDir, ContainerId, SavedState, StoreError};
 use crate::sys::process::kill_by_pidfd;
 
@@ -28,7 +29,7 @@ pub(super) struct Delete {
 }
 
 impl Delete {
-    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+    pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
         let dir = match context.store.open_locked(&ContainerId::new(self.id)?) {
             Err(error) if self.force && error.is_not_found() => return Ok(0),
             result => result?,
@@ -53,14 +54,22 @@ impl Delete {
                 lifecycle.apply(Event::Deleted)?;
             }
         }
-        destroy(&dir, &state)?;
+        destroy(&dir, &state, log)?;
         Ok(0)
     }
 }
 
 /// Removes the cgroup and the state of a container that has stopped, and runs its last hooks.
-pub(super) fn destroy(dir: &ContainerDir, state: &SavedState) -> Result<(), CommandError> {
+pub(super) fn destroy(
+    dir: &ContainerDir,
+    state: &SavedState,
+    log: &mut Log,
+) -> Result<(), CommandError> {
     if let Some(cgroup) = state.open_cgroup() {
+        if state.shares_pids {
+            // What resists keeps the cgroup from being removed, which tells.
+            let _ = cgroup.kill_all(Signal::SIGKILL);
+        }
         cgroup.destroy().map_err(CommandError::Cgroup)?;
     }
     if let Some(rdt) = &state.rdt {
@@ -69,17 +78,15 @@ pub(super) fn destroy(dir: &ContainerDir, state: &SavedState) -> Result<(), Comm
     dir.remove()?;
     let Some(list) = state.hooks.poststop() else { return Ok(()) };
     let json = state.oci().to_json("stopped", None);
-    // Each of them runs, whatever became of the others (runtime.md, "Lifecycle").
-    let mut first_failure = None;
+    // Each of them runs, and the container is gone, whatever becomes of them (runtime.md, "Lifecycle").
     for (index, hook) in list.iter().enumerate() {
-        if let Err(source) = hooks::run(hook, &json, &state.bundle) {
-            first_failure.get_or_insert((index, source));
+        let surroundings = Surroundings::of_runtime(&json, &state.bundle);
+        if let Err(source) = hooks::run(hook, surroundings) {
+            let error = CommandError::Hook { kind: "poststop", index, source };
+            log.write(Level::Warning, &super::chain(&error), Some(error.reason()));
         }
     }
-    match first_failure {
-        None => Ok(()),
-        Some((index, source)) => Err(CommandError::Hook { kind: "poststop", index, source }),
-    }
+    Ok(())
 }
 
 fn kill_and_wait(state: &SavedState) -> Result<(), CommandError> {

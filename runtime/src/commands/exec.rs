@@ -13,8 +13,9 @@ use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
 use crate::console::ConsoleError;
 use crate::lifecycle::{Event, Lifecycle, Refused};
-use crate::plan::ContainerPlan;
+use crate::log::Log;
 use crate::plan::process::ProcessPlan;
+use crate::plan::{ContainerPlan, document};
 use crate::stage::exec::{ExecRequest, exec};
 use crate::stage::launch::Console;
 use crate::state_store::{ContainerDir, ContainerId, SavedState, read_bounded};
@@ -80,7 +81,7 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+    pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
         let dir = context.store.open(&ContainerId::new(&self.id[..])?)?;
         let state = dir.load_existing()?;
         let lifecycle = dir.observe(&state);
@@ -94,7 +95,7 @@ impl Exec {
         let init = state.init.ok_or(refused)?;
         let init_fd = init.open().map_err(|_| refused)?;
 
-        let (plan, spec_process) = self.load_plan(&dir, &state)?;
+        let (plan, spec_process) = self.load_plan(&dir, &state, log)?;
         super::self_protect::protect(&plan.namespaces)?;
         keep_descriptors(self.preserve_fds, 0)?;
         let mut process = ProcessPlan::from_spec(&spec_process).map_err(CommandError::Plan)?;
@@ -158,6 +159,7 @@ impl Exec {
         &self,
         dir: &ContainerDir,
         state: &SavedState,
+        log: &mut Log,
     ) -> Result<(ContainerPlan, Process), CommandError> {
         let spec = dir.load_config()?;
         let own = spec.process().clone().unwrap_or_default();
@@ -172,8 +174,10 @@ impl Exec {
             Some(path) => {
                 let text = read_bounded(path)
                     .map_err(CommandError::io(format!("read {path:?} (--process)")))?;
-                serde_json::from_slice(&text)
-                    .map_err(|source| CommandError::Malformed { path: path.clone(), source })?
+                let document = document::read_process(&text)
+                    .map_err(|source| CommandError::Malformed { path: path.clone(), source })?;
+                log.warn_capabilities(&document.unknown_capabilities);
+                document.content
             }
         };
         self.apply_options(&mut process)?;

@@ -13,11 +13,13 @@ use nix::sys::socket::{
 };
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, read, write};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use super::CommandError;
-use crate::sys;
 use crate::sys::process::signal_by_pidfd;
+use crate::sys::{self, AsErrno as _};
 
 /// Signals that are the runtime's own business, or tell of its own faults.
 const KEPT: [Signal; 8] = [
@@ -206,9 +208,15 @@ impl Pump {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // A line's end goes back to the margin here: the container's terminal does not send it there.
+            raw.output_modes |= before.output_modes & OutputModes::OPOST;
             tcsetattr(&stdin, OptionalActions::Now, &raw)
                 .map_err(|error| Errno::from_raw(error.raw_os_error()))?;
         }
+        // What the container writes arrives as it was written, also in a file or a pipe.
+        let mut own = tcgetattr(&master).map_err(|error| error.as_errno())?;
+        own.output_modes.remove(OutputModes::ONLCR);
+        tcsetattr(&master, OptionalActions::Now, &own).map_err(|error| error.as_errno())?;
         let pump = Self { master, before, stdin_open: true, output_open: true };
         pump.resize();
         Ok(pump)

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use super::{CommandError, Context};
 use crate::lifecycle::{Event, Lifecycle};
-use crate::state_store::ContainerId;
+use crate::state_store::{ContainerId, SavedState};
 use crate::sys::process::signal_by_pidfd;
 
 #[derive(Debug, Args)]
@@ -30,18 +30,18 @@ impl Kill {
         let dir = context.store.open(&ContainerId::new(self.id)?)?;
         let state = dir.load_existing()?;
         let lifecycle = dir.observe(&state);
-        if self.all {
-            // Processes may outlive init where they have no PID namespace of their own.
-            let signal =
-                Signal::try_from(number).map_err(CommandError::kernel("send the signal"))?;
-            let cgroup = state.open_cgroup();
+        // Where the PID namespace is shared, no kernel ends the others with init.
+        if self.all || (state.shares_pids && number == libc::SIGKILL) {
             if lifecycle == Lifecycle::Creating {
                 lifecycle.apply(Event::Signalled)?;
             }
-            if let Some(cgroup) = cgroup {
-                cgroup.kill_all(signal).map_err(CommandError::Cgroup)?;
+            let outcome = signal_all(&state, number);
+            if self.all || lifecycle != Lifecycle::Stopped {
+                return outcome.map(|_| 0);
             }
-            return Ok(0);
+            if outcome? {
+                return Ok(0);
+            }
         }
         lifecycle.apply(Event::Signalled)?;
         let send = || CommandError::kernel(format!("send signal {number} to the container"));
@@ -53,6 +53,20 @@ impl Kill {
         signal_by_pidfd(&pidfd, number).map_err(send())?;
         Ok(0)
     }
+}
+
+/// Signals every process that is left of a container; returns whether there was one. That there is
+/// none is no error, and neither is signal 0, by which callers ask.
+fn signal_all(state: &SavedState, number: i32) -> Result<bool, CommandError> {
+    let Some(cgroup) = state.open_cgroup() else { return Ok(false) };
+    if cgroup.pids().map_err(CommandError::Cgroup)?.is_empty() {
+        return Ok(false);
+    }
+    if number != 0 {
+        let signal = Signal::try_from(number).map_err(CommandError::kernel("send the signal"))?;
+        cgroup.kill_all(signal).map_err(CommandError::Cgroup)?;
+    }
+    Ok(true)
 }
 
 /// Reads a signal: a number, or a name with or without `SIG`, in any case, also `RTMIN+3`.

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::state::Row;
 use super::{CommandError, Context};
-use crate::state_store::StateStore;
+use crate::state_store::{StateStore, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct List {
@@ -26,6 +26,9 @@ enum Format {
 
 impl List {
     pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+        if context.root_is_chosen && !context.store.exists() {
+            return Err(StoreError::NoRoot { path: context.store.root().to_owned() }.into());
+        }
         let print = || CommandError::io("print the list");
         let mut out = std::io::stdout().lock();
         if self.quiet {

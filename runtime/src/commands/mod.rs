@@ -37,7 +37,7 @@ use crate::console::ConsoleError;
 use crate::criu::CriuError;
 use crate::hooks::HookError;
 use crate::intel_rdt::IntelRdtError;
-use crate::lifecycle::Refused;
+use crate::lifecycle::{Lifecycle, Refused};
 use crate::log::{Level, Log, LogFormat};
 use crate::plan::PlanError;
 use crate::security::capabilities::UnknownCapability;
@@ -84,12 +84,24 @@ struct Global {
     /// CRIU, for checkpoint and restore.
     #[arg(long, value_name = "PATH", default_value = "criu")]
     criu: PathBuf,
+    /// Who makes the cgroups, in crun's words.
+    #[arg(long, value_name = "MANAGER", hide = true)]
+    cgroup_manager: Option<CgroupManager>,
+    /// crun's word for how much is logged.
+    #[arg(long, value_name = "LEVEL", hide = true)]
+    log_level: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormatArg {
     Text,
     Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    Cgroupfs,
+    Systemd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -175,7 +187,7 @@ pub enum CommandError {
     #[error(transparent)]
     Console(ConsoleError),
     /// A hook that runs after the start or after the end.
-    #[error("hooks.{kind}[{index}]")]
+    #[error("error running {kind} hook #{index}")]
     Hook {
         /// `poststart` or `poststop`.
         kind: &'static str,
@@ -275,7 +287,7 @@ impl CommandError {
                 _ => "SETUP_FAILED",
             },
             Self::Store(StoreError::Exists { .. }) => "ALREADY_EXISTS",
-            Self::Store(StoreError::NotFound { .. }) => "NOT_FOUND",
+            Self::Store(StoreError::NotFound { .. }) => "CONTAINER_NOT_FOUND",
             Self::Store(StoreError::Busy { .. }) => "BUSY",
             Self::Checkpoint(error) | Self::Restore(error) => match error {
                 CriuError::Impossible { .. } | CriuError::Unsupported { .. } => "INVALID_CONFIG",
@@ -286,6 +298,9 @@ impl CommandError {
             Self::Option { .. } | Self::Capability(_) | Self::Console(_) => "INVALID_ARGUMENT",
             Self::Cgroup(_) => "CGROUP",
             Self::IntelRdt(_) => "SETUP_FAILED",
+            Self::Refused(Refused { state: Lifecycle::Stopped | Lifecycle::Creating, .. }) => {
+                "CONTAINER_NOT_RUNNING"
+            }
             Self::Refused(_) => "WRONG_STATE",
             Self::Hook { .. } => "HOOK_FAILED",
         }
@@ -296,6 +311,8 @@ impl CommandError {
 #[derive(Debug)]
 struct Context {
     store: StateStore,
+    /// Whether the user has named the directory of the store.
+    root_is_chosen: bool,
     driver: Driver,
     /// Whether a cgroup that cannot be made for lack of permission is done without.
     rootless: bool,
@@ -321,7 +338,9 @@ pub fn run(cli: Cli) -> ExitCode {
         LogFormatArg::Text => LogFormat::Text,
         LogFormatArg::Json => LogFormat::Json,
     };
-    let mut log = match Log::open(global.log.as_deref(), format, global.debug) {
+    let by_systemd = global.systemd_cgroup || global.cgroup_manager == Some(CgroupManager::Systemd);
+    let debug = global.debug || global.log_level.as_deref() == Some("debug");
+    let mut log = match Log::open(global.log.as_deref(), format, debug) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("{}", chain(&error));
@@ -333,8 +352,9 @@ pub fn run(cli: Cli) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let context = Context {
+        root_is_chosen: global.root.is_some(),
         store: StateStore::new(global.root.unwrap_or_else(default_root)),
-        driver: if global.systemd_cgroup { Driver::Systemd } else { Driver::CgroupFs },
+        driver: if by_systemd { Driver::Systemd } else { Driver::CgroupFs },
         rootless: match global.rootless {
             Rootless::True => true,
             Rootless::False => false,
@@ -342,6 +362,7 @@ pub fn run(cli: Cli) -> ExitCode {
         },
         criu: global.criu,
     };
+    log.write(Level::Debug, &format!("{command:?}"), None);
     let failure_code = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
     match dispatch(command, &context, &mut log) {
         Ok(code) => ExitCode::from(code),
@@ -359,10 +380,10 @@ pub fn run(cli: Cli) -> ExitCode {
 fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
     match command {
         Command::Checkpoint(checkpoint) => checkpoint.run(context),
-        Command::Create(create) => create.run(context),
-        Command::Delete(delete) => delete.run(context),
+        Command::Create(create) => create.run(context, log),
+        Command::Delete(delete) => delete.run(context, log),
         Command::Events(events) => events.run(context),
-        Command::Exec(exec) => exec.run(context),
+        Command::Exec(exec) => exec.run(context, log),
         Command::Features(features) => features.run(),
         Command::Kill(kill) => kill.run(context),
         Command::List(list) => list.run(context),

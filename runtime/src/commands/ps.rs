@@ -33,7 +33,8 @@ impl Ps {
         let dir = context.store.open(&ContainerId::new(self.id)?)?;
         let state = dir.load_existing()?;
         let lifecycle = dir.observe(&state);
-        if matches!(lifecycle, Lifecycle::Stopped | Lifecycle::Creating) {
+        // Of a container that has stopped there is no process, or what it left behind.
+        if lifecycle == Lifecycle::Creating {
             lifecycle.apply(Event::Signalled)?;
         }
         let pids = match state.open_cgroup() {

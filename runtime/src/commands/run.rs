@@ -33,7 +33,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
         if self.detach {
-            let created = create(context, &self.id, &self.options, Start::Now)?;
+            let created = create(context, log, &self.id, &self.options, Start::Now)?;
             self.execute(&created)?;
             return Ok(0);
         }
@@ -43,7 +43,7 @@ impl Run {
         let (foreground, console) = Foreground::prepare(!self.no_subreaper)?;
         // Whether there is a terminal the specification says; an unused one is closed unseen.
         let mut offered = Some(console);
-        let created = create_with(context, &self.id, &self.options, Start::Now, |plan| {
+        let created = create_with(context, log, &self.id, &self.options, Start::Now, |plan| {
             offered.take().filter(|_| plan.process.terminal).map(Console::Connected)
         })?;
         self.execute(&created)?;
@@ -53,7 +53,7 @@ impl Run {
             created.plan.process.terminal,
         );
         if !self.keep
-            && let Err(error) = destroy(&created.dir, &created.state)
+            && let Err(error) = destroy(&created.dir, &created.state, log)
         {
             // The program's own exit code is worth more.
             log.write(Level::Warning, &super::chain(&error), Some(error.reason()));

@@ -29,6 +29,9 @@ impl Spec {
         let malformed =
             |source| CommandError::Malformed { path: "spec.json (built in)".into(), source };
         let mut spec: oci::Spec = serde_json::from_str(TEMPLATE).map_err(malformed)?;
+        if !crate::cgroup::is_unified() {
+            remove_cgroup_namespace(&mut spec);
+        }
         if self.rootless {
             make_rootless(&mut spec, geteuid().as_raw(), getegid().as_raw());
         }
@@ -37,6 +40,16 @@ impl Spec {
         let mut file = File::create_new(&path).map_err(error())?;
         writeln!(file, "{text}").map_err(error())?;
         Ok(0)
+    }
+}
+
+/// Where there are hierarchies of v1, a container sees the host's cgroups unless asked otherwise, as
+/// with runc: what runs inside may look for its own by the host's path.
+fn remove_cgroup_namespace(spec: &mut oci::Spec) {
+    if let Some(linux) = spec.linux_mut() {
+        let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+        namespaces.retain(|namespace| namespace.typ() != oci::LinuxNamespaceType::Cgroup);
+        linux.set_namespaces(Some(namespaces));
     }
 }
 

@@ -4,13 +4,13 @@ use clap::Args;
 use nix::errno::Errno;
 
 use super::{CommandError, Context};
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::lifecycle::Event;
 use crate::plan::ContainerPlan;
-use crate::stage::error::{LaunchError, step_error};
+use crate::stage::error::{LaunchError, told_error};
 use crate::stage::failure::Failure;
 use crate::stage::gate;
-use crate::stage::message::{ToChild, ToParent};
+use crate::stage::message::{ParentEnd, ToChild, ToParent};
 use crate::state_store::{ContainerDir, ContainerId, SavedState};
 use crate::sys::process::kill_by_pidfd;
 
@@ -38,7 +38,9 @@ impl Start {
         init.send(ToChild::Execute).map_err(talk())?;
         match init.receive().map_err(talk())? {
             None => {}
-            Some(ToParent::Failed(failure)) => return Err(explain(&dir, &state, failure)),
+            Some(ToParent::Failed(failure)) => {
+                return Err(explain(&dir, &state, &init, failure));
+            }
             Some(_) => return Err(talk()(Errno::EBADMSG)),
         }
         run_poststart(&state)?;
@@ -46,13 +48,18 @@ impl Start {
     }
 }
 
-fn explain(dir: &ContainerDir, state: &SavedState, failure: Failure) -> CommandError {
+fn explain(
+    dir: &ContainerDir,
+    state: &SavedState,
+    init: &ParentEnd,
+    failure: Failure,
+) -> CommandError {
     let plan = dir
         .load_config()
         .map_err(CommandError::Store)
         .and_then(|spec| ContainerPlan::from_spec(spec, &state.bundle).map_err(CommandError::Plan));
     CommandError::Start(match plan {
-        Ok(plan) => step_error(failure, &plan),
+        Ok(plan) => told_error(init, failure, &plan),
         // The bundle has gone since; the step still has a name.
         Err(_) => LaunchError::Step {
             what: failure.describe(None),
@@ -68,11 +75,13 @@ pub(super) fn run_poststart(state: &SavedState) -> Result<(), CommandError> {
     let Some(list) = state.hooks.poststart() else { return Ok(()) };
     let pid = state.init.map(|init| init.pid);
     let json = state.oci().to_json("running", pid);
-    hooks::run_all(list, &json, &state.bundle).map_err(|(index, source)| {
-        if let Some(Ok(pidfd)) = state.init.map(|init| init.open()) {
-            // It may have ended by itself.
-            let _ = kill_by_pidfd(pidfd);
-        }
-        CommandError::Hook { kind: "poststart", index, source }
-    })
+    hooks::run_all(list, Surroundings::of_runtime(&json, &state.bundle)).map_err(
+        |(index, source)| {
+            if let Some(Ok(pidfd)) = state.init.map(|init| init.open()) {
+                // It may have ended by itself.
+                let _ = kill_by_pidfd(pidfd);
+            }
+            CommandError::Hook { kind: "poststart", index, source }
+        },
+    )
 }

@@ -122,9 +122,9 @@ impl Update {
             ("cpus", self.cpuset_cpus.clone().map(Value::from)),
             ("mems", self.cpuset_mems.clone().map(Value::from)),
         ]);
-        // Zero is what Docker's older clients send for “as it is”.
-        let pids =
-            object([("limit", self.pids_limit.filter(|limit| *limit != 0).map(Value::from))]);
+        // The kernel's closest to none, as the first process is there already.
+        let pids = self.pids_limit.map(|limit| if limit == 0 { 1 } else { limit });
+        let pids = object([("limit", pids.map(Value::from))]);
         let io = object([("weight", self.blkio_weight.map(Value::from))]);
         let resources = object([("memory", memory), ("cpu", cpu), ("pids", pids), ("blockIO", io)]);
         let resources = resources.unwrap_or_else(|| json!({}));
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn only_what_is_given_is_changed() {
         assert_eq!(from_options(&[]), json!({}));
-        assert_eq!(from_options(&["--pids-limit", "0"]), json!({}));
+        assert_eq!(from_options(&["--pids-limit", "0"]), json!({ "pids": { "limit": 1 } }));
         assert_eq!(from_options(&["--pids-limit", "-1"]), json!({ "pids": { "limit": -1 } }));
         assert_eq!(
             from_options(&["--memory", "64m", "--memory-swap", "-1", "--cpu-quota", "-1"]),

@@ -4,6 +4,7 @@
 //! of NUL bytes or contradicted by another. Pure but for the path of the rootfs, which is made
 //! canonical while the host is still the only one who can change it.
 
+pub mod document;
 pub mod mounts;
 pub mod namespaces;
 pub mod process;
@@ -12,7 +13,9 @@ pub mod sysctl;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, LinuxDevice, LinuxNetDevice, LinuxResources, LinuxSeccomp, Spec};
+use oci_spec::runtime::{
+    Hooks, LinuxDevice, LinuxNetDevice, LinuxPidsBuilder, LinuxResources, LinuxSeccomp, Spec,
+};
 
 use crate::namespaces::NamespaceKind;
 use crate::plan::mounts::{MountPlan, Propagation};
@@ -176,7 +179,7 @@ impl ContainerPlan {
             .take()
             .ok_or_else(|| PlanError::Missing { field: "linux".to_owned() })?;
         let namespaces = namespaces::namespaces(&linux)?;
-        let rootfs = rootfs(&spec, &linux, bundle)?;
+        let rootfs = rootfs(&spec, &linux, &namespaces, bundle)?;
         let name = |field: &str, value: &Option<String>| {
             value
                 .as_deref()
@@ -193,7 +196,7 @@ impl ContainerPlan {
             sysctls: sysctl::sysctls(&linux, &namespaces)?,
             hooks: spec.hooks().clone().unwrap_or_default(),
             cgroups_path: linux.cgroups_path().clone(),
-            resources: linux.resources().clone(),
+            resources: linux.resources().clone().map(|r| resources(r, spec.version())),
             seccomp: linux.seccomp().clone(),
             personality: linux.personality().as_ref().map(personality),
             memory_policy: linux.memory_policy().as_ref().map(memory_policy).transpose()?,
@@ -251,6 +254,22 @@ impl ContainerPlan {
     }
 }
 
+/// Since version 1.3, a limit of no process at all means what it says. The kernel's closest is one,
+/// since the container's first process is there already.
+fn resources(mut resources: LinuxResources, version: &str) -> LinuxResources {
+    let none = resources.pids().is_some_and(|pids| pids.limit() == 0);
+    if none && zero_limits(version) {
+        resources.set_pids(LinuxPidsBuilder::default().limit(1_i64).build().ok());
+    }
+    resources
+}
+
+/// Returns whether zero is a limit of processes in a bundle of this version.
+pub(crate) fn zero_limits(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1_u32, 3_u32)
+}
+
 fn version(version: &str) -> Result<(), PlanError> {
     let invalid = |expected| PlanError::Invalid {
         field: "ociVersion".to_owned(),
@@ -269,6 +288,7 @@ fn version(version: &str) -> Result<(), PlanError> {
 fn rootfs(
     spec: &Spec,
     linux: &oci_spec::runtime::Linux,
+    namespaces: &NamespacePlan,
     bundle: &Path,
 ) -> Result<RootfsPlan, PlanError> {
     let root =
@@ -291,13 +311,16 @@ fn rootfs(
                 expected: "shared, slave, private or unbindable",
             })?,
     };
-    let mounts = spec
+    let mut mounts: Vec<MountPlan> = spec
         .mounts()
         .iter()
         .flatten()
         .enumerate()
         .map(|(index, mount)| MountPlan::from_spec(index, mount, bundle))
         .collect::<Result<_, _>>()?;
+    let shares_ids =
+        !namespaces.has(NamespaceKind::User) && namespaces.new.contains(NamespaceKind::Mount);
+    mounts::arrange(&mut mounts, &path, shares_ids);
     Ok(RootfsPlan {
         path,
         readonly: root.readonly().unwrap_or(false),
@@ -310,20 +333,18 @@ fn rootfs(
     })
 }
 
+/// Each path once: to cover it a second time would cover the cover. A relative one starts at the
+/// container's root, as with the other runtimes.
 fn paths(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<PathBuf>, PlanError> {
-    paths
-        .iter()
-        .flatten()
-        .map(|path| {
-            c_string(field, path.as_bytes())?;
-            let path = PathBuf::from(path);
-            if path.is_absolute() {
-                Ok(path)
-            } else {
-                Err(PlanError::NotAbsolute { field: field.to_owned(), path })
-            }
-        })
-        .collect()
+    let mut kept = Vec::new();
+    for path in paths.iter().flatten() {
+        c_string(field, path.as_bytes())?;
+        let path = Path::new("/").join(path);
+        if !kept.contains(&path) {
+            kept.push(path);
+        }
+    }
+    Ok(kept)
 }
 
 fn personality(personality: &oci_spec::runtime::LinuxPersonality) -> Personality {
@@ -400,6 +421,19 @@ mod tests {
         let mut json: serde_json::Value = serde_json::from_str(TEMPLATE).unwrap();
         change(&mut json);
         ContainerPlan::from_spec(serde_json::from_value(json).unwrap(), bundle().path())
+    }
+
+    #[test]
+    fn a_limit_of_no_process_counts_since_version_1_3() {
+        for (version, limit) in [("1.0.2-dev", 0), ("1.2.1", 0), ("1.3.0", 1), ("1.10.0", 1)] {
+            let plan = plan(|json| {
+                json["ociVersion"] = version.into();
+                json["linux"]["resources"]["pids"] = serde_json::json!({ "limit": 0 });
+            });
+
+            let resources = plan.unwrap().resources.unwrap();
+            assert_eq!(resources.pids().unwrap().limit(), limit, "{version}");
+        }
     }
 
     #[test]

@@ -118,6 +118,18 @@ pub enum MountSource {
     Cgroups,
 }
 
+/// Who opens the source of a bind mount, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opener {
+    /// The runtime, with the host's rights.
+    Runtime,
+    /// Init, in its copy of the host's mounts. The kernel (since Linux 6.8) lists mounts by the time of
+    /// their making, so that one that follows a file system must be made after it to be listed after it.
+    Init,
+    /// Init, below the container's root, where an earlier entry has put the source.
+    InsideRoot(PathBuf),
+}
+
 /// Whose view of ids a mount shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdmapPlan {
@@ -134,6 +146,8 @@ pub struct MountPlan {
     pub destination: PathBuf,
     /// What is mounted.
     pub source: MountSource,
+    /// Who opens the source of a bind mount.
+    pub opener: Opener,
     /// Attributes of the mount itself.
     pub attributes: AttrChange,
     /// Attributes of all mounts of the tree (`rro` and its like).
@@ -148,6 +162,38 @@ pub struct MountPlan {
     pub remount: bool,
 }
 
+/// Looks at the entries together: destinations that are written as paths of the host below `rootfs`
+/// are cut to what they mean inside, as runc does, and each bind mount gets its [`Opener`].
+///
+/// `shares_ids`: whether init has the host's rights, being in the host's user namespace and in a mount
+/// namespace that is a copy of the host's.
+pub(super) fn arrange(mounts: &mut [MountPlan], rootfs: &Path, shares_ids: bool) {
+    // Of the host's own root every path is below.
+    let inside =
+        |path: &Path| path.strip_prefix(rootfs).ok().map(|inner| Path::new("/").join(inner));
+    let inside = |path: &Path| rootfs.parent().and_then(|_| inside(path));
+    for mount in mounts.iter_mut() {
+        if let Some(destination) = inside(&mount.destination) {
+            mount.destination = destination;
+        }
+    }
+    let mut after_filesystem = false;
+    for index in 0..mounts.len() {
+        let (before, mount) = (&mounts[..index], &mounts[index]);
+        let MountSource::Bind { path, .. } = &mount.source else {
+            after_filesystem = true;
+            continue;
+        };
+        let made_before = inside(path)
+            .filter(|inner| before.iter().any(|other| inner.starts_with(&other.destination)));
+        mounts[index].opener = match made_before {
+            Some(inner) => Opener::InsideRoot(inner),
+            None if shares_ids && after_filesystem && mount.idmap.is_none() => Opener::Init,
+            None => Opener::Runtime,
+        };
+    }
+}
+
 impl MountPlan {
     /// Plans to show the host's socket `path` at `destination`.
     #[must_use]
@@ -155,6 +201,7 @@ impl MountPlan {
         Self {
             destination,
             source: MountSource::Bind { path, recursive: false },
+            opener: Opener::Runtime,
             attributes: AttrChange { set: attr::NOSUID | attr::NODEV | attr::NOEXEC, clear: 0 },
             recursive_attributes: AttrChange::default(),
             propagation: vec![Propagation { kind: libc::MS_PRIVATE, recursive: false }],
@@ -189,6 +236,7 @@ impl MountPlan {
         Ok(Self {
             destination: mount.destination().clone(),
             source,
+            opener: Opener::Runtime,
             attributes: options.attributes,
             recursive_attributes: options.recursive_attributes,
             propagation: options.propagation,
@@ -391,6 +439,31 @@ mod tests {
             MountSource::Bind { path: "/bundle/y".into(), recursive: false },
             "a relative source starts in the bundle"
         );
+    }
+
+    #[test]
+    fn sources_are_opened_where_they_are_when_their_turn_comes() {
+        let entries = [
+            r#"{"destination":"/early","source":"/y","options":["bind"]}"#,
+            r#"{"destination":"/tmp","type":"tmpfs"}"#,
+            r#"{"destination":"/late","source":"/y","options":["bind"]}"#,
+            r#"{"destination":"/b/rootfs/mnt","source":"/b/rootfs/early/x","options":["bind"]}"#,
+            r#"{"destination":"/own","source":"/b/rootfs/own","options":["bind"]}"#,
+        ];
+        let mut mounts: Vec<MountPlan> = entries.iter().map(|json| plan(json).unwrap()).collect();
+
+        arrange(&mut mounts, Path::new("/b/rootfs"), true);
+
+        let openers: Vec<&Opener> = mounts.iter().map(|mount| &mount.opener).collect();
+        let inside = Opener::InsideRoot("/early/x".into());
+        let expected = [&Opener::Runtime, &Opener::Runtime, &Opener::Init, &inside, &Opener::Init];
+        assert_eq!(openers, expected);
+        assert_eq!(mounts[3].destination, Path::new("/mnt"));
+
+        arrange(&mut mounts, Path::new("/b/rootfs"), false);
+        assert_eq!(mounts[2].opener, Opener::Runtime, "init may not read it");
+        arrange(&mut mounts, Path::new("/"), true);
+        assert_eq!(mounts[3].opener, Opener::Init, "the host's root is not the container's");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl ProcessPlan {
             gid: user.gid(),
             umask: user.umask(),
             additional_gids: user.additional_gids().clone().unwrap_or_default(),
-            capabilities: CapabilityPlan::from_spec(process.capabilities().as_ref()),
+            capabilities: capabilities(process)?,
             rlimits: RlimitPlan::from_spec(process.rlimits().as_deref().unwrap_or_default())
                 .map_err(PlanError::Rlimits)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
@@ -125,6 +125,19 @@ impl ProcessPlan {
                 },
             },
         })
+    }
+}
+
+/// The kernel lets nobody inherit what is not in the bounding set; that is better told before the start.
+fn capabilities(process: &Process) -> Result<CapabilityPlan, PlanError> {
+    let plan = CapabilityPlan::from_spec(process.capabilities().as_ref());
+    match plan.unbounded_inheritable() {
+        None => Ok(plan),
+        Some(value) => Err(PlanError::Invalid {
+            field: "process.capabilities.inheritable".to_owned(),
+            value,
+            expected: "what is in process.capabilities.bounding too: operation not permitted",
+        }),
     }
 }
 

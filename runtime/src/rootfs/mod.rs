@@ -10,7 +10,7 @@
 //! The root tree is a detached clone of the rootfs that the parent opened; it is attached on top of
 //! "/", so the path of the bundle need not be reachable for the container's user, and is looked up
 //! once, before anything of the container runs. Sources of bind mounts are opened by the parent
-//! too, with the host's rights. Each phase takes what the one before returned.
+//! too, with the host's rights, but for those whose turn must come ([`Opener`]). Each phase takes what the one before returned.
 
 pub mod cgroups;
 mod copy_up;
@@ -30,7 +30,7 @@ use self::mount::{attach, clone_at, clone_tree, set_propagation};
 use self::resolve::{Missing, Root, lexically_clean};
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
-use crate::plan::mounts::{MountSource, Propagation};
+use crate::plan::mounts::{MountSource, Opener, Propagation};
 use crate::stage::failure::{AtStep, Failure, Step};
 use crate::sys::mount::{MountAttr, attr, mount_setattr};
 
@@ -39,7 +39,8 @@ use crate::sys::mount::{MountAttr, attr, mount_setattr};
 pub struct Sources {
     /// A detached clone of the rootfs; absent where the parent lacks the privilege.
     pub rootfs: Option<OwnedFd>,
-    /// A detached clone per bind mount, in the order of the plan; absent likewise.
+    /// A detached clone per bind mount, in the order of the plan; absent likewise, and where init opens
+    /// it.
     pub binds: Vec<Option<OwnedFd>>,
 }
 
@@ -60,7 +61,9 @@ impl Sources {
         let mut binds = Vec::with_capacity(plan.rootfs.mounts.len());
         for (index, mount) in plan.rootfs.mounts.iter().enumerate() {
             binds.push(match &mount.source {
-                MountSource::Bind { path, recursive } if !mount.remount => {
+                MountSource::Bind { path, recursive }
+                    if !mount.remount && mount.opener == Opener::Runtime =>
+                {
                     Some(clone_tree(path, *recursive).at_index(Step::MountSource, index)?)
                 }
                 _ => None,

@@ -3,13 +3,13 @@
 //! Nothing becomes visible in the container before it has its attributes, and nothing is looked up
 //! a second time between the check of a destination and the mount onto it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,8 +18,9 @@ use rustix::mount::{
 
 use super::copy_up::copy_up;
 use super::resolve::{Missing, Root, lexically_clean};
-use crate::plan::mounts::{AttrChange, FsParameter, MountPlan, MountSource, Propagation};
+use crate::plan::mounts::{AttrChange, FsParameter, MountPlan, MountSource, Opener, Propagation};
 use crate::stage::failure::{AtStep, Failure, Step};
+use crate::sys::AsErrno as _;
 use crate::sys::mount::{MountAttr, attr, mount_setattr};
 
 /// The longest value that fsconfig(2) takes, in bytes.
@@ -142,10 +143,17 @@ pub fn mount(
     }
     match &plan.source {
         MountSource::Bind { path, recursive } => {
-            let tree = match opened {
-                Some(tree) => tree,
-                None => clone_tree(path, *recursive).at_index(Step::MountSource, index)?,
-            };
+            let tree = match (opened, &plan.opener) {
+                (Some(tree), _) => Ok(tree),
+                (None, Opener::InsideRoot(inner)) => root
+                    .open(inner, OFlag::O_PATH)
+                    .and_then(|place| clone_at(place, *recursive).map_err(|e| e.as_errno())),
+                // Paths still start at the host's root here: what is attached over it hides nothing.
+                (None, Opener::Runtime | Opener::Init) => {
+                    clone_tree(path, *recursive).map_err(|error| error.as_errno())
+                }
+            }
+            .at_index(Step::MountSource, index)?;
             bind(root, index, plan, &tree, *recursive, base)
         }
         MountSource::Filesystem { kind, source, parameters } => {
@@ -196,6 +204,9 @@ fn filesystem(
     mount_label: Option<&str>,
 ) -> Result<Mounted, Failure> {
     let is_proc = kind == c"proc";
+    let existing = (kind == c"tmpfs")
+        .then(|| root.open(&plan.destination, OFlag::O_PATH).and_then(fstat).ok())
+        .flatten();
     let place = if is_proc || kind == c"sysfs" {
         // What the masks protect must be where the masks look for it.
         match root.open_plain(&plan.destination, OFlag::O_PATH | OFlag::O_DIRECTORY) {
@@ -209,6 +220,14 @@ fn filesystem(
             .at_index(Step::MountTarget, index)?
     };
     check_proc(&place, &plan.destination, is_proc).at_index(Step::MountOverProc, index)?;
+    let inherited;
+    let parameters = match inherited_mode(kind, parameters, existing.as_ref()) {
+        None => parameters,
+        Some(mode) => {
+            inherited = [parameters, &[mode]].concat();
+            &inherited[..]
+        }
+    };
 
     // Mount points are still to be made in a tmpfs, so it becomes read-only last.
     let later = plan.is_readonly() && kind == c"tmpfs";
@@ -241,6 +260,21 @@ fn filesystem(
     propagate(&tree, index, &plan.propagation)?;
     attach(&tree, &place).at_index(Step::MountAttach, index)?;
     Ok(Mounted { readonly_later: later.then_some(tree) })
+}
+
+/// A tmpfs over a directory that is there already looks like it, unless the bundle says how it should
+/// look, as with runc.
+fn inherited_mode(
+    kind: &CStr,
+    parameters: &[FsParameter],
+    existing: Option<&FileStat>,
+) -> Option<FsParameter> {
+    let says = |parameter: &FsParameter| matches!(parameter, FsParameter::Value(key, _) if key.as_c_str() == c"mode");
+    if kind != c"tmpfs" || parameters.iter().any(says) {
+        return None;
+    }
+    let mode = format!("{:o}", existing?.st_mode & 0o7777);
+    Some(FsParameter::Value(c"mode".to_owned(), CString::new(mode).ok()?))
 }
 
 fn configure(

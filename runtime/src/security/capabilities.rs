@@ -59,6 +59,26 @@ impl CapabilityPlan {
         Ok(())
     }
 
+    /// Returns an inheritable capability that is not in the bounding set, if there is one.
+    #[must_use]
+    pub fn unbounded_inheritable(&self) -> Option<String> {
+        self.inheritable.difference(&self.bounding).map(ToString::to_string).min()
+    }
+
+    /// Returns the names of ambient capabilities that cannot be had, since they are not both permitted
+    /// and inheritable.
+    #[must_use]
+    pub fn vain_ambient(&self) -> Vec<String> {
+        let mut vain: Vec<String> = self
+            .ambient
+            .iter()
+            .filter(|cap| !(self.permitted.contains(cap) && self.inheritable.contains(cap)))
+            .map(ToString::to_string)
+            .collect();
+        vain.sort_unstable();
+        vain
+    }
+
     /// Takes from the bounding set of this process what the plan does not have in it, capabilities
     /// that only a newer kernel knows included.
     ///

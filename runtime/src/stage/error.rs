@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::failure::{Failure, ProgramFault, Step, describe_program};
 use super::idmap::IdMapError;
 use super::joining::JoinError;
+use super::message::ParentEnd;
 use crate::cgroup::CgroupError;
 use crate::console::ConsoleError;
 use crate::hooks::{self, HookError};
@@ -66,8 +67,8 @@ pub enum LaunchError {
         #[source]
         errno: Errno,
     },
-    /// A hook that runs outside failed.
-    #[error("hooks.{kind}[{index}]")]
+    /// A hook that runs outside failed. The words are runc's, which people look for.
+    #[error("error running {kind} hook #{index}")]
     Hook {
         /// `prestart` or `createRuntime`.
         kind: &'static str,
@@ -78,14 +79,21 @@ pub enum LaunchError {
         source: HookError,
     },
     /// A hook that runs inside failed.
-    #[error("{what}: the hook {path:?} failed: {how}")]
+    #[error(
+        "error running {kind} hook #{index}: the hook {path:?} failed: {how}{}",
+        hooks::with_words(said)
+    )]
     InnerHook {
-        /// Which, by its place in config.json.
-        what: String,
+        /// `createContainer` or `startContainer`.
+        kind: &'static str,
+        /// Which of them.
+        index: u16,
         /// The program.
         path: PathBuf,
         /// How it ended.
         how: String,
+        /// What it wrote to its standard error.
+        said: String,
     },
     /// A network device cannot be moved in.
     #[error(transparent)]
@@ -129,10 +137,22 @@ fn clone_hint(errno: Errno) -> &'static str {
     }
 }
 
+/// Puts into words a failure that came over `channel`, with what a failed hook said.
+#[must_use]
+pub fn told_error(channel: &ParentEnd, failure: Failure, plan: &ContainerPlan) -> LaunchError {
+    match step_error(failure, plan) {
+        LaunchError::InnerHook { kind, index, path, how, .. } => {
+            let said = channel.receive_words();
+            LaunchError::InnerHook { kind, index, path, how, said }
+        }
+        error => error,
+    }
+}
+
 /// Puts a failure into words.
 #[must_use]
 pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
-    let list = match failure.step {
+    let (kind, list) = match failure.step {
         Step::FindProgram | Step::Exec => {
             let (what, fault) = describe_program(failure, &plan.process);
             return LaunchError::Program { what, fault };
@@ -140,15 +160,16 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
         Step::Rlimits => {
             return explain_limit(failure, &plan.process, plan);
         }
-        Step::CreateContainerHook => plan.hooks.create_container(),
-        Step::StartContainerHook => plan.hooks.start_container(),
+        Step::CreateContainerHook => ("createContainer", plan.hooks.create_container()),
+        Step::StartContainerHook => ("startContainer", plan.hooks.start_container()),
         step => {
             let what = failure.describe(Some(plan));
             return LaunchError::Step { what, step, errno: Errno::from_raw(failure.errno) };
         }
     };
     LaunchError::InnerHook {
-        what: failure.describe(Some(plan)),
+        kind,
+        index: failure.index,
         path: list
             .iter()
             .flatten()
@@ -156,6 +177,7 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
             .map(|hook| hook.path().clone())
             .unwrap_or_default(),
         how: hooks::describe_code(failure.errno),
+        said: String::new(),
     }
 }
 

@@ -296,6 +296,7 @@ impl Job<'_> {
         if !entered {
             process::enter_cwd(process)?;
         }
+        process::load_late_filter(&steps)?;
         process::execute(&steps, &program, &env)?;
         Err(Failure::new(Step::Exec, Errno::EINVAL))
     }

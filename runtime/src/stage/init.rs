@@ -17,7 +17,7 @@ use super::joining::Joins;
 use super::message::{ChildEnd, ToChild, ToParent};
 use crate::cgroup::Entrance;
 use crate::console::{self, Pty};
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
 use crate::plan::namespaces::TimeOffset;
@@ -64,6 +64,8 @@ pub(super) struct Init<'a> {
     pub(super) keyring: Option<CString>,
     pub(super) extra_env: &'a [CString],
     pub(super) preserved: u32,
+    /// What a hook that failed has said.
+    pub(super) hook_words: String,
 }
 
 impl Init<'_> {
@@ -72,6 +74,7 @@ impl Init<'_> {
         let Err(failure) = self.start(&mut channel);
         // If the other end is gone too, nobody is left to be told.
         let _ = channel.send(ToParent::Failed(failure));
+        channel.send_words(self.hook_words.as_bytes());
         exit_now(1)
     }
 
@@ -240,7 +243,7 @@ impl Init<'_> {
         Ok(Some(pty.peer))
     }
 
-    fn run_create_hooks(&self, channel: &ChildEnd) -> Result<(), Failure> {
+    fn run_create_hooks(&mut self, channel: &ChildEnd) -> Result<(), Failure> {
         let all = &self.plan.hooks;
         #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
         let outside = all.prestart().is_some() || all.create_runtime().is_some();
@@ -249,22 +252,22 @@ impl Init<'_> {
             expect(channel, ToChild::HooksDone)?;
         }
         let Some(inside) = all.create_container() else { return Ok(()) };
-        self.run_hooks(inside, Step::CreateContainerHook, "creating", self.state.bundle)
+        let pid = self.procfs.own_pid().at(Step::CreateContainerHook)?;
+        let state = self.state.to_json("creating", Some(pid));
+        let surroundings = Surroundings::of_runtime(&state, self.state.bundle);
+        self.run_hooks(inside, Step::CreateContainerHook, surroundings)
     }
 
     fn run_hooks(
-        &self,
+        &mut self,
         list: &[oci_spec::runtime::Hook],
         step: Step,
-        status: &'static str,
-        directory: &Path,
+        surroundings: Surroundings<'_>,
     ) -> Result<(), Failure> {
-        let pid = self.procfs.own_pid().at(step)?;
-        let state = self.state.to_json(status, Some(pid));
-        hooks::run_all(list, &state, directory).map_err(|(index, error)| Failure {
-            step,
-            index: u16::try_from(index).unwrap_or(u16::MAX),
-            errno: error.code(),
+        hooks::run_all(list, surroundings).map_err(|(index, error)| {
+            error.said().clone_into(&mut self.hook_words);
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            Failure { step, index, errno: error.code() }
         })
     }
 
@@ -290,8 +293,7 @@ impl Init<'_> {
             Gate::Socket(listener) => Some(listener.as_fd()),
             Gate::Parent => None,
         };
-        let notify = self.notify.as_ref().map(AsFd::as_fd);
-        let mut keep: Vec<u32> = [Some(channel.as_fd()), Some(self.procfs.as_fd()), gate, notify]
+        let mut keep: Vec<u32> = [Some(channel.as_fd()), Some(self.procfs.as_fd()), gate]
             .into_iter()
             .flatten()
             .map(|fd| fd.as_raw_fd().cast_unsigned())
@@ -317,7 +319,49 @@ impl Init<'_> {
         let program = process::find_program(process)?;
         process::reset_inherited(process)?;
 
+        let notify = self.notify.take().map(|socket| NotifyTarget {
+            socket,
+            state: self.state.process_state(self.procfs.own_pid().unwrap_or(0), self.seccomp),
+        });
+        // A supervisor of system calls hears of its container when that is created, as with runc.
+        let supervised = notify.is_some();
+        let mut steps = LastSteps {
+            process,
+            procfs: self.procfs,
+            label: self.label,
+            seccomp: self.seccomp,
+            notify,
+            setgroups_denied: self.setgroups_denied,
+        };
+        let settle = |steps: &LastSteps<'_>| {
+            process::become_user(steps)?;
+            if entered { Ok(()) } else { process::enter_cwd(process) }
+        };
+        if supervised {
+            settle(&steps)?;
+            process::load_late_filter(&steps)?;
+            steps.notify = None;
+        }
         self.let_go(channel)?;
+        self.await_execution(channel)?;
+        if !supervised {
+            settle(&steps)?;
+            // Hooks inside are bound by it as the program is.
+            process::load_late_filter(&steps)?;
+        }
+        if let Some(inside) = self.plan.hooks.start_container() {
+            let pid = self.procfs.own_pid().at(Step::StartContainerHook)?;
+            let state = self.state.to_json("created", Some(pid));
+            let directory = Path::new(".");
+            let surroundings = Surroundings { state: &state, directory, environment: Some(&env) };
+            self.run_hooks(inside, Step::StartContainerHook, surroundings)?;
+        }
+        process::execute(&steps, &program, &env)?;
+        Err(Failure::new(Step::Exec, Errno::EINVAL))
+    }
+
+    /// Says that only the program is missing, and waits for whoever starts it.
+    fn await_execution(&mut self, channel: &mut ChildEnd) -> Result<(), Failure> {
         channel.send(ToParent::Ready).at(Step::Protocol)?;
         match &self.gate {
             Gate::Parent => expect(channel, ToChild::Execute)?,
@@ -327,28 +371,7 @@ impl Init<'_> {
             }
         }
         self.gate = Gate::Parent;
-
-        let notify = self.notify.take().map(|socket| NotifyTarget {
-            socket,
-            state: self.state.process_state(self.procfs.own_pid().unwrap_or(0), self.seccomp),
-        });
-        let steps = LastSteps {
-            process,
-            procfs: self.procfs,
-            label: self.label,
-            seccomp: self.seccomp,
-            notify,
-            setgroups_denied: self.setgroups_denied,
-        };
-        process::become_user(&steps)?;
-        if !entered {
-            process::enter_cwd(process)?;
-        }
-        if let Some(inside) = self.plan.hooks.start_container() {
-            self.run_hooks(inside, Step::StartContainerHook, "created", Path::new("."))?;
-        }
-        process::execute(&steps, &program, &env)?;
-        Err(Failure::new(Step::Exec, Errno::EINVAL))
+        Ok(())
     }
 }
 

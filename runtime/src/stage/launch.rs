@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use oci_spec::runtime::Hook;
 
-use super::error::{LaunchError, step_error};
+use super::error::{LaunchError, step_error, told_error};
 use super::failure::{Failure, Step};
 use super::gate;
 use super::idmap;
@@ -18,7 +18,7 @@ use super::joining::Joins;
 use super::message::{ParentEnd, ToChild, ToParent, channel};
 use crate::cgroup::Cgroup;
 use crate::console::{ConsoleError, connect_socket};
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::namespaces::{NamespaceKind, open_namespace};
 use crate::net_devices::{NetDeviceError, move_devices};
 use crate::plan::ContainerPlan;
@@ -126,6 +126,7 @@ pub fn launch(
         keyring,
         extra_env: options.extra_env,
         preserved: options.preserved,
+        hook_words: String::new(),
     };
     make(init)
 }
@@ -261,19 +262,26 @@ fn converse(init: &Init<'_>, launched: &mut Launched) -> Result<(), LaunchError>
                     step_error(Failure { step: Step::Rlimits, index, errno }, init.plan)
                 });
             }
-            ToParent::Failed(failure) => return Err(step_error(failure, init.plan)),
+            ToParent::Failed(failure) => {
+                return Err(told_error(&launched.channel, failure, init.plan));
+            }
         }
     }
 }
 
+/// Hooks of the old kind are told that the container is created: when they were defined, they ran
+/// at its start.
 fn run_outer_hooks(init: &Init<'_>, pid: Pid) -> Result<(), LaunchError> {
-    let state = init.state.to_json("creating", Some(pid.as_raw()));
     let hooks = &init.plan.hooks;
     #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
-    let kinds = [("prestart", hooks.prestart()), ("createRuntime", hooks.create_runtime())];
-    for (kind, list) in kinds {
+    let kinds = [
+        ("prestart", "created", hooks.prestart()),
+        ("createRuntime", "creating", hooks.create_runtime()),
+    ];
+    for (kind, status, list) in kinds {
+        let state = init.state.to_json(status, Some(pid.as_raw()));
         let list: &[Hook] = list.as_deref().unwrap_or_default();
-        hooks::run_all(list, &state, init.state.bundle)
+        hooks::run_all(list, Surroundings::of_runtime(&state, init.state.bundle))
             .map_err(|(index, source)| LaunchError::Hook { kind, index, source })?;
     }
     Ok(())
@@ -288,7 +296,7 @@ impl Launched {
     pub fn execute(&self, plan: &ContainerPlan) -> Result<(), LaunchError> {
         let outcome = self.tell(ToChild::Execute).and_then(|()| match self.channel.receive() {
             Ok(None) => Ok(()),
-            Ok(Some(ToParent::Failed(failure))) => Err(step_error(failure, plan)),
+            Ok(Some(ToParent::Failed(failure))) => Err(told_error(&self.channel, failure, plan)),
             Ok(Some(_)) => Err(protocol(Errno::EBADMSG)),
             Err(errno) => Err(protocol(errno)),
         });

@@ -1,7 +1,8 @@
 //! The protocol between the runtime and the processes that it makes, one type per direction.
 //!
 //! Messages are of fixed size and travel over a pair of `SOCK_SEQPACKET` sockets, so each is
-//! received whole or not at all, and the end of either process is the end of the stream.
+//! received whole or not at all, and the end of either process is the end of the stream. Only what a
+//! hook has said inside travels as text, in a packet after the failure of its step.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
@@ -14,6 +15,9 @@ use super::failure::Failure;
 
 /// Size of every message in bytes.
 const SIZE: usize = 8;
+
+/// The most text that is passed on, in bytes.
+const MAX_WORDS_BYTES: usize = 4096;
 
 /// What the runtime tells a process of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +187,33 @@ impl<S: Message, R: Message> Channel<S, R> {
     }
 }
 
+impl ChildEnd {
+    /// Sends what a hook has said; cut off where it is long. That it cannot be sent leaves the error
+    /// without it.
+    pub fn send_words(&self, words: &[u8]) {
+        if words.is_empty() {
+            return;
+        }
+        let words = &words[..words.len().min(MAX_WORDS_BYTES)];
+        let slices = [IoSlice::new(words)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let _ = sendmsg::<()>(self.socket.as_raw_fd(), &slices, &[], flags, None);
+    }
+}
+
+impl ParentEnd {
+    /// Receives what [`ChildEnd::send_words`] sent; empty if nothing was.
+    #[must_use]
+    pub fn receive_words(&self) -> String {
+        let mut bytes = [0; MAX_WORDS_BYTES];
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::empty();
+        let length = recvmsg::<()>(self.socket.as_raw_fd(), &mut slices, None, flags)
+            .map_or(0, |message| message.bytes);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +248,20 @@ mod tests {
         assert_eq!(child.receive().unwrap(), Some(ToChild::Proceed));
         assert_eq!(child.receive().unwrap(), None);
         assert_eq!(child.send(ToParent::Ready).unwrap_err(), Errno::EPIPE);
+    }
+
+    #[test]
+    fn words_follow_a_failure_and_their_absence_is_empty() {
+        let failure = Failure { step: Step::StartContainerHook, index: 0, errno: 256 };
+        for words in ["cat: no such file", ""] {
+            let (parent, child) = channel().unwrap();
+            child.send(ToParent::Failed(failure)).unwrap();
+            child.send_words(words.as_bytes());
+            drop(child);
+
+            assert_eq!(parent.receive().unwrap(), Some(ToParent::Failed(failure)));
+            assert_eq!(parent.receive_words(), words);
+        }
     }
 
     #[test]

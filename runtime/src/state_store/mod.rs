@@ -33,6 +33,8 @@ pub use self::process::SavedProcess;
 use crate::cgroup::{Cgroup, FreezerState, SavedCgroup};
 use crate::intel_rdt::SavedRdt;
 use crate::lifecycle::{Lifecycle, Observation};
+use crate::namespaces::NamespaceKind;
+use crate::plan::document;
 use crate::stage::gate;
 
 /// Version of the form of state.json.
@@ -70,6 +72,12 @@ pub enum StoreError {
     Busy {
         /// The id.
         id: String,
+    },
+    /// The directory that `--root` names is missing.
+    #[error("{path:?} (--root): no such file or directory")]
+    NoRoot {
+        /// The directory.
+        path: PathBuf,
     },
     /// A file cannot be read or written.
     #[error("{action} {path:?}")]
@@ -175,6 +183,9 @@ pub struct SavedState {
     pub hooks: Hooks,
     /// Whether a receiver holds the terminal of init.
     pub terminal: bool,
+    /// Whether the PID namespace is not the container's own, so that its processes can outlive init.
+    #[serde(default)]
+    pub shares_pids: bool,
 }
 
 impl SavedState {
@@ -197,6 +208,7 @@ impl SavedState {
             rdt: None,
             hooks,
             terminal: plan.process.terminal,
+            shares_pids: !plan.namespaces.new.contains(NamespaceKind::Pid),
         }
     }
 
@@ -229,6 +241,18 @@ impl StateStore {
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns whether the directory is there.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.root.is_dir()
     }
 
     /// Returns where compiled filters are kept. No id has this name.
@@ -390,7 +414,9 @@ impl ContainerDir {
     pub fn load_config(&self) -> Result<Spec, StoreError> {
         let path = self.path.join("config.json");
         let text = read_bounded(&path).map_err(|source| io("read", &path, source))?;
-        serde_json::from_slice(&text).map_err(|source| StoreError::Damaged { path, source })
+        document::read_spec(&text)
+            .map(|document| document.content)
+            .map_err(|source| StoreError::Damaged { path, source })
     }
 
     /// Writes state.json; it is never seen half-written.
