@@ -17,11 +17,12 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::plan::process::ConsoleSize;
 use crate::rootfs::devices::{DEVPTS, is_character_device};
 use crate::rootfs::resolve::Root;
+use crate::stage::failure::{AtStep, Failure, Step};
 use crate::sys::AsErrno;
 
 /// Why the console socket cannot be used.
@@ -134,6 +135,33 @@ pub fn send_descriptor(
         None,
     )
     .map(drop)
+}
+
+/// Who receives a terminal.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Connected to it.
+    pub socket: OwnedFd,
+    /// Whether it passes on what the container writes as it was written, also to a file or a pipe: the
+    /// terminal does not turn line ends into two characters then.
+    pub is_plain: bool,
+}
+
+impl Receiver {
+    /// Opens a terminal below `root`, hands it over and returns the process's end.
+    ///
+    /// # Errors
+    /// [`Step::Console`], [`Step::ConsoleSend`].
+    pub fn give(self, root: &Root, size: Option<ConsoleSize>) -> Result<OwnedFd, Failure> {
+        let pty = Pty::open(root, size).at(Step::Console)?;
+        if self.is_plain {
+            let mut settings = tcgetattr(&pty.peer).at(Step::Console)?;
+            settings.output_modes.remove(OutputModes::ONLCR);
+            tcsetattr(&pty.peer, OptionalActions::Now, &settings).at(Step::Console)?;
+        }
+        send_master(self.socket, &pty.master).at(Step::ConsoleSend)?;
+        Ok(pty.peer)
+    }
 }
 
 /// Makes `peer` the controlling terminal and the standard streams. The caller leads a session that

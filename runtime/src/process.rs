@@ -309,6 +309,13 @@ pub fn pin(pid: Pid, mask: Option<&Vec<u64>>) -> Result<(), Failure> {
     }
 }
 
+/// Lets the caller run on every CPU of its cgroup, whatever CPUs the runtime was pinned to. A kernel
+/// that refuses leaves it as it is.
+pub fn unpin() {
+    const EVERY_CPU: [u64; 128] = [u64::MAX; 128];
+    let _ = sys::process::sched_setaffinity(Pid::from_raw(0), &EVERY_CPU);
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

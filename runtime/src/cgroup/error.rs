@@ -148,7 +148,8 @@ pub enum CgroupError {
     },
     /// The cgroup exists already and other processes live in it.
     #[error(
-        "the cgroup {dir:?} is not empty: it holds process {process}; choose another linux.cgroupsPath"
+        "container's cgroup is not empty: {dir:?} holds process {process}; choose another \
+         linux.cgroupsPath"
     )]
     Occupied {
         /// The directory.

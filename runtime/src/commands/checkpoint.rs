@@ -11,6 +11,7 @@ use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
 use crate::criu::{self, CgroupMode, Common, Criu, Directories, Dump, Notice, external, streams};
 use crate::lifecycle::Event;
+use crate::log::Log;
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
 use crate::state_store::{ContainerDir, ContainerId, SavedState};
@@ -111,7 +112,7 @@ impl CriuOptions {
 }
 
 impl Checkpoint {
-    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+    pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
         let dir = context.store.open_locked(&ContainerId::new(self.id.clone())?)?;
         let state = dir.load_existing()?;
         let lifecycle = dir.observe(&state).apply(Event::Checkpointed)?;
@@ -121,7 +122,7 @@ impl Checkpoint {
         let criu = Criu::find(context.criu.clone()).map_err(CommandError::Checkpoint)?;
         self.dump(&criu, &plan, &state, init)?;
         if !self.leave_running && !self.pre_dump {
-            end(&dir, &state)?;
+            end(&dir, &state, log)?;
         }
         Ok(0)
     }
@@ -193,12 +194,12 @@ impl Checkpoint {
 }
 
 /// The container is on disk and its processes are gone: so goes what is left of it.
-fn end(dir: &ContainerDir, state: &SavedState) -> Result<(), CommandError> {
+fn end(dir: &ContainerDir, state: &SavedState, log: &mut Log) -> Result<(), CommandError> {
     if let Some(cgroup) = state.open_cgroup() {
         // CRIU leaves the freezer as it found it, and a frozen cgroup cannot be removed.
         let _ = cgroup.thaw();
     }
-    destroy(dir, state)
+    destroy(dir, state, log)
 }
 
 fn address_and_port(text: &str) -> Result<(String, u16), CommandError> {

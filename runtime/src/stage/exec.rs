@@ -29,7 +29,7 @@ use super::failure::{AtStep, Failure, Step, describe_program};
 use super::launch::{Console, connect_console, connect_listener};
 use super::message::{ChildEnd, ToParent, channel};
 use crate::cgroup::{Cgroup, Entrance};
-use crate::console::{self, Pty};
+use crate::console::{self, Receiver};
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
 use crate::plan::process::ProcessPlan;
@@ -188,7 +188,7 @@ struct Job<'a> {
     label: &'a ExecLabel,
     seccomp: Option<&'a Program>,
     notify: Option<OwnedFd>,
-    console: Option<OwnedFd>,
+    console: Option<Receiver>,
     setgroups_denied: bool,
     extra_env: &'a [CString],
 }
@@ -211,7 +211,10 @@ impl Job<'_> {
             }
             entrance.enter_self().at(Step::EnterCgroup)?;
         }
-        process::pin(Pid::from_raw(0), process.exec_cpu_affinity.last.as_ref())?;
+        match &process.exec_cpu_affinity.last {
+            None => process::unpin(),
+            last => process::pin(Pid::from_raw(0), last.as_ref())?,
+        }
         process::apply_oom_score(process, self.procfs)?;
         process::apply_rlimits(process)?;
         process::apply_properties(process)?;
@@ -228,10 +231,9 @@ impl Job<'_> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root =
             open(Path::new("/"), flags, Mode::empty()).map(Root::new).at(Step::JoinContainer)?;
-        if let Some(socket) = self.console.take() {
-            let pty = Pty::open(&root, process.console_size).at(Step::Console)?;
-            console::send_master(socket, &pty.master).at(Step::ConsoleSend)?;
-            console::adopt_terminal(&pty.peer).at(Step::ConsoleAttach)?;
+        if let Some(receiver) = self.console.take() {
+            let peer = receiver.give(&root, process.console_size)?;
+            console::adopt_terminal(&peer).at(Step::ConsoleAttach)?;
         }
         self.become_program(root)
     }

@@ -16,7 +16,7 @@ use super::gate;
 use super::joining::Joins;
 use super::message::{ChildEnd, ToChild, ToParent};
 use crate::cgroup::Entrance;
-use crate::console::{self, Pty};
+use crate::console::{self, Receiver};
 use crate::hooks::{self, Surroundings};
 use crate::namespaces::NamespaceKind;
 use crate::plan::ContainerPlan;
@@ -56,7 +56,7 @@ pub(super) struct Init<'a> {
     pub(super) label: &'a ExecLabel,
     pub(super) seccomp: Option<&'a Program>,
     pub(super) notify: Option<OwnedFd>,
-    pub(super) console: Option<OwnedFd>,
+    pub(super) console: Option<Receiver>,
     pub(super) gate: Gate,
     pub(super) setgroups_denied: bool,
     pub(super) awaits_proceed: bool,
@@ -81,6 +81,7 @@ impl Init<'_> {
     fn start(&mut self, channel: &mut ChildEnd) -> Result<std::convert::Infallible, Failure> {
         umask(Mode::empty());
         self.enter_cgroup()?;
+        process::unpin();
         // Without a right on the host it is the runtime that does it.
         if !self.plan.namespaces.new.contains(NamespaceKind::User) {
             process::apply_oom_score(&self.plan.process, self.procfs)?;
@@ -237,10 +238,8 @@ impl Init<'_> {
     }
 
     fn open_terminal(&mut self, root: &Root) -> Result<Option<OwnedFd>, Failure> {
-        let Some(socket) = self.console.take() else { return Ok(None) };
-        let pty = Pty::open(root, self.plan.process.console_size).at(Step::Console)?;
-        console::send_master(socket, &pty.master).at(Step::ConsoleSend)?;
-        Ok(Some(pty.peer))
+        let Some(receiver) = self.console.take() else { return Ok(None) };
+        receiver.give(root, self.plan.process.console_size).map(Some)
     }
 
     fn run_create_hooks(&mut self, channel: &ChildEnd) -> Result<(), Failure> {

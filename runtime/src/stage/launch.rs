@@ -17,7 +17,7 @@ use super::init::{Gate, Init, clone_flags};
 use super::joining::Joins;
 use super::message::{ParentEnd, ToChild, ToParent, channel};
 use crate::cgroup::Cgroup;
-use crate::console::{ConsoleError, connect_socket};
+use crate::console::{ConsoleError, Receiver, connect_socket};
 use crate::hooks::{self, Surroundings};
 use crate::namespaces::{NamespaceKind, open_namespace};
 use crate::net_devices::{NetDeviceError, move_devices};
@@ -138,14 +138,15 @@ fn needs_idmaps(plan: &ContainerPlan) -> bool {
 pub(super) fn connect_console(
     terminal: bool,
     console: Option<Console<'_>>,
-) -> Result<Option<OwnedFd>, LaunchError> {
+) -> Result<Option<Receiver>, LaunchError> {
     match (terminal, console) {
         (false, None) => Ok(None),
         (true, None) => Err(LaunchError::Console(ConsoleError::SocketMissing)),
         (false, Some(_)) => Err(LaunchError::Console(ConsoleError::SocketUseless)),
-        (true, Some(Console::Connected(socket))) => Ok(Some(socket)),
+        (true, Some(Console::Connected(socket))) => Ok(Some(Receiver { socket, is_plain: true })),
         (true, Some(Console::Socket(path))) => {
-            connect_socket(path).map(Some).map_err(LaunchError::Console)
+            let socket = connect_socket(path).map_err(LaunchError::Console)?;
+            Ok(Some(Receiver { socket, is_plain: false }))
         }
     }
 }

@@ -130,6 +130,39 @@ fn create_runtime_hooks_run_outside_and_start_container_hooks_inside() {
 }
 
 #[test]
+fn a_hook_inside_that_names_no_environment_has_that_of_the_process() {
+    let host = requires!(root, our_runtime);
+    let (scratch, file) = with_file();
+    let directory = scratch.path().to_str().unwrap();
+    let show = script(&format!("echo $ONE $HOME > {}", file.display()));
+    let bundle = Bundle::busybox()
+        .command(["/bin/true"])
+        .set("/process/env", json!(["ONE=two", "HOME="]))
+        .mount(directory, "bind", directory, &["bind"])
+        .set("/hooks/startContainer", json!([show]));
+
+    let _ = host.runtime().create(bundle).start_and_wait();
+
+    assert_eq!(notes(&file), ["two /root"]);
+}
+
+#[test]
+fn a_hook_that_fails_inside_is_told_with_what_it_said() {
+    let host = requires!(root, our_runtime);
+    let failing = script("echo no luck >&2; exit 3");
+    let bundle = Bundle::busybox()
+        .command(["/bin/true"])
+        .set("/hooks/startContainer", json!([script("exit 0"), failing]));
+    let container = host.runtime().create(bundle);
+
+    let outcome = container.try_start();
+
+    assert_eq!(outcome.exit_code, 1);
+    assert!(outcome.error.contains("error running startContainer hook #1: "), "{outcome:?}");
+    assert!(outcome.error.ends_with("exit status: 3: no luck"), "{outcome:?}");
+}
+
+#[test]
 fn a_failing_prestart_hook_fails_the_create_and_leaves_nothing() {
     let host = requires!(root);
     for kind in ["prestart", "createRuntime", "createContainer"] {
@@ -169,7 +202,7 @@ fn a_failing_poststop_hook_does_not_keep_the_container() {
     let _ = container.start_and_wait();
     container.wait_for(Status::Stopped, PATIENCE);
 
-    let _ = container.delete(false);
+    let _ = container.delete(false).success();
 
     assert_ne!(container.runtime().call(["state", container.id()]).exit_code, 0);
 }

@@ -227,6 +227,46 @@ fn delete_with_force_ends_every_process_of_a_shared_pid_namespace() {
 }
 
 #[test]
+fn killing_ends_every_process_of_a_shared_pid_namespace() {
+    let host = requires!(root, our_runtime);
+    let script = "sleep 1000 & sleep 1000 & echo ready; wait";
+    let bundle = Bundle::busybox().sh(script).without_namespace("pid");
+    let container = host.runtime().create(bundle);
+    container.start();
+    container.wait_for_line("ready");
+
+    let _ = container.kill(Signal::SIGKILL).success();
+
+    let ps = ["ps", "--format", "json", container.id()];
+    keg_fixtures::wait_until("nobody is left", PATIENCE, || {
+        container.runtime().call(ps).success().stdout == "[]\n"
+    });
+}
+
+#[test]
+fn asking_for_a_signal_of_all_is_no_error_when_nobody_is_left() {
+    let host = requires!(root, our_runtime);
+    let container = host.runtime().create(Bundle::probe().args(["exit", "0"]));
+    container.start();
+    container.wait_for(Status::Stopped, PATIENCE);
+
+    for signal in ["0", "TERM", "KILL"] {
+        let _ = container.runtime().call(["kill", "--all", container.id(), signal]).success();
+    }
+}
+
+#[test]
+fn a_root_that_is_named_and_missing_is_no_empty_list() {
+    let host = requires!(root, our_runtime);
+    let mut command = std::process::Command::new(host.runtime().program());
+
+    let outcome = Outcome::of(command.args(["--root", "/no/such/root", "list"]), PATIENCE);
+
+    assert_eq!(outcome.exit_code, 1);
+    assert!(outcome.stderr.contains("/no/such/root"), "{outcome:?}");
+}
+
+#[test]
 fn delete_takes_state_and_cgroups_away() {
     let host = requires!(root);
     let container = host.runtime().create(Bundle::probe().args(["exit", "0"]));

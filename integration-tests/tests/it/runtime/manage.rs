@@ -188,11 +188,23 @@ fn a_stopped_container_has_neither_processes_nor_figures() {
     let _ = container.kill(Signal::SIGKILL);
     container.wait_for(Status::Stopped, PATIENCE);
 
-    for command in [&["ps"][..], &["events", "--stats"], &["update", "--pids-limit", "5"]] {
+    assert_eq!(call(&container, &["ps", "--format", "json"]).success().stdout, "[]\n");
+    for command in [&["events", "--stats"][..], &["update", "--pids-limit", "5"]] {
         let refused = call(&container, command);
         assert_eq!(refused.exit_code, 1, "{command:?} {refused:?}");
         assert!(refused.stderr.contains("container not running"), "{command:?} {refused:?}");
     }
+}
+
+#[test]
+fn a_limit_of_no_process_is_a_limit() {
+    let host = requires!(root, our_runtime);
+    let bundle = Bundle::probe().args(["fork", "2"]).set("/ociVersion", "1.3.0");
+    let limit = json!({ "limit": 0 });
+
+    let outcome = host.runtime().run(bundle.set("/linux/resources/pids", limit)).success();
+
+    assert_eq!(outcome.stdout, "forked 0\n");
 }
 
 #[test]

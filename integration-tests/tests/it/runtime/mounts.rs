@@ -1,7 +1,7 @@
 //! Mounts and the root filesystem – runtime-spec, config.md, "Mounts" and "Root".
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use keg_fixtures::report::MountEntry;
 use keg_fixtures::{Bundle, Scratch, requires};
@@ -186,6 +186,67 @@ fn a_destination_with_dots_stays_in_the_root_filesystem() {
     let report = host.runtime().report(bundle);
 
     assert_eq!(report.mount("/mnt").fstype, "tmpfs");
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
+    let host = requires!(root, our_runtime);
+    let bundle = Bundle::probe()
+        .args(["stat", "/covered", "/told", "/new"])
+        .rootfs_edit(|root| {
+            for name in ["covered", "told"] {
+                fs::create_dir(root.join(name)).unwrap();
+                fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o710)).unwrap();
+            }
+        })
+        .mount("/covered", "tmpfs", "tmpfs", &[])
+        .mount("/told", "tmpfs", "tmpfs", &["mode=1500"])
+        .mount("/new", "tmpfs", "tmpfs", &[]);
+
+    let stat: serde_json::Value = host.runtime().run(bundle).success().json();
+
+    let mode = |path: &str| stat[path]["mode"].as_u64().unwrap();
+    assert_eq!((mode("/covered"), mode("/told"), mode("/new")), (0o710, 0o1500, 0o1777));
+}
+
+#[test]
+fn the_source_of_a_mount_may_be_what_an_earlier_one_brought() {
+    let host = requires!(root, our_runtime);
+    let shared = Scratch::new();
+    let _ = shared.directory("below");
+    let _ = shared.file("below/file", "content");
+    let bundle = Bundle::probe().args(["try", "read:/again/file"]);
+    let inside = bundle.rootfs().join("first/below");
+    let bundle = bundle.mount("/first", "bind", shared.path().to_str().unwrap(), &["rbind"]).mount(
+        "/again",
+        "bind",
+        inside.to_str().unwrap(),
+        &["rbind"],
+    );
+
+    let outcome = host.runtime().run(bundle).success();
+
+    assert!(outcome.stdout.contains("\"errno\":null"), "{outcome:?}");
+}
+
+#[test]
+fn the_mount_table_has_the_order_of_the_bundle() {
+    let host = requires!(root, our_runtime);
+    let bundle = Bundle::probe()
+        .mount("/one", "tmpfs", "tmpfs", &[])
+        .mount("/two", "bind", "/etc", &["bind"])
+        .mount("/three", "tmpfs", "tmpfs", &[]);
+
+    let report = host.runtime().report(bundle);
+
+    let own = ["/one", "/two", "/three"];
+    let order: Vec<&str> = report
+        .mounts
+        .iter()
+        .map(|mount| mount.mount_point.as_str())
+        .filter(|destination| own.contains(destination))
+        .collect();
+    assert_eq!(order, own);
 }
 
 #[test]

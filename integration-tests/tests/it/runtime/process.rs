@@ -81,6 +81,22 @@ fn without_capabilities_there_are_none() {
 }
 
 #[test]
+fn a_capability_that_nobody_knows_is_warned_of_and_left_out() {
+    let host = requires!(root, our_runtime);
+    let runtime = host.runtime();
+    let bundle = Bundle::probe()
+        .set("/process/capabilities/bounding", json!(["CAP_FLY", "CAP_KILL"]))
+        .set("/process/capabilities/inheritable", json!([]))
+        .set("/process/capabilities/ambient", json!([]));
+
+    let report = runtime.report(bundle);
+
+    assert_eq!(report.capabilities.bounding, set(&["CAP_KILL"]));
+    let log = std::fs::read_to_string(runtime.log()).unwrap();
+    assert!(log.contains("warning") && log.contains("CAP_FLY"), "{log}");
+}
+
+#[test]
 fn a_capability_that_is_absent_is_not_there_to_use() {
     let host = requires!(root);
     let mut none = Bundle::probe();

@@ -130,6 +130,16 @@ fn a_terminal_without_console_socket_is_refused_when_detached() {
 }
 
 #[test]
+fn lines_end_in_a_file_as_the_process_ended_them() {
+    let host = requires!(root);
+    let bundle = Bundle::busybox().sh("echo one; echo two").set("/process/terminal", true);
+
+    let outcome = host.runtime().run(bundle).success();
+
+    assert_eq!(outcome.stdout, "one\ntwo\n");
+}
+
+#[test]
 fn run_in_the_foreground_copies_between_both_terminals() {
     let host = requires!(root);
     let runtime = host.runtime();
