@@ -239,8 +239,8 @@ enum OverlayError {
 fn mount_overlay(options: &Options, target: &Target) -> Result<(), OverlayError> {
     let overlay = Overlay::open(options).map_err(OverlayError::Rootfs)?;
     match overlay.mount_by_descriptors(options, target) {
-        // Such a kernel knows no descriptors as options.
-        Err(Errno::INVAL | Errno::NOSYS) => {
+        // Such a kernel knows no descriptors as options, or not those of `O_PATH` (before Linux 6.13).
+        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS) => {
             overlay.mount_by_paths(options, target).map_err(OverlayError::Kernel)
         }
         other => other.map_err(OverlayError::Kernel),

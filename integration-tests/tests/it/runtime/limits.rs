@@ -86,9 +86,10 @@ fn processor_time_is_limited() {
 
     let outcome = host.runtime().run(bundle).success();
 
-    // A fifth of 600 ms, with room for where in a period it starts.
+    // A fifth of 600 ms, with room for where in a period it starts, and for a processor whose clock
+    // ticks late, as an emulated one's does; without the limit it is nearly all of them.
     let used_millis: u64 = outcome.stdout.trim().parse().unwrap();
-    assert!(used_millis <= 250, "{used_millis}");
+    assert!(used_millis <= 400, "{used_millis}");
 }
 
 #[test]

@@ -67,8 +67,9 @@ fn a_new_size_reaches_the_process() {
 #[test]
 fn ctrl_c_interrupts_the_foreground_process() {
     let host = requires!(root);
-    // The shell is PID 1: only its child dies.
-    let bundle = Bundle::busybox().sh("trap 'echo caught' INT; echo go; sleep 1000; echo after");
+    // The shell is PID 1: only its child dies, which says that it is there.
+    let bundle =
+        Bundle::busybox().sh("trap 'echo caught' INT; (echo go; exec sleep 1000); echo after");
     let (container, terminal) = host.runtime().create_on_terminal(bundle);
     container.start();
     terminal.expect("go");
