@@ -29,7 +29,7 @@ use super::join::{INSTRUCTION_BYTES, decode, encode};
 use crate::sys::seccomp::{INSTRUCTIONS_MAX, Instruction};
 
 /// Changes whenever the compiler or the format does, so that no old program is used.
-const MAGIC: &[u8; 8] = b"kegseccA";
+const MAGIC: &[u8; 8] = b"kegseccB";
 const HASH_BYTES: usize = 32;
 /// Profiles per machine are few. A program of all of Docker's architectures takes 30 KiB.
 const ENTRIES_MAX: usize = 64;

@@ -255,3 +255,95 @@ pub(super) const ARCHITECTURES: [(Arch, ScmpArch); 23] = [
     (Arch::ScmpArchSh, ScmpArch::Sh),
     (Arch::ScmpArchSheb, ScmpArch::Sheb),
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::shorten::shorten;
+    use super::super::tests::{Call, X86_64, profile, run};
+    use super::*;
+
+    /// Calls with and without conditions on their arguments, as in the default profiles of engines.
+    fn default_like() -> LinuxSeccomp {
+        let condition = |index: u8, op: &str, value: u64, two: u64| serde_json::json!([{"index": index, "op": op, "value": value, "valueTwo": two}]);
+        let plain: Vec<String> = (0..300)
+            .filter(|number| number % 17 != 3)
+            .filter_map(|number| ScmpSyscall::from(number).get_name().ok())
+            .filter(|name| !["clone", "personality", "socket"].contains(&name.as_str()))
+            .collect();
+        profile(serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [
+                {"names": plain, "action": "SCMP_ACT_ALLOW"},
+                {"names": ["clone"], "action": "SCMP_ACT_ALLOW",
+                 "args": condition(0, "SCMP_CMP_MASKED_EQ", 0x7e02_0000, 0)},
+                {"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+                 "args": condition(0, "SCMP_CMP_EQ", 0x2_0008, 0)},
+                {"names": ["personality"], "action": "SCMP_ACT_ALLOW",
+                 "args": condition(0, "SCMP_CMP_EQ", 0, 0)},
+                {"names": ["socket"], "action": "SCMP_ACT_ALLOW",
+                 "args": condition(0, "SCMP_CMP_NE", 40, 0)},
+                {"names": ["kcmp"], "action": "SCMP_ACT_LOG",
+                 "args": condition(2, "SCMP_CMP_GT", 1 << 33, 0)},
+                {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+            ],
+        }))
+    }
+
+    fn long_and_short() -> (Vec<Instruction>, Vec<Instruction>) {
+        let profile = default_like();
+        let default = ScmpAction::Errno(1);
+        let specs = profile.syscalls().as_deref().unwrap();
+        let rules: Vec<Rule<'_>> = specs
+            .iter()
+            .enumerate()
+            .map(|(index, spec)| {
+                let action = action(spec.action(), spec.errno_ret(), "").unwrap();
+                Rule { action, spec, index }
+            })
+            .collect();
+        let long = compile_for(ScmpArch::X8664, default, &rules).unwrap();
+        let short = shorten(&long, X86_64, 0, (1 << 30) - 1);
+        (long, short)
+    }
+
+    #[test]
+    fn a_default_profile_becomes_less_than_half_as_long() {
+        let (long, short) = long_and_short();
+
+        assert!(2 * short.len() < long.len(), "{} of {}", short.len(), long.len());
+    }
+
+    #[test]
+    fn the_short_program_decides_every_call_as_the_long_one() {
+        let (long, short) = long_and_short();
+        let interesting =
+            [0, 1, 8, 40, 41, 0x2_0008, 0x1000_0000, 0x7e02_0000, 1 << 32, (1 << 33) + 1, u64::MAX];
+
+        for number in 0..500 {
+            for first in interesting {
+                for third in [0, 1 << 33, (1 << 33) + 1, u64::MAX] {
+                    let call = Call { arch: X86_64, number, args: [first, 0, third, 0, 0, 0] };
+                    assert_eq!(run(&short, call), run(&long, call), "{call:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn no_number_and_no_argument_tells_them_apart(
+            number in 0_u32..1 << 30,
+            args in prop::array::uniform6(any::<u64>()),
+        ) {
+            let (long, short) = long_and_short();
+            for number in [number, number % 450] {
+                let call = Call { arch: X86_64, number, args };
+                prop_assert_eq!(run(&short, call), run(&long, call), "{:?}", call);
+            }
+        }
+    }
+}

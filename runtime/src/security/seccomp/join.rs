@@ -3,7 +3,7 @@
 //! ```text
 //! load the architecture
 //! is it A? ─▶ newer than all calls that the profile names? ─▶ ENOSYS
-//!             no ─▶ A's program, as libseccomp made it
+//!             no ─▶ A's program, as libseccomp made it and `shorten` left it
 //! is it B? ─▶ …
 //! neither  ─▶ kill
 //! ```
@@ -13,6 +13,7 @@
 
 use oci_spec::runtime::Arch;
 
+use super::shorten::shorten;
 use crate::sys::seccomp::Instruction;
 
 /// A program for one architecture.
@@ -24,18 +25,18 @@ pub(super) struct Section {
 }
 
 /// Where `struct seccomp_data` has the call's number and the architecture.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
 /// Set in the number of every call of x32.
 const X32_BIT: u32 = 0x4000_0000;
 
 // Codes of classic BPF, from its class, size or operation, and mode or source.
-const LOAD_WORD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const IF_EQUAL: u16 = 0x15;
-const IF_GREATER: u16 = 0x25;
-const IF_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
+pub(super) const LOAD_WORD: u16 = 0x20;
+pub(super) const JUMP: u16 = 0x05;
+pub(super) const IF_EQUAL: u16 = 0x15;
+pub(super) const IF_GREATER: u16 = 0x25;
+pub(super) const IF_AT_LEAST: u16 = 0x35;
+pub(super) const RETURN: u16 = 0x06;
 
 /// Joins programs; each architecture may come once.
 pub(super) fn join(sections: &[Section]) -> Vec<Instruction> {
@@ -80,7 +81,12 @@ fn guarded(section: &Section) -> Vec<Instruction> {
     if let Some(newest) = section.newest {
         guarded.extend([skip_unless(IF_GREATER, newest), not_implemented()]);
     }
-    guarded.extend_from_slice(&section.program);
+    let (token, lowest, highest) = match section.arch {
+        Arch::ScmpArchX32 => (Arch::ScmpArchX86_64 as u32, X32_BIT, u32::MAX),
+        Arch::ScmpArchX86_64 => (Arch::ScmpArchX86_64 as u32, 0, X32_BIT - 1),
+        other => (other as u32, 0, u32::MAX),
+    };
+    guarded.extend(shorten(&section.program, token, lowest, highest));
     guarded
 }
 

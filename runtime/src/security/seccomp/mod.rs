@@ -16,6 +16,7 @@ mod cache;
 mod compile;
 mod join;
 mod known;
+mod shorten;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -5,24 +5,24 @@ use crate::console::{connect_stream, send_descriptor};
 use crate::state_store::OciState;
 use proptest::prelude::*;
 
-fn profile(json: serde_json::Value) -> LinuxSeccomp {
+pub(super) fn profile(json: serde_json::Value) -> LinuxSeccomp {
     serde_json::from_value(json).unwrap()
 }
 
 /// A call as the kernel shows it to a filter.
 #[derive(Debug, Clone, Copy)]
-struct Call {
-    arch: u32,
-    number: u32,
-    args: [u64; 6],
+pub(super) struct Call {
+    pub(super) arch: u32,
+    pub(super) number: u32,
+    pub(super) args: [u64; 6],
 }
 
-const X86_64: u32 = 0xc000_003e;
+pub(super) const X86_64: u32 = 0xc000_003e;
 const X86: u32 = 0x4000_0003;
 const X32_BIT: u32 = 0x4000_0000;
 
 /// Runs a filter as the kernel would, for the instructions that libseccomp and we use.
-fn run(program: &[Instruction], call: Call) -> u32 {
+pub(super) fn run(program: &[Instruction], call: Call) -> u32 {
     let mut data = [0_u32; 16];
     data[0] = call.number;
     data[1] = call.arch;
