@@ -44,6 +44,7 @@ fn run(
         seccomp_cache: None,
         extra_env: &[],
         preserved: 0,
+        meanwhile: None,
     };
     let launched = launch(plan, state, Some(cgroup), options)?;
     launched.execute(plan)?;

@@ -180,12 +180,16 @@ impl Cgroup {
         v2_controllers: &[String],
     ) -> Result<(), CgroupError> {
         for group in &self.saved.v1 {
+            let mut asked = group.controllers.iter().filter(|name| concerns(name, resources));
+            let Some(first) = asked.next() else { continue };
             let dir = Dir::open(&group.dir)?;
-            for controller in &group.controllers {
+            for controller in std::iter::once(first).chain(asked) {
                 v1::apply(&dir, controller, resources)?;
             }
         }
-        if let Some(group) = &self.saved.v2 {
+        let unified = resources.unified().as_ref().is_some_and(|unified| !unified.is_empty());
+        let asked = unified || v2_controllers.iter().any(|name| concerns(name, resources));
+        if let Some(group) = self.saved.v2.as_ref().filter(|_| asked) {
             let dir = Dir::open(&group.dir)?;
             for controller in v2_controllers {
                 v2::apply(&dir, controller, resources)?;
@@ -223,9 +227,13 @@ impl Cgroup {
         if fresh == Fresh::No && self.unsettled.is_none() {
             refuse_occupied(&Dir::open(&group.dir)?)?;
         }
+        // Where v1 is beside it and has what is asked for, its controllers do not matter.
+        let pure = self.saved.v1.is_empty();
+        if !pure && demands.iter().all(|demand| self.v1_group(demand.v1).is_some()) {
+            return Ok(Vec::new());
+        }
         let available = names(&Dir::open(&group.mount)?.read("cgroup.controllers")?);
         // Where v1 is beside it, the hierarchy of v2 is left as it is but for what is needed.
-        let pure = self.saved.v1.is_empty();
         let wanted: Vec<_> = available
             .into_iter()
             .filter(|name| pure || demands.iter().any(|demand| demand.v2 == Some(name)))
@@ -317,6 +325,21 @@ fn demands(resources: &LinuxResources) -> Vec<Demand> {
     demands
 }
 
+/// Whether any field belongs to a controller, which may have different names in v1 and v2. One that
+/// has none is not even opened.
+fn concerns(controller: &str, resources: &LinuxResources) -> bool {
+    match controller {
+        "memory" => resources.memory().is_some(),
+        "cpu" | "cpuset" => resources.cpu().is_some(),
+        "pids" => resources.pids().is_some(),
+        "blkio" | "io" => resources.block_io().is_some(),
+        "hugetlb" => resources.hugepage_limits().is_some(),
+        "rdma" => resources.rdma().is_some(),
+        "net_cls" | "net_prio" => resources.network().is_some(),
+        _ => false,
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fresh {
     Yes,
@@ -356,6 +379,7 @@ fn make_v1(
     must_be_empty: bool,
     made: &mut Vec<PathBuf>,
 ) -> Result<(), CgroupError> {
+    let already = made.len();
     if make_dirs(group, made)? == Fresh::No && must_be_empty {
         refuse_occupied(&Dir::open(&group.dir)?)?;
     }
@@ -366,7 +390,8 @@ fn make_v1(
         for name in below {
             path.push(name);
             let dir = Dir::open(&path)?;
-            v1::inherit_cpuset(&parent, &dir)?;
+            let made_now = made.iter().skip(already).any(|made| *made == path);
+            v1::inherit_cpuset(&parent, &dir, made_now)?;
             parent = dir;
         }
     }

@@ -193,10 +193,9 @@ impl Policy {
             ("devices.deny", "devices.allow")
         };
         dir.write(reset, "a")?;
-        for (devices, access) in &self.exceptions {
-            dir.write(except, &v1_line(*devices, *access))?;
-        }
-        Ok(())
+        let lines: Vec<String> =
+            self.exceptions.iter().map(|(devices, access)| v1_line(*devices, *access)).collect();
+        dir.write_each(except, &lines)
     }
 
     /// Attaches the policy to a cgroup of v2, in the place of an earlier one.

@@ -4,7 +4,7 @@
 //! links, so nothing that a cgroup file system could not hold itself is ever followed.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -58,11 +58,6 @@ impl Dir {
         self.fd.as_fd()
     }
 
-    /// Gives the open directory away.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-
     /// Whether the kernel offers this control file here.
     pub(super) fn has(&self, file: &str) -> bool {
         faccessat(&self.fd, file, AccessFlags::F_OK, AtFlags::empty()).is_ok()
@@ -72,6 +67,14 @@ impl Dir {
     pub(super) fn open_for_write(&self, file: &str) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         openat(&self.fd, file, flags, Mode::empty())
+    }
+
+    /// Opens a control file for writing of a directory from which nothing else is needed.
+    pub(super) fn open_file_for_write(dir: &Path, file: &str) -> Result<OwnedFd, CgroupError> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let path = dir.join(file);
+        openat(AT_FDCWD, &path, flags, Mode::empty())
+            .map_err(|errno| CgroupError::Open { dir: path, errno })
     }
 
     /// Opens a control file for reading and keeps it open.
@@ -86,6 +89,16 @@ impl Dir {
     pub(super) fn try_write(&self, file: &str, value: &str) -> Result<(), Errno> {
         let mut file = File::from(self.open_for_write(file)?);
         file.write_all(value.as_bytes()).map_err(errno_of)
+    }
+
+    /// Writes several values into a control file that takes one with each call.
+    pub(super) fn write_each(&self, file: &str, values: &[String]) -> Result<(), CgroupError> {
+        let written = |value: &String, errno| self.write_error(file, value, errno);
+        let Some(first) = values.first() else { return Ok(()) };
+        let mut open = File::from(self.open_for_write(file).map_err(|e| written(first, e))?);
+        values.iter().try_for_each(|value| {
+            open.write_all(value.as_bytes()).map_err(|error| written(value, errno_of(error)))
+        })
     }
 
     /// Writes a control file.
@@ -132,11 +145,8 @@ impl Dir {
 
     /// Reads a control file.
     pub(super) fn read(&self, file: &str) -> Result<String, CgroupError> {
-        let mut text = String::new();
-        File::from(self.open_for_read(file)?).read_to_string(&mut text).map_err(|error| {
-            CgroupError::Read { file: self.path.join(file), errno: errno_of(error) }
-        })?;
-        Ok(text)
+        read_text(&self.open_for_read(file)?)
+            .map_err(|errno| CgroupError::Read { file: self.path.join(file), errno })
     }
 
     /// Reads a control file that not every kernel has.
@@ -195,6 +205,20 @@ impl Dir {
             }
         }
         Ok(names)
+    }
+}
+
+/// Reads a file of the kernel to its end, without asking for a length that it does not have.
+pub(super) fn read_text(file: &OwnedFd) -> Result<String, Errno> {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match nix::unistd::read(file, &mut buffer) {
+            Ok(0) => return String::from_utf8(text).map_err(|_| Errno::EILSEQ),
+            Ok(count) => text.extend_from_slice(&buffer[..count]),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `/proc/self/cgroup` names every hierarchy. Where each is mounted is guessed first, since nearly
 //! every machine follows the same convention and `/proc/self/mountinfo` grows with every container;
-//! a guess counts only if the kernel says that the directory is on a cgroup file system. If one
-//! guess fails, `mountinfo` is read and decides for all.
+//! a guess counts only if the directory of this process has a control file that only this version of
+//! cgroups has. If one guess fails, `mountinfo` is read and decides for all.
 //!
 //! ```text
 //! v1       /sys/fs/cgroup/{cpu,memory,…}
@@ -13,9 +13,11 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::AccessFlags;
 
-use super::dir::errno_of;
+use super::dir::read_text;
 use super::error::CgroupError;
 use crate::mount_table::{self, MountLine};
 
@@ -91,8 +93,9 @@ struct CgroupMount {
 }
 
 fn read(file: &'static str) -> Result<String, CgroupError> {
-    std::fs::read_to_string(file)
-        .map_err(|error| CgroupError::Describe { file, errno: errno_of(error) })
+    open(file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| read_text(&file))
+        .map_err(|errno| CgroupError::Describe { file, errno })
 }
 
 fn guess(memberships: &[Membership]) -> Option<Layout> {
@@ -101,17 +104,10 @@ fn guess(memberships: &[Membership]) -> Option<Layout> {
     for Membership { controllers, path } in memberships {
         if controllers.is_empty() {
             let mount = if hybrid { Path::new(ROOT).join("unified") } else { ROOT.into() };
-            if is_on(&mount, CGROUP2_SUPER_MAGIC) {
-                layout.v2 = Some(mounted(controllers, mount, path)?);
-            } else {
-                return None;
-            }
+            layout.v2 = Some(mounted(controllers, mount, path)?);
         } else {
             let joined = controllers.join(",");
             let mount = Path::new(ROOT).join(joined.strip_prefix("name=").unwrap_or(&joined));
-            if !is_on(&mount, CGROUP_SUPER_MAGIC) {
-                return None;
-            }
             layout.v1.push(mounted(controllers, mount, path)?);
         }
     }
@@ -122,15 +118,12 @@ fn guess(memberships: &[Membership]) -> Option<Layout> {
 /// container that shares the host's cgroup namespace.
 fn mounted(controllers: &[String], mount: PathBuf, path: &Path) -> Option<Mounted> {
     let own = mount.join(path.strip_prefix("/").ok()?);
-    own.symlink_metadata().is_ok().then(|| Mounted {
+    let unmistakable = if controllers.is_empty() { "cgroup.controllers" } else { "tasks" };
+    nix::unistd::access(&own.join(unmistakable), AccessFlags::F_OK).is_ok().then(|| Mounted {
         controllers: controllers.to_vec(),
         mount,
         own,
     })
-}
-
-fn is_on(path: &Path, magic: FsType) -> bool {
-    statfs(path).is_ok_and(|stat| stat.filesystem_type() == magic)
 }
 
 fn look_up(memberships: &[Membership], mounts: &[CgroupMount]) -> Layout {

@@ -31,7 +31,7 @@ mod systemd;
 mod v1;
 mod v2;
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -194,21 +194,9 @@ impl Cgroup {
     pub fn entrance(&self) -> Result<Entrance, CgroupError> {
         let mut tasks = Vec::with_capacity(self.saved.v1.len());
         for group in &self.saved.v1 {
-            let file = Dir::open(&group.dir)?
-                .open_for_write("tasks")
-                .map_err(|errno| CgroupError::Open { dir: group.dir.join("tasks"), errno })?;
-            tasks.push(file);
+            tasks.push(Dir::open_file_for_write(&group.dir, "tasks")?);
         }
-        let v2 = match &self.saved.v2 {
-            Some(group) => {
-                let dir = Dir::open(&group.dir)?;
-                let procs = dir
-                    .open_for_write("cgroup.procs")
-                    .map_err(|errno| CgroupError::Open { dir: group.dir.clone(), errno })?;
-                Some(EntranceV2 { dir: dir.into_fd(), procs })
-            }
-            None => None,
-        };
+        let v2 = self.saved.v2.as_ref().map(|group| Dir::open(&group.dir)).transpose()?;
         Ok(Entrance { tasks, v2 })
     }
 
@@ -302,19 +290,13 @@ impl Cgroup {
 #[derive(Debug)]
 pub struct Entrance {
     tasks: Vec<OwnedFd>,
-    v2: Option<EntranceV2>,
-}
-
-#[derive(Debug)]
-struct EntranceV2 {
-    dir: OwnedFd,
-    procs: OwnedFd,
+    v2: Option<Dir>,
 }
 
 impl Entrance {
     /// The directory of v2, for `CLONE_INTO_CGROUP`.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(|v2| v2.dir.as_fd())
+        self.v2.as_ref().map(Dir::fd)
     }
 
     /// Takes the calling thread into every hierarchy of v1. Allocates nothing.
@@ -326,15 +308,6 @@ impl Entrance {
     /// The kernel's answer, `ENOSPC` if a cpuset of v1 has no CPUs or memory nodes.
     pub fn enter_self(&self) -> Result<(), Errno> {
         self.tasks.iter().try_for_each(enter)
-    }
-
-    /// Takes the calling process into the hierarchy of v2, where the kernel is too old (before
-    /// Linux 5.7) to clone it there. Allocates nothing.
-    ///
-    /// # Errors
-    /// The kernel's answer, `EBUSY` or `EOPNOTSUPP` if the cgroup may hold no processes.
-    pub fn enter_self_v2(&self) -> Result<(), Errno> {
-        self.v2.as_ref().map_or(Ok(()), |v2| enter(&v2.procs))
     }
 }
 

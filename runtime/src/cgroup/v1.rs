@@ -41,10 +41,10 @@ pub(super) fn apply(dir: &Dir, name: &str, resources: &LinuxResources) -> Result
 }
 
 /// Fills the CPUs and memory nodes of a new cgroup from its parent: until both are set, the kernel
-/// lets no process in.
-pub(super) fn inherit_cpuset(parent: &Dir, dir: &Dir) -> Result<(), CgroupError> {
+/// lets no process in. `made_now`: it is known to have none.
+pub(super) fn inherit_cpuset(parent: &Dir, dir: &Dir, made_now: bool) -> Result<(), CgroupError> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if dir.read(file)?.trim().is_empty() {
+        if made_now || dir.read(file)?.trim().is_empty() {
             dir.write(file, parent.read(file)?.trim())?;
         }
     }

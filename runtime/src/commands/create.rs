@@ -17,7 +17,7 @@ use crate::namespaces::NamespaceKind;
 use crate::plan::mounts::MountPlan;
 use crate::plan::{ContainerPlan, document};
 use crate::security::lsm::selinux_is_enabled;
-use crate::stage::launch::{Console, LaunchOptions, Launched, launch};
+use crate::stage::launch::{Console, LaunchOptions, Launched, Meanwhile, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
 
@@ -168,34 +168,34 @@ pub(super) fn create_with<'a>(
     let dir = context.store.create(&id)?;
     let mut state = SavedState::new(id, bundle, &plan);
     let mut cgroup = None;
-    let outcome = dir
-        .save_config(&config)
-        .map_err(CommandError::Store)
-        .and_then(|()| make_cgroup(context, &plan, &dir, &mut state, &mut cgroup))
-        .and_then(|()| {
-            let options = LaunchOptions {
-                console: console(&plan),
-                gate: (start == Start::Later).then(|| dir.as_fd()),
-                no_pivot: options.no_pivot,
-                no_new_keyring: options.no_new_keyring,
-                seccomp_cache: Some(&context.store.seccomp_cache()),
-                extra_env: &extra_env,
-                preserved,
-            };
-            launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
-        });
+    let mut prepared = None;
+    let outcome = make_cgroup(context, &plan, &dir, &mut state, &mut cgroup).and_then(|()| {
+        let mut ready = Some(state.clone());
+        let mut prepare =
+            |init| prepared = ready.take().map(|state| write_down(&dir, &config, state, init));
+        let options = LaunchOptions {
+            console: console(&plan),
+            gate: (start == Start::Later).then(|| dir.as_fd()),
+            no_pivot: options.no_pivot,
+            no_new_keyring: options.no_new_keyring,
+            seccomp_cache: Some(&context.store.seccomp_cache()),
+            extra_env: &extra_env,
+            preserved,
+            meanwhile: Some(Meanwhile(&mut prepare)),
+        };
+        launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
+    });
     let launched = outcome.inspect_err(|_| discard(&dir, cgroup.as_ref()))?;
     let settled = cgroup.as_mut().map_or(Ok(()), Cgroup::settle).map_err(CommandError::Cgroup);
-    let saved = settled
-        .and_then(|()| {
-            SavedProcess::of(launched.pid)
-                .map_err(CommandError::kernel("look at the container's process"))
-        })
-        .and_then(|init| {
-            state.init = Some(init);
-            state.rdt = join_rdt(&plan, &dir, launched.pid)?;
-            dir.save(&state).map_err(CommandError::Store)
-        });
+    let gone = || Err(CommandError::kernel("look at the container's process")(Errno::ESRCH));
+    let saved = settled.and_then(|()| prepared.unwrap_or_else(gone)).and_then(|prepared| {
+        state = prepared;
+        state.rdt = join_rdt(&plan, &dir, launched.pid)?;
+        if state.rdt.is_some() {
+            dir.prepare(&state)?;
+        }
+        dir.publish().map_err(CommandError::Store)
+    });
     if let Err(error) = saved {
         launched.abandon();
         // What resists is found by `delete --force`.
@@ -204,6 +204,21 @@ pub(super) fn create_with<'a>(
         return Err(error);
     }
     Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+/// Writes down what later commands need, but for the name under which they look for it: init is not
+/// ready yet.
+fn write_down(
+    dir: &ContainerDir,
+    config: &[u8],
+    mut state: SavedState,
+    init: Pid,
+) -> Result<SavedState, CommandError> {
+    dir.save_config(config)?;
+    let found = SavedProcess::of(init);
+    state.init = Some(found.map_err(CommandError::kernel("look at the container's process"))?);
+    dir.prepare(&state)?;
+    Ok(state)
 }
 
 /// Lets the program tell systemd that it is ready (sd_notify(3)), if whoever called the runtime may:

@@ -206,9 +206,6 @@ impl Job<'_> {
         umask(Mode::empty());
         process::pin(Pid::from_raw(0), process.exec_cpu_affinity.initial.as_ref())?;
         if let Some(entrance) = self.entrance {
-            if entrance.v2_dir().is_none() {
-                entrance.enter_self_v2().at(Step::EnterCgroup)?;
-            }
             entrance.enter_self().at(Step::EnterCgroup)?;
         }
         match &process.exec_cpu_affinity.last {

@@ -50,7 +50,6 @@ pub(super) struct Init<'a> {
     pub(super) procfs: &'a Procfs,
     pub(super) joins: &'a Joins,
     pub(super) entrance: Option<&'a Entrance>,
-    pub(super) entered_v2: bool,
     pub(super) hierarchies: &'a [Hierarchy],
     pub(super) sources: Sources,
     pub(super) label: &'a ExecLabel,
@@ -118,9 +117,6 @@ impl Init<'_> {
     /// A thread that moves itself is the cheap way in; see the cgroup module.
     fn enter_cgroup(&self) -> Result<(), Failure> {
         let Some(entrance) = self.entrance else { return Ok(()) };
-        if !self.entered_v2 {
-            entrance.enter_self_v2().at(Step::EnterCgroup)?;
-        }
         entrance.enter_self().at(Step::EnterCgroup)
     }
 

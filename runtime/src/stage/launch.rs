@@ -48,6 +48,17 @@ pub struct LaunchOptions<'a> {
     pub extra_env: &'a [CString],
     /// How many descriptors from 3 upward the container inherits.
     pub preserved: u32,
+    /// What the caller has to do and can do while init builds its root; gets init's number.
+    pub meanwhile: Option<Meanwhile<'a>>,
+}
+
+/// See [`LaunchOptions::meanwhile`].
+pub struct Meanwhile<'a>(pub &'a mut dyn FnMut(Pid));
+
+impl std::fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 /// Who receives a terminal.
@@ -112,7 +123,6 @@ pub fn launch(
         procfs: &procfs,
         joins: &joins,
         entrance: entrance.as_ref(),
-        entered_v2: entrance.as_ref().is_some_and(|entrance| entrance.v2_dir().is_some()),
         hierarchies: &hierarchies,
         sources,
         label: &label,
@@ -128,7 +138,7 @@ pub fn launch(
         preserved: options.preserved,
         hook_words: String::new(),
     };
-    make(init)
+    make(init, options.meanwhile)
 }
 
 fn needs_idmaps(plan: &ContainerPlan) -> bool {
@@ -159,7 +169,7 @@ pub(super) fn connect_listener(program: Option<&Program>) -> Result<Option<Owned
 }
 
 /// Clones, and speaks the parent's part.
-fn make(init: Init<'_>) -> Result<Launched, LaunchError> {
+fn make(init: Init<'_>, mut meanwhile: Option<Meanwhile<'_>>) -> Result<Launched, LaunchError> {
     let plan = init.plan;
     let (ours, theirs) =
         channel().map_err(|errno| LaunchError::Host { what: "create a socket pair", errno })?;
@@ -183,11 +193,17 @@ fn make(init: Init<'_>) -> Result<Launched, LaunchError> {
     };
     drop(theirs);
     let mut launched = Launched { pid, pidfd, channel: ours };
-    let outcome = back
-        .go()
-        .map_err(LaunchError::Join)
-        .and_then(|()| assist(&init, &launched))
-        .and_then(|()| converse(&init, &mut launched));
+    let outcome =
+        back.go().map_err(LaunchError::Join).and_then(|()| assist(&init, &launched)).and_then(
+            |()| {
+                if !init.joins.user
+                    && let Some(Meanwhile(act)) = meanwhile.take()
+                {
+                    act(launched.pid);
+                }
+                converse(&init, &mut launched, meanwhile)
+            },
+        );
     match outcome {
         Ok(()) => Ok(launched),
         Err(error) => {
@@ -240,13 +256,20 @@ fn bring_in(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
 }
 
 /// Listens until init is ready.
-fn converse(init: &Init<'_>, launched: &mut Launched) -> Result<(), LaunchError> {
+fn converse(
+    init: &Init<'_>,
+    launched: &mut Launched,
+    mut meanwhile: Option<Meanwhile<'_>>,
+) -> Result<(), LaunchError> {
     loop {
         match launched.hear()? {
             ToParent::InitPid(pid) => {
                 launched.replace(Pid::from_raw(pid))?;
                 if init.awaits_proceed {
                     bring_in(init, launched)?;
+                }
+                if let Some(Meanwhile(act)) = meanwhile.take() {
+                    act(launched.pid);
                 }
             }
             ToParent::Mounted => {

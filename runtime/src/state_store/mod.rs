@@ -43,6 +43,9 @@ const FORMAT: u32 = 1;
 /// How long a command waits for another that holds the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What becomes state.json.
+const NEXT_STATE: &str = "state.json.new";
+
 /// The largest config.json or state.json that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
@@ -404,7 +407,7 @@ impl ContainerDir {
     /// [`StoreError::Io`].
     pub fn save_config(&self, config: &[u8]) -> Result<(), StoreError> {
         let path = self.path.join("config.json");
-        write_new(&path, config).map_err(|source| io("write", &path, source))
+        write_private(&path, config).map_err(|source| io("write", &path, source))
     }
 
     /// Returns the specification as it was at create.
@@ -424,13 +427,28 @@ impl ContainerDir {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn save(&self, state: &SavedState) -> Result<(), StoreError> {
-        let path = self.path.join("state.json");
-        let new = self.path.join("state.json.new");
+        self.prepare(state)?;
+        self.publish()
+    }
+
+    /// Writes the next state.json, which nobody sees before [`Self::publish`].
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn prepare(&self, state: &SavedState) -> Result<(), StoreError> {
+        let path = self.path.join(NEXT_STATE);
         let text = serde_json::to_vec(state).unwrap_or_default();
-        // A leftover of a killed command.
-        let _ = std::fs::remove_file(&new);
-        write_new(&new, &text)
-            .and_then(|()| std::fs::rename(&new, &path))
+        // There may be a leftover of a killed command.
+        write_private(&path, &text).map_err(|source| io("write", &path, source))
+    }
+
+    /// Puts what [`Self::prepare`] wrote in the place of state.json.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn publish(&self) -> Result<(), StoreError> {
+        let path = self.path.join("state.json");
+        std::fs::rename(self.path.join(NEXT_STATE), &path)
             .map_err(|source| io("write", &path, source))
     }
 
@@ -502,8 +520,11 @@ impl ContainerDir {
     }
 }
 
-fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
+/// The directory is closed to others, so what is there already is the user's own.
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)?.write_all(content)
 }
 
 /// Reads a file of a size that such a file can have.

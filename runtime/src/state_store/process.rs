@@ -1,5 +1,6 @@
 //! A process that is remembered from one command to the next.
 
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -54,7 +55,11 @@ struct ProcessStat {
 
 impl ProcessStat {
     fn read(pid: Pid) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+        // One line, of some fifty numbers and a name of at most 64 bytes.
+        let mut line = [0; 2048];
+        let mut file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = file.read(&mut line).ok()?;
+        Self::parse(line.get(..length)?)
     }
 
     /// The name in parentheses may hold anything, parentheses and spaces included.
