@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::container::Container;
+use crate::container::{Container, Turn};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::{Event, Exit};
@@ -84,25 +84,38 @@ impl Engine {
         if !record.lifecycle.is_alive() {
             return;
         }
-        let code = exit.code.to_string();
-        // Who is told that it has ended can have its ports at once.
-        self.leave_networks(&record).await;
-        if let Err(error) = self.apply(&turn, Event::Exited(exit.clone())).await {
-            // What runs no more must not be shown as running because the disk is full.
-            tracing::error!(container = %record.id, error = %error.chain(),
-                "cannot store that a container ended");
-            if let Ok(record) = turn.after(Event::Exited(exit)) {
-                turn.commit(record);
-            }
-        }
-        self.tell(&record, "die", &[("exitCode", code), ("execDuration", duration(&record))]);
-        container.clear_task();
-        self.tear_down(&record, task).await;
+        let tell = async {
+            let code = exit.code.to_string();
+            // Who is told that it has ended can have its ports at once.
+            self.leave_networks(&record).await;
+            self.remember_exit(&turn, &record, exit).await;
+            self.tell(&record, "die", &[("exitCode", code), ("execDuration", duration(&record))]);
+            container.clear_task();
+        };
+        // The shim has written the exit down, so neither needs the other to be done.
+        tokio::join!(tell, self.tear_down(&record, task));
         drop(turn);
         if record.host.auto_remove {
             self.auto_remove(container).await;
         } else {
             self.restart_if_wanted(container, &record);
+        }
+    }
+
+    async fn remember_exit(&self, turn: &Turn<'_>, record: &Record, exit: Exit) {
+        let exited = Event::Exited(exit);
+        if !record.host.auto_remove {
+            match self.apply(turn, exited.clone()).await {
+                Ok(()) => return,
+                // What runs no more must not be shown as running because the disk is full.
+                Err(error) => tracing::error!(container = %record.id, error = %error.chain(),
+                    "cannot store that a container ended"),
+            }
+        }
+        // What is removed at once is not stored before: if the daemon is killed in between, the next
+        // one finds the shim's record of the exit.
+        if let Ok(record) = turn.after(exited) {
+            turn.commit(record);
         }
     }
 

@@ -326,7 +326,10 @@ pub(crate) fn prepare(
     }
 
     let ns = &shared.settings.namespace;
-    let mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
+    let mut mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
+    if record.host.auto_remove {
+        mounts.iter_mut().try_for_each(make_volatile)?;
+    }
     let identity = identity(shared, record)?;
     let input = spec::Input {
         record,
@@ -359,6 +362,22 @@ pub(crate) fn prepare(
         runtime: runtime.to_string_lossy().into_owned(),
         sources,
     })
+}
+
+/// Lets a root that is thrown away at the end go without the sync of the whole file system below it,
+/// which takes as long as others have something to write there (overlayfs, "Volatile mount").
+fn make_volatile(mount: &mut keg_store::Mount) -> Result<(), EngineError> {
+    let work = mount.options.iter().find_map(|option| option.strip_prefix("workdir="));
+    let Some(work) = work.filter(|_| mount.type_ == "overlay") else { return Ok(()) };
+    // The mark of a mount before, as of a start that failed, keeps the kernel from mounting anew.
+    let mark = Path::new(work).join("work/incompat");
+    match std::fs::remove_dir_all(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(file_error("remove", &mark)(error));
+        }
+        _ => mount.options.push("volatile".to_owned()),
+    }
+    Ok(())
 }
 
 fn task_mount(mount: keg_store::Mount) -> TaskMount {
