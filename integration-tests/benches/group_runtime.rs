@@ -2,11 +2,13 @@
 //!
 //! The bundle has what a default container has: all namespaces with network, a cgroup with three
 //! limits, the engine's capabilities and system call filter, the default mounts, `/bin/true`. The
-//! *floor* (`floor/`) makes the system calls that it demands and nothing else.
+//! *floor* (`floor/`) makes the system calls that it demands and nothing else. Everybody keeps state
+//! in memory, as in the `/run` of a machine that was booted by an init system.
 //!
-//! A peer is `KEG_PEER_CRUN`, `KEG_PEER_RUNC` or `KEG_PEER_YOUKI`, else the program of that name on
-//! the path; one that is not there is left out. crun refuses a hybrid cgroup layout, so it alone runs in
-//! a mount namespace where v2 is hidden; it enters that before it starts.
+//! A peer is what `KEG_PEER_CRUN`, `KEG_PEER_RUNC` or `KEG_PEER_YOUKI` lists (paths, divided by colons:
+//! several versions can take part), else the program of that name on the path; one that is not there is
+//! left out. crun refuses a hybrid cgroup layout, so it alone runs in a mount namespace where v2 is
+//! hidden; it enters that before it starts.
 
 use std::env;
 use std::fs::{self, File};
@@ -22,9 +24,8 @@ use oci_spec::runtime::{Capabilities, Capability};
 use serde_json::json;
 
 use crate::machine::Machine;
-use crate::report::{BenchResult, Comparison};
+use crate::report::{self, BenchResult, Comparison};
 use crate::runner::{self, Sample, Side};
-use crate::sys;
 
 const CAPABILITIES: [Capability; 14] = [
     Capability::Chown,
@@ -55,10 +56,11 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let scratch = Scratch::new();
     let hidden = WithoutV2::new()?;
-    let runtimes = runtimes(&scratch, &hidden)?;
+    let roots = tempfile::Builder::new().prefix("keg-bench-").tempdir_in(memory_dir())?;
+    let runtimes = runtimes(roots.path(), &hidden)?;
     let bundle = bundle(&["/bin/true"]);
 
-    let floor = Floor::new(&scratch, &bundle)?;
+    let floor = Floor::new(&scratch, &bundle, roots.path())?;
     let mut run_sides: Vec<Side<'_>> =
         runtimes.iter().map(|runtime| runtime.side(|one| one.run(&bundle))).collect();
     run_sides.push(Side { name: "floor".into(), run: Box::new(|| floor.run()) });
@@ -68,14 +70,19 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         .iter()
         .map(|runtime| runtime.side(|one| one.create_start_delete(&bundle)))
         .collect();
+    step_sides.push(Side { name: "floor".into(), run: Box::new(|| floor.create_start_delete()) });
     let steps = runner::compare(&mut step_sides, rounds)?;
 
     let exec = measure_exec(&runtimes, rounds)?;
     Ok(BenchResult {
         group: "runtime".into(),
-        date: today()?,
+        date: report::today()?,
         machine: Machine::here(),
-        versions: runtimes.iter().map(|one| (one.name.clone(), one.version())).collect(),
+        versions: runtimes
+            .iter()
+            .filter(|one| !one.name.contains(' '))
+            .map(|one| (one.name.clone(), one.version.clone()))
+            .collect(),
         setting: "`/bin/true` in all namespaces, a cgroup with limits, default seccomp filter"
             .into(),
         comparisons: vec![
@@ -83,6 +90,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
             Comparison { task: "create + start + delete".into(), figures: steps },
             Comparison { task: "exec".into(), figures: exec },
         ],
+        measures: Vec::new(),
     })
 }
 
@@ -93,19 +101,19 @@ fn measure_exec(runtimes: &[Peer], rounds: usize) -> anyhow::Result<Vec<runner::
         .map(|runtime| Ok((runtime, runtime.create(&bundle)?.1)))
         .collect::<anyhow::Result<_>>()?;
     for (runtime, _) in &started {
-        runner::measure(runtime.command("start").arg(runtime.id()))?;
+        runtime.measure(runtime.command("start").arg(runtime.id()))?;
     }
     let mut sides: Vec<Side<'_>> = runtimes
         .iter()
         .map(|runtime| {
-            runtime.side(|one| runner::measure(one.command("exec").arg(one.id()).arg("/bin/true")))
+            runtime.side(|one| one.measure(one.command("exec").arg(one.id()).arg("/bin/true")))
         })
         .collect();
     let figures = runner::compare(&mut sides, rounds);
     for (runtime, init) in started {
-        runner::measure(runtime.command("kill").arg(runtime.id()).arg("KILL"))?;
+        runtime.measure(runtime.command("kill").arg(runtime.id()).arg("KILL"))?;
         waitpid(init, None)?;
-        runner::measure(runtime.command("delete").arg(runtime.id()))?;
+        runtime.measure(runtime.command("delete").arg(runtime.id()))?;
     }
     figures
 }
@@ -116,6 +124,7 @@ struct Peer {
     program: PathBuf,
     root: PathBuf,
     namespace: Option<File>,
+    version: String,
 }
 
 impl Peer {
@@ -124,27 +133,28 @@ impl Peer {
     }
 
     fn id(&self) -> String {
-        format!("keg-bench-{}-{}", std::process::id(), self.name)
+        format!("keg-bench-{}-{}", std::process::id(), self.name.replace(' ', "-"))
     }
 
     fn command(&self, command: &str) -> Command {
         let mut line = Command::new(&self.program);
         line.arg("--root").arg(&self.root).arg(command);
-        if let Some(namespace) = &self.namespace {
-            sys::start_in_mount_namespace(&mut line, namespace);
-        }
         line
     }
 
+    fn measure(&self, command: &Command) -> anyhow::Result<Sample> {
+        runner::measure(command, self.namespace.as_ref())
+    }
+
     fn run(&self, bundle: &Bundle) -> anyhow::Result<Sample> {
-        runner::measure(self.command("run").arg("--bundle").arg(bundle.path()).arg(self.id()))
+        self.measure(self.command("run").arg("--bundle").arg(bundle.path()).arg(self.id()))
     }
 
     fn create(&self, bundle: &Bundle) -> anyhow::Result<(Sample, Pid)> {
         let pid_file = self.root.join("pid");
         let mut command = self.command("create");
         command.arg("--bundle").arg(bundle.path()).arg("--pid-file").arg(&pid_file).arg(self.id());
-        let sample = runner::measure(&mut command)?;
+        let sample = self.measure(&command)?;
         let pid = fs::read_to_string(&pid_file)?.trim().parse()?;
         Ok((sample, Pid::from_raw(pid)))
     }
@@ -152,38 +162,48 @@ impl Peer {
     /// The three commands; the time in which the program itself runs is not counted.
     fn create_start_delete(&self, bundle: &Bundle) -> anyhow::Result<Sample> {
         let (created, init) = self.create(bundle)?;
-        let started = runner::measure(self.command("start").arg(self.id()))?;
+        let started = self.measure(self.command("start").arg(self.id()))?;
         waitpid(init, None)?;
-        let deleted = runner::measure(self.command("delete").arg(self.id()))?;
+        let deleted = self.measure(self.command("delete").arg(self.id()))?;
         Ok(created.then(started).then(deleted))
-    }
-
-    fn version(&self) -> String {
-        let text = Command::new(&self.program).arg("--version").output().map(|out| out.stdout);
-        let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
-        let first = text.lines().next().unwrap_or_default();
-        first.rsplit(' ').next().unwrap_or_default().to_owned()
     }
 }
 
-fn runtimes(scratch: &Scratch, hidden: &WithoutV2) -> anyhow::Result<Vec<Peer>> {
-    let mut found = Vec::new();
+fn version(program: &Path) -> String {
+    let text = Command::new(program).arg("--version").output().map(|out| out.stdout);
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    let first = text.lines().next().unwrap_or_default();
+    first.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A directory whose files are in memory.
+fn memory_dir() -> &'static Path {
+    Path::new("/dev/shm")
+}
+
+fn runtimes(roots: &Path, hidden: &WithoutV2) -> anyhow::Result<Vec<Peer>> {
+    let mut found: Vec<Peer> = Vec::new();
     for (name, variable) in [
         ("keg-runtime", None),
         ("crun", Some("KEG_PEER_CRUN")),
         ("runc", Some("KEG_PEER_RUNC")),
         ("youki", Some("KEG_PEER_YOUKI")),
     ] {
-        let program = match variable {
-            None => Some(programs::ours(name)),
-            Some(variable) => {
-                env::var_os(variable).map(PathBuf::from).or_else(|| programs::installed(name))
-            }
+        let named = variable.and_then(env::var_os);
+        let programs: Vec<PathBuf> = match (variable, named) {
+            (None, _) => vec![programs::ours(name)],
+            (_, Some(named)) => env::split_paths(&named).collect(),
+            (_, None) => programs::installed(name).into_iter().collect(),
         };
-        let Some(program) = program else { continue };
-        let namespace = if name == "crun" { hidden.namespace()? } else { None };
-        let root = scratch.directory(&format!("root-{name}"));
-        found.push(Peer { name: name.to_owned(), program, root, namespace });
+        for program in programs {
+            let namespace = if name == "crun" { hidden.namespace()? } else { None };
+            let version = version(&program);
+            let first = found.iter().all(|peer| peer.name != name);
+            let name = if first { name.to_owned() } else { format!("{name} {version}") };
+            let root = roots.join(name.replace(' ', "-"));
+            fs::create_dir(&root)?;
+            found.push(Peer { name, program, root, namespace, version });
+        }
     }
     Ok(found)
 }
@@ -214,20 +234,45 @@ struct Floor {
     program: PathBuf,
     rootfs: PathBuf,
     filter: PathBuf,
+    fifo: PathBuf,
 }
 
 impl Floor {
-    fn new(scratch: &Scratch, bundle: &Bundle) -> anyhow::Result<Self> {
+    fn new(scratch: &Scratch, bundle: &Bundle, roots: &Path) -> anyhow::Result<Self> {
         let filter = serde_json::from_value(bundle.spec()["linux"]["seccomp"].clone())?;
         let program = keg_runtime::security::seccomp::Program::prepare(&filter, None)?;
         let filter = scratch.file("filter.bpf", program.to_bytes());
-        Ok(Self { program: programs::ours("keg-floor"), rootfs: bundle.rootfs(), filter })
+        let (program, rootfs) = (programs::ours("keg-floor"), bundle.rootfs());
+        Ok(Self { program, rootfs, filter, fifo: roots.join("floor") })
+    }
+
+    fn name() -> String {
+        format!("keg-bench-{}-floor", std::process::id())
+    }
+
+    fn command(&self, command: &str) -> Command {
+        let mut line = Command::new(&self.program);
+        line.arg(command);
+        line
     }
 
     fn run(&self) -> anyhow::Result<Sample> {
-        let name = format!("keg-bench-{}-floor", std::process::id());
-        let mut command = Command::new(&self.program);
-        runner::measure(command.arg(&self.rootfs).arg(name).arg(&self.filter))
+        let mut line = self.command("run");
+        runner::measure(line.arg(&self.rootfs).arg(Self::name()).arg(&self.filter), None)
+    }
+
+    /// As the runtimes do it, with three starts of the program.
+    fn create_start_delete(&self) -> anyhow::Result<Sample> {
+        let mut create = self.command("create");
+        let pid_file = self.fifo.with_extension("pid");
+        create.arg(&self.rootfs).arg(Self::name()).arg(&self.filter).arg(&self.fifo).arg(&pid_file);
+        let created = runner::measure(&create, None)?;
+        let init = Pid::from_raw(fs::read_to_string(&pid_file)?.trim().parse()?);
+        let started = runner::measure(self.command("start").arg(&self.fifo), None)?;
+        waitpid(init, None)?;
+        let mut delete = self.command("delete");
+        let deleted = runner::measure(delete.arg(Self::name()).arg(&self.fifo), None)?;
+        Ok(created.then(started).then(deleted))
     }
 }
 
@@ -274,9 +319,4 @@ impl Drop for WithoutV2 {
             let _ = keeper.wait();
         }
     }
-}
-
-fn today() -> anyhow::Result<String> {
-    let out = Command::new("date").arg("+%F").output().context("cannot ask for the date")?;
-    Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }

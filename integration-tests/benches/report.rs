@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,33 @@ pub(crate) struct BenchResult {
     /// What the sides did, in a sentence.
     pub(crate) setting: String,
     pub(crate) comparisons: Vec<Comparison>,
+    /// Figures that are no times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) measures: Vec<Measure>,
+}
+
+/// One number of each side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Measure {
+    pub(crate) task: String,
+    pub(crate) unit: String,
+    pub(crate) values: Vec<Value>,
+}
+
+/// See [`Measure`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Value {
+    pub(crate) side: String,
+    pub(crate) value: f64,
+}
+
+/// The day of a run, by the machine's clock.
+///
+/// # Errors
+/// If there is no `date`.
+pub(crate) fn today() -> anyhow::Result<String> {
+    let out = Command::new("date").arg("+%F").output().context("cannot ask for the date")?;
+    Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }
 
 /// The same task, done by each side.
@@ -73,6 +101,12 @@ pub(crate) fn table(result: &BenchResult) -> String {
                 figures.peak_kib.median,
                 figures.runs,
             );
+        }
+    }
+    for measure in &result.measures {
+        let _ = writeln!(text, "\n{}, {}", measure.task, measure.unit);
+        for Value { side, value } in &measure.values {
+            let _ = writeln!(text, "  {side:<22}{value:>10.2}");
         }
     }
     text
@@ -138,6 +172,15 @@ fn markdown(result: &BenchResult) -> String {
                 figures.cpu_ms.median,
                 figures.peak_kib.median / 1024.0,
             );
+        }
+    }
+    if !result.measures.is_empty() {
+        text.push_str("\n| | | |\n| --- | ---: | --- |\n");
+    }
+    for Measure { task, unit, values } in &result.measures {
+        let _ = writeln!(text, "| **{task}** | | |");
+        for Value { side, value } in values {
+            let _ = writeln!(text, "| {side} | {value:.1} | {unit} |");
         }
     }
     text

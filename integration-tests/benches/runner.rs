@@ -1,9 +1,12 @@
 //! Runs the sides of a comparison in turn, in an order drawn anew each round.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use keg_fixtures::programs;
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
@@ -13,7 +16,7 @@ use crate::sys;
 pub(crate) struct Sample {
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
-    pub(crate) peak_kib: i64,
+    pub(crate) peak_kib: u64,
 }
 
 impl Sample {
@@ -74,27 +77,40 @@ pub(crate) fn compare(sides: &mut [Side<'_>], rounds: usize) -> anyhow::Result<V
     Ok(sides.iter().zip(&samples).map(|(side, samples)| figures(&side.name, samples)).collect())
 }
 
-/// Runs `command` to its end and measures it.
+/// Runs `command` to its end, in `namespace` if it is open on a mount namespace, and measures it.
+/// Of what the command carries, program, arguments and added variables are passed on.
 ///
 /// # Errors
 /// If it cannot be started, or its exit code is not 0; with what it wrote to standard error.
-pub(crate) fn measure(command: &mut Command) -> anyhow::Result<Sample> {
-    let errors = tempfile::tempfile()?;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
-    let begin = Instant::now();
-    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let usage = sys::wait_with_usage(&child)?;
-    let wall = begin.elapsed();
-    if usage.code != 0 {
-        let text = std::io::read_to_string(rewound(errors)?)?;
-        bail!("{command:?} ended with {}: {}", usage.code, text.trim());
+pub(crate) fn measure(command: &Command, namespace: Option<&File>) -> anyhow::Result<Sample> {
+    let mut meter = Command::new(programs::ours("keg-meter"));
+    meter.arg(command.get_program()).args(command.get_args());
+    meter.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(namespace) = namespace {
+        sys::start_in_mount_namespace(&mut meter, namespace);
     }
-    Ok(Sample { wall, cpu: usage.cpu, peak_kib: usage.peak_kib })
-}
-
-fn rewound(mut file: std::fs::File) -> std::io::Result<std::fs::File> {
-    std::io::Seek::rewind(&mut file)?;
-    Ok(file)
+    // What the command leaves running may keep its standard error open: a file has no end to wait for.
+    let mut errors = tempfile::tempfile()?;
+    meter.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);
+    let output = meter.spawn().and_then(std::process::Child::wait_with_output)?;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers = report.split_whitespace().map(str::parse::<u64>);
+    let mut number = || numbers.next()?.ok();
+    let sample = (|| {
+        let (code, wall, cpu, peak) = (number()?, number()?, number()?, number()?);
+        let (wall, cpu) = (Duration::from_nanos(wall), Duration::from_micros(cpu));
+        Some((code, Sample { wall, cpu, peak_kib: peak }))
+    })();
+    match sample {
+        Some((0, sample)) => Ok(sample),
+        failed => {
+            let mut text = String::new();
+            errors.rewind()?;
+            errors.read_to_string(&mut text)?;
+            let code = failed.map_or_else(|| "no report".to_owned(), |(code, _)| code.to_string());
+            bail!("{command:?} ended with {code}: {}", text.trim())
+        }
+    }
 }
 
 /// Fisher and Yates, with xorshift: reproducible, and good enough to break patterns.

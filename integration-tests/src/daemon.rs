@@ -24,6 +24,7 @@ pub struct Daemon {
     trees: Vec<Tree>,
     config: PathBuf,
     machine: Option<Machine>,
+    log_level: &'static str,
     scratch: Scratch,
 }
 
@@ -55,7 +56,7 @@ impl Daemon {
         let scratch = Scratch::new();
         let config = scratch.file("kegd.toml", toml);
         let machine = Some(machine.clone());
-        let mut daemon = Self { trees: Vec::new(), config, machine, scratch };
+        let mut daemon = Self { trees: Vec::new(), config, machine, log_level: "debug", scratch };
         daemon.start();
         let image = format!("{}/busybox:latest", registry.address());
         daemon.pull(&image);
@@ -88,9 +89,23 @@ impl Daemon {
         let scratch = Scratch::new();
         let quiet = if toml.contains("default_network") { "" } else { QUIET };
         let config = scratch.file("kegd.toml", format!("{quiet}{toml}"));
-        let mut daemon = Self { trees: Vec::new(), config, machine: None, scratch };
+        let mut daemon =
+            Self { trees: Vec::new(), config, machine: None, log_level: "debug", scratch };
         daemon.start();
         daemon
+    }
+
+    /// Starts it anew, so that it writes less or more into its log.
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn logging(mut self, level: &'static str) -> Self {
+        self.stop();
+        self.log_level = level;
+        self.start();
+        self
     }
 
     /// Starts it, after [`Daemon::kill9`] or [`Daemon::stop`].
@@ -101,7 +116,7 @@ impl Daemon {
     pub fn start(&mut self) {
         let mut command = Command::new(programs::ours("kegd"));
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
-        command.args(["--listen", &self.host(), "--log-level", "debug"]);
+        command.args(["--listen", &self.host(), "--log-level", self.log_level]);
         command.arg("--config").arg(&self.config);
         command.env("PATH", path_with_our_programs());
         let tree = match &self.machine {
@@ -151,6 +166,12 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.tree().main_pid()
+    }
+
+    /// Returns the daemon's process and all that it has started, containers too.
+    #[must_use]
+    pub fn pids(&self) -> Vec<Pid> {
+        self.tree().pids()
     }
 
     /// Returns its `--root`.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::daemon::path_with_our_programs;
 use crate::image::Image;
@@ -146,6 +147,12 @@ impl Containerd {
         Outcome::of(&mut self.ctr_command(args), PATIENCE)
     }
 
+    /// Returns the daemon's process and all that it has started, containers too.
+    #[must_use]
+    pub fn pids(&self) -> Vec<Pid> {
+        self.server().pids()
+    }
+
     /// Imports [`Image::busybox`].
     ///
     /// # Panics
@@ -190,8 +197,8 @@ impl Drop for Containerd {
 
 /// Debian's dockerd, in a network and a mount namespace of its own, with keg-runtime as `keg`.
 ///
-/// Without those namespaces it would change the host's firewall. It has no bridge: containers run with
-/// `--network none`.
+/// Without those namespaces it would change the host's firewall. Unless asked for one, it has no
+/// bridge: containers run with `--network none`.
 #[derive(Debug)]
 pub struct Dockerd {
     server: Option<Tree>,
@@ -210,6 +217,28 @@ impl Dockerd {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        Self::with_network(&[
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-masq=false",
+            "--ip-forward=false",
+            "--userland-proxy=false",
+        ])
+    }
+
+    /// Starts it with its default network, in the network namespace that is its own.
+    ///
+    /// # Panics
+    /// As [`Dockerd::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_bridge() -> Self {
+        Self::with_network(&[])
+    }
+
+    #[track_caller]
+    fn with_network(flags: &[&str]) -> Self {
         let scratch = Scratch::new();
         let name = scratch.path().file_name().and_then(OsStr::to_str).expect("UTF-8");
         let cgroup = format!("keg-it-docker-{}", name.replace('.', "-"));
@@ -222,8 +251,7 @@ impl Dockerd {
         command.arg(format!("--host=unix://{}", scratch.join("d.sock").display()));
         command.arg(format!("--add-runtime=keg={}", programs::ours("keg-runtime").display()));
         command.arg(format!("--cgroup-parent=/{cgroup}"));
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"]);
-        command.args(["--ip-forward=false", "--userland-proxy=false", "--storage-driver=overlay2"]);
+        command.args(flags).arg("--storage-driver=overlay2");
         command.arg("--config-file").arg(scratch.file("daemon.json", "{}"));
         command.env("PATH", path_with_our_programs()).env("TMPDIR", scratch.directory("tmp"));
         let server = Tree::spawn(&command);
@@ -260,6 +288,12 @@ impl Dockerd {
     #[track_caller]
     pub fn docker<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
         Outcome::of(&mut self.docker_command(args), PATIENCE)
+    }
+
+    /// Returns the daemon's process and all that it has started, containers too.
+    #[must_use]
+    pub fn pids(&self) -> Vec<Pid> {
+        self.server().pids()
     }
 
     /// Imports the root filesystem of the tests.

@@ -1,15 +1,24 @@
 //! The floor: the system calls that the runtime benchmark's bundle demands, and nothing else.
 //!
-//! It knows the bundle by heart (see `group_runtime.rs`, which writes it): no config.json is read, no
-//! state is kept, no error is explained. What `keg-runtime` takes beyond it is the price of being an
-//! OCI runtime. It starts the container, waits for it, and removes its cgroups:
-//! `keg-floor ROOTFS NAME FILTER`, where FILTER holds the seccomp program, compiled.
+//! It knows the bundle by heart (see `group_runtime.rs`, which writes it) and does what stands in it:
+//! the same namespaces, cgroups with their limits and device rules, mounts, masks, devices, resource
+//! limit, capabilities and system call filter, as the probe would see them. But no config.json is read,
+//! no state is kept, no path is guarded against its container, no error is explained. What
+//! `keg-runtime` takes beyond it is the price of being an OCI runtime. The system calls are the cheapest
+//! that serve, be they old or new.
+//!
+//! ```text
+//! keg-floor run ROOTFS NAME FILTER                   start, wait, remove; FILTER holds the compiled program
+//! keg-floor create ROOTFS NAME FILTER FIFO PIDFILE   prepare; the process waits at FIFO
+//! keg-floor start FIFO                               let it execute the program
+//! keg-floor delete NAME FIFO                         remove
+//! ```
 
 mod sys;
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,30 +26,33 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{chdir, execve, pivot_root, sethostname, symlinkat};
+use nix::unistd::{Pid, chdir, execve, mkfifo, pivot_root, sethostname, symlinkat};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// Limits of the bundle: hierarchy, file, value. Its device rules are runc's defaults.
-const LIMITS: [(&str, &str, &str); 16] = [
+/// Limits of the bundle: hierarchy, file, value.
+const LIMITS: [(&str, &str, &str); 4] = [
     ("memory", "memory.limit_in_bytes", "268435456"),
     ("cpu", "cpu.cfs_period_us", "100000"),
     ("cpu", "cpu.cfs_quota_us", "100000"),
     ("pids", "pids.max", "256"),
-    ("devices", "devices.deny", "a"),
-    ("devices", "devices.allow", "c *:* m"),
-    ("devices", "devices.allow", "b *:* m"),
-    ("devices", "devices.allow", "c 1:3 rwm"),
-    ("devices", "devices.allow", "c 1:5 rwm"),
-    ("devices", "devices.allow", "c 1:7 rwm"),
-    ("devices", "devices.allow", "c 1:8 rwm"),
-    ("devices", "devices.allow", "c 1:9 rwm"),
-    ("devices", "devices.allow", "c 5:0 rwm"),
-    ("devices", "devices.allow", "c 5:2 rwm"),
-    ("devices", "devices.allow", "c 136:* rwm"),
-    ("devices", "devices.allow", "c 10:200 rwm"),
+];
+
+/// What a container may do with devices by the specification, after all was denied.
+const DEVICE_RULES: [&str; 10] = [
+    "b *:* m",
+    "c *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 const DEVICES: [(&str, u64, u64); 6] = [
@@ -73,10 +85,54 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[CString]) -> anyhow::Result<ExitCode> {
-    let [rootfs, name, filter] = args else { anyhow::bail!("usage: ROOTFS NAME FILTER") };
-    let (rootfs, name) = (Path::new(rootfs.to_str()?), name.to_str()?);
-    let filter = fs::read(filter.to_str()?).context("cannot read the filter")?;
+    let words: Vec<&str> = args.iter().map(|arg| arg.to_str()).collect::<Result<_, _>>()?;
+    match *words.as_slice() {
+        ["run", rootfs, name, filter] => {
+            let (child, cgroups) = start(Path::new(rootfs), name, filter, None)?;
+            let Some(child) = child else { return Ok(ExitCode::from(127)) };
+            let status = waitpid(child, None)?;
+            for dir in &cgroups {
+                fs::remove_dir(dir)?;
+            }
+            anyhow::ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+        }
+        ["create", rootfs, name, filter, fifo, pid_file] => {
+            mkfifo(fifo, Mode::from_bits_truncate(0o600))?;
+            // Open for both, so that neither end waits for the other.
+            let gate = OpenOptions::new().read(true).write(true).open(fifo)?;
+            let (mut ready, told) = std::io::pipe()?;
+            let gate = Gate { fifo: gate, told };
+            let (child, _) = start(Path::new(rootfs), name, filter, Some(gate))?;
+            let Some(child) = child else { return Ok(ExitCode::from(127)) };
+            ready.read_exact(&mut [0])?;
+            fs::write(pid_file, child.to_string())?;
+        }
+        ["start", fifo] => OpenOptions::new().write(true).open(fifo)?.write_all(b"!")?,
+        ["delete", name, fifo] => {
+            for dir in cgroup_dirs(name)? {
+                fs::remove_dir(dir)?;
+            }
+            fs::remove_file(fifo)?;
+        }
+        _ => anyhow::bail!("usage: see the source"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
+/// Where a created container waits.
+struct Gate {
+    fifo: File,
+    told: std::io::PipeWriter,
+}
+
+/// Makes the cgroups and the process; `None` is a container that failed.
+fn start(
+    rootfs: &Path,
+    name: &str,
+    filter: &str,
+    gate: Option<Gate>,
+) -> anyhow::Result<(Option<Pid>, Vec<PathBuf>)> {
+    let filter = fs::read(filter).context("cannot read the filter")?;
     let cgroups = make_cgroups(name)?;
     let tasks: Vec<File> = cgroups
         .iter()
@@ -91,52 +147,61 @@ fn run(args: &[CString]) -> anyhow::Result<ExitCode> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
-    let status = match sys::clone3(namespaces, unified.as_ref().map(|dir| dir.as_fd()))? {
-        None => {
-            let Err(error) = contain(rootfs, &tasks, &filter);
-            eprintln!("keg-floor: in the container: {error:#}");
-            return Ok(ExitCode::from(127));
-        }
-        Some(child) => waitpid(child, None)?,
-    };
-    for dir in &cgroups {
-        fs::remove_dir(dir)?;
+    let child = sys::clone3(namespaces, unified.as_ref().map(|dir| dir.as_fd()))?;
+    if child.is_none() {
+        let Err(error) = contain(rootfs, &cgroups, &tasks, &filter, gate);
+        eprintln!("keg-floor: in the container: {error:#}");
     }
-    Ok(match status {
-        WaitStatus::Exited(_, 0) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    Ok((child, cgroups))
 }
 
-/// Makes the container's cgroup in every hierarchy that is mounted here, with its limits.
-fn make_cgroups(name: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let mut made = Vec::new();
+/// Where the container's cgroup is, in every hierarchy that is mounted here.
+fn cgroup_dirs(name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut dirs = Vec::new();
     for hierarchy in fs::read_dir(CGROUP_ROOT)? {
         let hierarchy = hierarchy?;
-        if !hierarchy.file_type()?.is_dir() {
-            continue;
+        if hierarchy.file_type()?.is_dir() {
+            dirs.push(hierarchy.path().join(name));
         }
-        let dir = hierarchy.path().join(name);
-        fs::create_dir(&dir)?;
-        if hierarchy.file_name() == "cpuset" {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                fs::write(dir.join(file), fs::read(hierarchy.path().join(file))?)?;
-            }
-        }
-        made.push(dir);
+    }
+    Ok(dirs)
+}
+
+/// Makes the container's cgroups, with their limits.
+fn make_cgroups(name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let dirs = cgroup_dirs(name)?;
+    for dir in &dirs {
+        fs::create_dir(dir)?;
+    }
+    let root = Path::new(CGROUP_ROOT);
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let value = fs::read(root.join("cpuset").join(file))?;
+        open_to_write(&root.join("cpuset").join(name).join(file))?.write_all(&value)?;
     }
     for (hierarchy, file, value) in LIMITS {
-        let path = Path::new(CGROUP_ROOT).join(hierarchy).join(name).join(file);
-        OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())?;
+        let path = root.join(hierarchy).join(name).join(file);
+        open_to_write(&path)?.write_all(value.as_bytes())?;
     }
-    Ok(made)
+    let devices = root.join("devices").join(name);
+    open_to_write(&devices.join("devices.deny"))?.write_all(b"a")?;
+    let mut allow = open_to_write(&devices.join("devices.allow"))?;
+    for rule in DEVICE_RULES {
+        allow.write_all(rule.as_bytes())?;
+    }
+    Ok(dirs)
+}
+
+fn open_to_write(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new().write(true).open(path).with_context(|| path.display().to_string())
 }
 
 /// Becomes the container. Returns only if something failed.
 fn contain(
     rootfs: &Path,
+    cgroups: &[PathBuf],
     tasks: &[File],
     filter: &[u8],
+    gate: Option<Gate>,
 ) -> anyhow::Result<std::convert::Infallible> {
     for mut file in tasks {
         file.write_all(b"0")?;
@@ -144,13 +209,19 @@ fn contain(
     unshare(CloneFlags::CLONE_NEWCGROUP)?;
     rustix::process::setsid()?;
     mount_all(rootfs)?;
+    show_cgroups(cgroups)?;
     make_devices()?;
     chdir(".")?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")?;
     hide()?;
-    sethostname("floor")?;
+    sethostname("keg")?;
+    if let Some(Gate { mut fifo, mut told }) = gate {
+        told.write_all(b"!")?;
+        fifo.read_exact(&mut [0])?;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, 1024, 1024)?;
     sys::keep_capabilities(sys::DOCKER_CAPABILITIES)?;
     sys::no_new_privileges()?;
     sys::load_filter(filter)?;
@@ -183,6 +254,23 @@ fn mount_all(rootfs: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Binds the container's cgroups below its `/sys/fs/cgroup`, as the mount of that type wants it.
+fn show_cgroups(cgroups: &[PathBuf]) -> anyhow::Result<()> {
+    const NONE: Option<&str> = None;
+    let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    let place = Path::new("sys/fs/cgroup");
+    mount(Some("tmpfs"), place, Some("tmpfs"), guarded, Some("mode=755"))?;
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | guarded;
+    for dir in cgroups {
+        let hierarchy = dir.strip_prefix(CGROUP_ROOT)?.iter().next().context("no hierarchy")?;
+        let shown = place.join(hierarchy);
+        fs::create_dir(&shown)?;
+        mount(Some(dir), &shown, NONE, MsFlags::MS_BIND, NONE)?;
+        mount(NONE, &shown, NONE, again, NONE)?;
+    }
+    Ok(mount(NONE, place, NONE, again, NONE)?)
+}
+
 fn make_devices() -> anyhow::Result<()> {
     let mode = Mode::from_bits_truncate(0o666);
     for (path, major, minor) in DEVICES {
@@ -197,12 +285,19 @@ fn make_devices() -> anyhow::Result<()> {
 /// Covers the bundle's masked paths and makes its read-only paths so.
 fn hide() -> anyhow::Result<()> {
     const NONE: Option<&str> = None;
-    for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list"] {
+    for path in [
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+    ] {
         if Path::new(path).exists() {
             mount(Some("/dev/null"), path, NONE, MsFlags::MS_BIND, NONE)?;
         }
     }
-    for path in ["/proc/acpi", "/proc/scsi", "/sys/firmware"] {
+    for path in ["/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware"] {
         if Path::new(path).exists() {
             mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k"))?;
         }

@@ -17,6 +17,23 @@ fn run_prints_what_the_command_writes_and_leaves_nothing() {
 }
 
 #[test]
+fn only_a_root_that_is_thrown_away_goes_without_syncs() {
+    requires!(root);
+    let (daemon, image) = Daemon::with_busybox();
+    let root = |arguments: &[&str]| {
+        let mounts = daemon.keg(arguments.iter().chain(&[&*image, "cat", "/proc/mounts"]));
+        let mounts = mounts.success().stdout;
+        mounts.lines().find(|line| line.contains(" / overlay ")).unwrap_or_default().to_owned()
+    };
+
+    let thrown_away = root(&["run", "--rm"]);
+    let kept = root(&["run", "--name", "kept"]);
+
+    assert!(thrown_away.contains(",volatile"), "{thrown_away}");
+    assert!(!kept.contains("volatile") && kept.contains("upperdir"), "{kept}");
+}
+
+#[test]
 fn run_pulls_an_image_that_is_not_here() {
     requires!(root);
     let registry = BadRegistry::new(Image::busybox(), |_, right| right);
