@@ -9,6 +9,7 @@
 //! `results/`; README's tables and charts are drawn from it (`draw`), never written by hand.
 
 mod group_engine;
+mod group_network;
 mod group_runtime;
 mod machine;
 mod report;
@@ -27,6 +28,7 @@ usage: cargo bench -p keg-integration-tests -- GROUP [--rounds N] [--keep]
 groups:
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
   engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
+  network    the default network, ports, traffic and names: keg, docker, podman
 
   --rounds N   runs of each side (default 30)
   --keep       writes results/GROUP.json, the result that README is drawn from
@@ -67,6 +69,7 @@ fn bench(args: &[String]) -> anyhow::Result<()> {
     let result = match group {
         None | Some("runtime") => group_runtime::measure(rounds)?,
         Some("engine") => group_engine::measure(rounds)?,
+        Some("network") => group_network::measure(rounds)?,
         Some("draw") => return report::draw_all(&results_dir()),
         Some(other) => bail!("unknown group {other:?}\n{USAGE}"),
     };

@@ -182,6 +182,23 @@ pub mod needs {
         program("dockerd").and_then(|()| program("docker")).and_then(|()| program("containerd"))
     }
 
+    /// Asks for Debian's CNI plugins.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn cni_plugins() -> Result<(), Missing> {
+        let there = Path::new("/usr/lib/cni/bridge").exists();
+        set_up(there, "CNI plugins (Debian: containernetworking-plugins)")
+    }
+
+    /// Asks for Debian's nginx.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn nginx() -> Result<(), Missing> {
+        program("nginx")
+    }
+
     /// Asks for Debian's docker-registry, and for skopeo to fill it.
     ///
     /// # Errors

@@ -113,12 +113,27 @@ impl Machine {
         self.hear_within(address, NEVER).is_ok()
     }
 
+    /// Asks a web server for a document, and returns its answer, head and body.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    ///
+    /// # Panics
+    /// If `address` is none.
+    pub fn get(&self, address: &str, path: &str) -> io::Result<String> {
+        self.ask(address, &format!("GET {path} HTTP/1.0\r\n\r\n"), SOON)
+    }
+
     fn hear_within(&self, address: &str, patience: Duration) -> io::Result<String> {
+        self.ask(address, "\n", patience)
+    }
+
+    fn ask(&self, address: &str, question: &str, patience: Duration) -> io::Result<String> {
         let address: SocketAddr = address.parse().expect("an address");
         self.run(|| {
             let mut stream = TcpStream::connect_timeout(&address, patience)?;
             stream.set_read_timeout(Some(patience))?;
-            stream.write_all(b"\n")?;
+            stream.write_all(question.as_bytes())?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
             Ok(text)

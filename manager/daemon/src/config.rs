@@ -85,7 +85,7 @@ pub(crate) struct Config {
 }
 
 /// Networks, and how they get on with the host's firewall.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NetworkConfig {
     /// Who decides who may reach published ports.
@@ -96,6 +96,23 @@ pub(crate) struct NetworkConfig {
     pub(crate) default_subnet: Option<Cidr>,
     /// Whether the default network has IPv6.
     pub(crate) default_ipv6: bool,
+    /// Directories with configurations of CNI networks, the first first.
+    pub(crate) cni_config_dirs: Vec<PathBuf>,
+    /// Directories with CNI plugins, the first first.
+    pub(crate) cni_plugin_dirs: Vec<PathBuf>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            publish: PublishMode::default(),
+            forward: ForwardMode::default(),
+            default_subnet: None,
+            default_ipv6: false,
+            cni_config_dirs: vec!["/etc/cni/net.d".into()],
+            cni_plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
 }
 
 /// How registries are talked to.

@@ -10,7 +10,7 @@ use keg_engine::events::EventHub;
 use keg_engine::{Engine, Settings};
 use keg_image::registry::RegistryOptions;
 use keg_image::{Images, ImagesOptions};
-use keg_network::{NetworkError, Networks, SubnetRequest};
+use keg_network::{Cni, CniSettings, NetworkError, Networks, SubnetRequest};
 use keg_proto::DESCRIPTORS;
 use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
@@ -173,8 +173,13 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
     );
     let settings = settings(config, store.root(), namespace)?;
     let networks = open_networks(config, &settings);
+    let cni = Cni::new(CniSettings {
+        config_dirs: config.network.cni_config_dirs.clone(),
+        plugin_dirs: config.network.cni_plugin_dirs.clone(),
+        state_dir: settings.state.clone(),
+    });
     let events = Arc::new(EventHub::default());
-    let engine = Engine::new(settings, store, snapshotter, images.clone(), events, networks);
+    let engine = Engine::new(settings, store, snapshotter, images.clone(), events, networks, cni);
     Ok((engine, images))
 }
 

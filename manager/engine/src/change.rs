@@ -85,6 +85,7 @@ impl Engine {
         })
         .await?;
         turn.commit(renamed);
+        self.rename_on_networks(container).await;
         self.tell(&container.record(), "rename", &[("oldName", record.name.to_string())]);
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use keg_image::Images;
-use keg_network::{NetworkError, Networks};
+use keg_network::{Cni, NetworkError, Networks};
 use keg_store::{Snapshotter, Store};
 
 use crate::container::{Container, Turn};
@@ -77,6 +77,7 @@ impl Engine {
         images: Images,
         events: Arc<EventHub>,
         networks: Result<Networks, NetworkError>,
+        cni: Cni,
     ) -> Self {
         let shim = ShimProgram {
             program: settings.shim.clone(),
@@ -94,7 +95,7 @@ impl Engine {
             host: Host::ask(),
             shim,
             holds: Holds::default(),
-            networking: Networking::new(networks),
+            networking: Networking::new(networks, cni),
             containers: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keg_image::{CommitError, ImageError};
-use keg_network::{NetworkError, UnknownNetwork};
+use keg_network::{CniError, NetworkError, UnknownNetwork};
 use keg_store::{ErrorClass, Explain, MetadataError, Reason, SnapshotError, io_reason};
 
 use crate::files::FilesError;
@@ -315,6 +315,12 @@ impl From<VolumeError> for EngineError {
 impl From<NetworkError> for EngineError {
     fn from(error: NetworkError) -> Self {
         Self::Network(Box::new(error))
+    }
+}
+
+impl From<CniError> for EngineError {
+    fn from(error: CniError) -> Self {
+        NetworkError::from(error).into()
     }
 }
 

@@ -14,7 +14,7 @@ use keg_network::{DEFAULT_NETWORK, EtcFiles, NetworkMode};
 use crate::engine::file_error;
 use crate::error::EngineError;
 use crate::model::{ContainerDir, Record};
-use crate::networking::LiveEndpoint;
+use crate::networking::{LiveEndpoint, is_cni};
 
 /// Names that lead to the host in every container that can reach it.
 const NAMES_OF_THE_HOST: [&str; 2] = ["host.docker.internal", "host.keg.internal"];
@@ -84,7 +84,7 @@ fn render(record: &Record, endpoints: &[LiveEndpoint]) -> EtcFiles {
         domainname: &record.config.domainname,
         addresses: endpoints.iter().flat_map(|live| live.endpoint.ips()).collect(),
         extra_hosts: usual.chain(asked).collect(),
-        dns: host.dns.clone(),
+        dns: if host.dns.is_empty() { given_by_plugins(endpoints) } else { host.dns.clone() },
         asks_us: host.networks.iter().any(|attachment| has_names(&attachment.network)),
         dns_search: host.dns_search.clone(),
         dns_options: host.dns_options.clone(),
@@ -96,7 +96,13 @@ fn render(record: &Record, endpoints: &[LiveEndpoint]) -> EtcFiles {
 
 /// Whether containers on a network find each other by name.
 fn has_names(network: &str) -> bool {
-    network != DEFAULT_NETWORK
+    network != DEFAULT_NETWORK && !is_cni(network)
+}
+
+/// Resolvers that CNI plugins have for a container.
+fn given_by_plugins(endpoints: &[LiveEndpoint]) -> Vec<IpAddr> {
+    let made_by_plugins = endpoints.iter().filter(|live| is_cni(&live.network));
+    made_by_plugins.flat_map(|live| &live.endpoint.dns).copied().collect()
 }
 
 /// The host, as a container with these interfaces sees it: the gateway of its way out, if that is a

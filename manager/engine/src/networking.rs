@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use keg_network::model::check_host_name;
 use keg_network::{
-    ConnectRequest, DEFAULT_NETWORK, Endpoint, LiveContainer, Network, NetworkError, NetworkMode,
-    Networks, PortRequest,
+    CNI_PREFIX, Cni, ConnectRequest, DEFAULT_NETWORK, Endpoint, LiveContainer, Network,
+    NetworkError, NetworkMode, Networks, PortRequest,
 };
 use keg_store::Explain;
 use tokio::sync::watch;
@@ -46,14 +46,16 @@ pub struct LiveEndpoint {
 #[derive(Debug)]
 pub(crate) struct Networking {
     networks: Result<Networks, Arc<NetworkError>>,
+    cni: Cni,
     /// Whether kernel and records have been brought together since the daemon started.
     reconciled: watch::Sender<bool>,
 }
 
 impl Networking {
     /// Takes networks that were opened, or the reason why they were not.
-    pub(crate) fn new(networks: Result<Networks, NetworkError>) -> Self {
-        Self { networks: networks.map_err(Arc::new), reconciled: watch::Sender::new(false) }
+    pub(crate) fn new(networks: Result<Networks, NetworkError>, cni: Cni) -> Self {
+        let networks = networks.map_err(Arc::new);
+        Self { networks, cni, reconciled: watch::Sender::new(false) }
     }
 
     /// What an operator should know.
@@ -72,11 +74,15 @@ impl Networking {
         self.networks.as_ref().map_err(missing)
     }
 
-    /// The networks, once they are as the records say.
-    async fn ready(&self) -> Result<&Networks, EngineError> {
+    /// The networks that CNI plugins make.
+    pub(crate) fn cni(&self) -> &Cni {
+        &self.cni
+    }
+
+    /// Waits until networks are as the records say.
+    async fn ready(&self) {
         // An error would mean that the sender, which `self` has, is gone.
         let _ = self.reconciled.subscribe().wait_for(|reconciled| *reconciled).await;
-        self.networks()
     }
 }
 
@@ -99,7 +105,12 @@ impl Engine {
                 // Whichever is first is the way out.
                 attachments.sort_by_key(|one| !is_first(one));
                 for attachment in &mut attachments {
-                    self.settle_attachment(attachment).await?;
+                    if is_cni(&attachment.network) {
+                        let found = self.shared.networking.cni.find(&attachment.network).await;
+                        found.map_err(NetworkError::from)?;
+                    } else {
+                        self.settle_attachment(attachment).await?;
+                    }
                 }
                 let names: BTreeSet<&str> =
                     attachments.iter().map(|one| one.network.as_str()).collect();
@@ -132,11 +143,11 @@ impl Engine {
         &self,
         attachment: &mut Attachment,
     ) -> Result<Network, EngineError> {
-        let network = self.shared.networking.networks()?.find(&attachment.network).await?;
-        attachment.network.clone_from(&network.name);
         for alias in &attachment.aliases {
             check_host_name(alias).map_err(NetworkError::from)?;
         }
+        let network = self.shared.networking.networks()?.find(&attachment.network).await?;
+        attachment.network.clone_from(&network.name);
         if !network.has_names() && !attachment.aliases.is_empty() {
             return Err(EngineError::InvalidField {
                 field: "network_alias",
@@ -183,7 +194,7 @@ impl Engine {
         attachment: &Attachment,
     ) -> Result<bool, EngineError> {
         let is_last = all.last() == Some(attachment);
-        if is_last {
+        if is_last || is_cni(&attachment.network) {
             return Ok(true);
         }
         let network = self.shared.networking.networks()?.find(&attachment.network).await?;
@@ -198,9 +209,21 @@ impl Engine {
         request: ConnectRequest,
         pid: u32,
     ) -> Result<LiveEndpoint, EngineError> {
-        let networks = self.shared.networking.ready().await?;
+        let networking = &self.shared.networking;
+        networking.ready().await;
         let network = attachment.network.clone();
-        let connected = networks.connect(&network, request, network_namespace(pid)).await;
+        let netns = network_namespace(pid);
+        let connected = if is_cni(&network) {
+            let index = record.host.networks.iter().position(|one| one == attachment);
+            let interface = match attachment.interface.as_str() {
+                "" => format!("eth{}", index.unwrap_or_default()),
+                name => name.to_owned(),
+            };
+            let connected = networking.cni.connect(&network, &request, &interface, &netns).await;
+            connected.map_err(NetworkError::from)
+        } else {
+            networking.networks()?.connect(&network, request, netns).await
+        };
         let endpoint = connected.map_err(|source| EngineError::Connect {
             container: record.name.as_str().to_owned(),
             network: network.clone(),
@@ -214,6 +237,9 @@ impl Engine {
         if record.host.networks.is_empty() {
             return;
         }
+        if record.host.networks.iter().any(|attachment| is_cni(&attachment.network)) {
+            self.shared.networking.cni.disconnect_all(record.id.as_str()).await;
+        }
         let Ok(networks) = self.shared.networking.networks() else { return };
         if let Err(error) = networks.disconnect_all(record.id.as_str()).await {
             tracing::warn!(container = %record.id, error = %crate::start::chain(&error),
@@ -221,18 +247,43 @@ impl Engine {
         }
     }
 
+    /// Lets others find a container by its new name.
+    pub(crate) async fn rename_on_networks(&self, container: &Container) {
+        let record = container.record();
+        let Ok(networks) = self.shared.networking.networks() else { return };
+        let name = record.name.as_str();
+        if let Err(error) = networks.rename(record.id.as_str(), name).await {
+            tracing::warn!(container = %record.id, error = %crate::start::chain(&error),
+                "others find a container by its old name still");
+            return;
+        }
+        let mut live = container.endpoints();
+        for one in &mut live {
+            name.clone_into(&mut one.endpoint.name);
+        }
+        container.set_endpoints(live);
+    }
+
     /// Brings networks up to date after a start of the daemon; which containers run is known.
     pub(crate) async fn recover_networks(&self, containers: &[Arc<Container>]) {
+        let live = containers.iter().filter_map(|container| {
+            let record = container.record();
+            let pid = record.lifecycle.pid().filter(|_| !record.host.networks.is_empty())?;
+            let netns = network_namespace(pid);
+            Some(LiveContainer { id: record.id.as_str().to_owned(), netns })
+        });
+        let live: Vec<LiveContainer> = live.collect();
+        let ids: Vec<String> = live.iter().map(|one| one.id.clone()).collect();
+        let cni = &self.shared.networking.cni;
+        cni.reconcile(&ids).await;
+        for id in &ids {
+            if let Err(error) = cni.check(id).await {
+                tracing::warn!(container = id, error = %crate::start::chain(&error),
+                    "a container is not connected as its CNI plugins left it");
+            }
+        }
         if let Ok(networks) = self.shared.networking.networks() {
-            let live = containers.iter().filter_map(|container| {
-                let record = container.record();
-                let pid = record.lifecycle.pid().filter(|_| !record.host.networks.is_empty())?;
-                Some(LiveContainer {
-                    id: record.id.as_str().to_owned(),
-                    netns: network_namespace(pid),
-                })
-            });
-            match networks.reconcile(live.collect()).await {
+            match networks.reconcile(live).await {
                 Ok(outcome) => {
                     for problem in &outcome.problems {
                         tracing::error!(problem, "a network is not whole");
@@ -246,15 +297,40 @@ impl Engine {
                 Err(error) => tracing::error!(error = %crate::start::chain(&error),
                     remedy = error.remedy().as_deref(), "networks cannot be restored"),
             }
-            for container in containers {
-                if let Err(error) = recall_endpoints(networks, container).await {
-                    tracing::error!(container = %container.id(),
-                        error = %crate::start::chain(&error),
-                        "a container's networks are not known");
-                }
+        }
+        for container in containers {
+            if let Err(error) = self.recall_endpoints(container).await {
+                tracing::error!(container = %container.id(), error = %error.chain(),
+                    "a container's networks are not known");
             }
         }
         self.shared.networking.reconciled.send_replace(true);
+    }
+
+    /// Remembers the endpoints of a container that ran on while the daemon was away.
+    async fn recall_endpoints(&self, container: &Container) -> Result<(), EngineError> {
+        let record = container.record();
+        if !record.lifecycle.is_alive() || record.host.networks.is_empty() {
+            return Ok(());
+        }
+        let networking = &self.shared.networking;
+        let mut live: Vec<LiveEndpoint> = networking
+            .cni
+            .endpoints(record.id.as_str())
+            .into_iter()
+            .map(|(network, endpoint)| LiveEndpoint { network, endpoint })
+            .collect();
+        if let Ok(networks) = networking.networks() {
+            for endpoint in networks.endpoints(record.id.as_str()).await? {
+                let network = networks.find(endpoint.network.as_str()).await?.name;
+                live.push(LiveEndpoint { network, endpoint });
+            }
+        }
+        live.sort_by_key(|live| {
+            record.host.networks.iter().position(|attachment| attachment.network == live.network)
+        });
+        container.set_endpoints(live);
+        Ok(())
     }
 
     /// The container whose network namespace another is to have, if it is to have another's.
@@ -348,26 +424,13 @@ pub(crate) fn ports_to_publish(record: &Record) -> Vec<PortRequest> {
     ports
 }
 
-fn network_namespace(pid: u32) -> PathBuf {
-    format!("/proc/{pid}/ns/net").into()
+/// Whether CNI plugins make a network, by its name.
+pub(crate) fn is_cni(network: &str) -> bool {
+    network.starts_with(CNI_PREFIX)
 }
 
-/// Remembers the endpoints of a container that ran on while the daemon was away.
-async fn recall_endpoints(networks: &Networks, container: &Container) -> Result<(), NetworkError> {
-    let record = container.record();
-    if !record.lifecycle.is_alive() || record.host.networks.is_empty() {
-        return Ok(());
-    }
-    let mut live = Vec::new();
-    for endpoint in networks.endpoints(record.id.as_str()).await? {
-        let network = networks.find(endpoint.network.as_str()).await?.name;
-        live.push(LiveEndpoint { network, endpoint });
-    }
-    live.sort_by_key(|live| {
-        record.host.networks.iter().position(|attachment| attachment.network == live.network)
-    });
-    container.set_endpoints(live);
-    Ok(())
+fn network_namespace(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
 }
 
 fn invalid(problem: String) -> EngineError {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use keg_network::{Endpoint, Network, NetworkError, NetworkMode, NetworkRequest};
+use keg_network::{
+    CNI_PREFIX, Endpoint, Network, NetworkError, NetworkId, NetworkMode, NetworkRequest,
+};
 
 use crate::container::{Container, Turn};
 use crate::engine::Engine;
@@ -15,12 +17,12 @@ use crate::etc_files;
 use crate::events::{EngineEvent, ObjectType};
 use crate::lifecycle::Lifecycle;
 use crate::model::{Attachment, Record};
-use crate::networking::{LiveEndpoint, connect_request, ports_to_publish};
+use crate::networking::{LiveEndpoint, connect_request, is_cni, ports_to_publish};
 
 /// Modes that lists show, and the name of the driver that Docker has for each.
 const MODES: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
-/// A network, or a mode that is shown as one.
+/// A network, or what is shown as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkView {
     /// A network.
@@ -32,6 +34,11 @@ pub enum NetworkView {
         /// What stands for its driver.
         driver: &'static str,
     },
+    /// A network that CNI plugins make.
+    Cni {
+        /// Its name, as `--network` takes it.
+        name: String,
+    },
 }
 
 impl NetworkView {
@@ -40,16 +47,16 @@ impl NetworkView {
         match self {
             Self::Network(network) => &network.name,
             Self::Mode { name, .. } => name,
+            Self::Cni { name } => name,
         }
     }
 
-    /// Its id; of a mode, one that is made of its name.
+    /// Its id; of what is no network of ours, one that is made of its name.
     pub fn id(&self) -> String {
         match self {
             Self::Network(network) => network.id.as_str().to_owned(),
-            Self::Mode { name, .. } => {
-                let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-                format!("{digits:0<64}")
+            Self::Mode { .. } | Self::Cni { .. } => {
+                NetworkId::of_name(self.name()).as_str().to_owned()
             }
         }
     }
@@ -58,13 +65,14 @@ impl NetworkView {
         match self {
             Self::Network(network) => network.driver.as_str(),
             Self::Mode { driver, .. } => driver,
+            Self::Cni { .. } => "cni",
         }
     }
 
     fn labels(&self) -> BTreeMap<String, String> {
         match self {
             Self::Network(network) => network.labels.clone(),
-            Self::Mode { .. } => BTreeMap::new(),
+            Self::Mode { .. } | Self::Cni { .. } => BTreeMap::new(),
         }
     }
 
@@ -72,6 +80,7 @@ impl NetworkView {
         match self {
             Self::Network(network) => network.is_default(),
             Self::Mode { .. } => true,
+            Self::Cni { .. } => false,
         }
     }
 }
@@ -200,6 +209,11 @@ impl Engine {
     ) -> Result<Vec<NetworkView>, EngineError> {
         let networks = self.shared.networking.networks()?.list().await?;
         let mut views: Vec<NetworkView> = networks.into_iter().map(NetworkView::Network).collect();
+        let by_plugins = self.shared.networking.cni().list().into_iter();
+        views.extend(
+            by_plugins
+                .map(|network| NetworkView::Cni { name: format!("{CNI_PREFIX}{}", network.name) }),
+        );
         views.extend(MODES.map(|(name, driver)| NetworkView::Mode { name, driver }));
         views.sort_by(|one, other| one.name().cmp(other.name()));
         let in_use = |view: &NetworkView| {
@@ -223,6 +237,13 @@ impl Engine {
         if let Some(mode) = modes.into_iter().find(|mode| mode.name() == name || mode.id() == name)
         {
             return Ok((mode, Vec::new()));
+        }
+        if is_cni(name) {
+            let network = self.shared.networking.cni().find(name).await?;
+            let name = format!("{CNI_PREFIX}{}", network.name);
+            let live = self.all().into_iter().flat_map(|container| container.endpoints());
+            let on_it = live.filter(|live| live.network == name).map(|live| live.endpoint);
+            return Ok((NetworkView::Cni { name: name.clone() }, on_it.collect()));
         }
         let (network, endpoints) = self.shared.networking.networks()?.inspect(name).await?;
         Ok((NetworkView::Network(network), endpoints))
@@ -288,6 +309,7 @@ impl Engine {
         let turn = container.turn().await;
         let record = container.record();
         changeable(&record)?;
+        refuse_cni(&attachment.network)?;
         let network = self.settle_attachment(&mut attachment).await?;
         if record.host.networks.iter().any(|one| one.network == network.name) {
             let container = container.label();
@@ -341,6 +363,7 @@ impl Engine {
         let turn = container.turn().await;
         let record = container.record();
         changeable(&record)?;
+        refuse_cni(network)?;
         let networks = self.shared.networking.networks()?;
         let network = networks.find(network).await?;
         let mut changed = Record::clone(&record);
@@ -353,20 +376,41 @@ impl Engine {
         let mut live = container.endpoints();
         if live.iter().any(|one| one.network == network.name) {
             networks.disconnect(network.id.as_str(), record.id.as_str()).await?;
-            // Another may be the way out now.
-            for one in &mut live {
-                let endpoints = networks.endpoints(record.id.as_str()).await?;
-                if let Some(now) =
-                    endpoints.into_iter().find(|now| now.network == one.endpoint.network)
-                {
-                    one.endpoint = now;
-                }
-            }
-            live.retain(|one| one.network != network.name);
+            live = self.after_disconnect(&record, live, &network).await?;
         }
         self.store_networks(container, &turn, changed, live).await?;
         self.tell_of_network(&network, "disconnect", Some(&record));
         Ok(())
+    }
+
+    /// A container's endpoints after one was taken away: another is the way out now, and has its
+    /// ports.
+    async fn after_disconnect(
+        &self,
+        record: &Record,
+        before: Vec<LiveEndpoint>,
+        lost: &Network,
+    ) -> Result<Vec<LiveEndpoint>, EngineError> {
+        let networks = self.shared.networking.networks()?;
+        let had_ports =
+            |live: &LiveEndpoint| live.network == lost.name && !live.endpoint.ports.is_empty();
+        let mut ports = match before.iter().any(had_ports) {
+            true => ports_to_publish(record),
+            false => Vec::new(),
+        };
+        let endpoints = networks.endpoints(record.id.as_str()).await?;
+        let mut after = Vec::new();
+        for mut live in before.into_iter().filter(|live| live.network != lost.name) {
+            if let Some(now) = endpoints.iter().find(|now| now.network == live.endpoint.network) {
+                live.endpoint = now.clone();
+            }
+            if !ports.is_empty() && networks.find(&live.network).await?.can_publish() {
+                let wanted = std::mem::take(&mut ports);
+                live.endpoint = networks.publish(&live.network, record.id.as_str(), wanted).await?;
+            }
+            after.push(live);
+        }
+        Ok(after)
     }
 
     /// Stores which networks a container is on, and lets it be seen, in its files too.
@@ -422,6 +466,20 @@ fn mode_of(record: &Record) -> NetworkMode {
         Some(first) => NetworkMode::Network(first.network.clone()),
         None => NetworkMode::None,
     }
+}
+
+/// Refuses to change what plugins have made while a container may run.
+fn refuse_cni(network: &str) -> Result<(), EngineError> {
+    if !is_cni(network) {
+        return Ok(());
+    }
+    Err(EngineError::InvalidField {
+        field: "network",
+        problem: format!(
+            "{network} is made by CNI plugins: containers are on it from their start to their \
+             end; give it to `keg run --network`"
+        ),
+    })
 }
 
 /// Refuses to change the networks of a container that has the namespace of another.

@@ -14,24 +14,22 @@
 //! the specification.
 
 mod config;
+mod plugin;
 mod result;
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use tokio::io::AsyncWriteExt as _;
-
 pub use self::config::CniNetwork;
-use self::result::{CniFailure, CniResult};
+use self::result::CniResult;
 use crate::address::MacAddr;
 use crate::model::{ConnectRequest, Endpoint, NetworkId};
 use crate::ports::PublishedPort;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 /// What the name of a network begins with that CNI plugins make.
 pub const CNI_PREFIX: &str = "cni:";
@@ -69,6 +67,14 @@ pub enum CniError {
         /// Where and how.
         #[source]
         source: serde_json::Error,
+    },
+    /// No plugin of the network can do what a container asks for.
+    #[error("none of the plugins of the CNI network {name:?} has the capability {capability:?}")]
+    Capability {
+        /// The network.
+        name: String,
+        /// As the specification's conventions call it.
+        capability: String,
     },
     /// A plugin is not installed.
     #[error("the CNI plugin {plugin:?} is in none of {directories}")]
@@ -211,6 +217,7 @@ impl Cni {
             result: None,
             endpoint: None,
         };
+        check_capabilities(&record)?;
         self.save(&record)?;
         let outcome = self.add(&record).await;
         let result = match outcome {
@@ -320,74 +327,6 @@ impl Cni {
         }
     }
 
-    /// Runs a plugin, and returns what it answers.
-    async fn call(
-        &self,
-        plugin: &Map<String, Value>,
-        command: &'static str,
-        environment: &[(&'static str, String)],
-        config: &Map<String, Value>,
-    ) -> Result<Value, CniError> {
-        let name = plugin.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let program = self.program(&name)?;
-        let run = |source| CniError::Run { plugin: name.clone(), source };
-        let path = std::env::join_paths(&self.settings.plugin_dirs).unwrap_or_default();
-        let mut child = tokio::process::Command::new(program)
-            .env("CNI_COMMAND", command)
-            .env("CNI_PATH", path)
-            .envs(environment.iter().map(|(key, value)| (*key, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(run)?;
-        let mut stdin = child.stdin.take();
-        let text = Value::Object(config.clone()).to_string();
-        let talk = async {
-            if let Some(mut stdin) = stdin.take() {
-                // A plugin that does not read what it is told says so by its exit code.
-                let _ = stdin.write_all(text.as_bytes()).await;
-            }
-            child.wait_with_output().await
-        };
-        let output = tokio::time::timeout(PATIENCE, talk)
-            .await
-            .map_err(|_| CniError::Timeout { plugin: name.clone() })?
-            .map_err(run)?;
-        if !output.status.success() {
-            let failure: CniFailure = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let words = String::from_utf8_lossy(&output.stderr);
-            let said = [failure.msg.as_str(), failure.details.as_str(), words.trim()];
-            let message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
-            return Err(CniError::Refused {
-                plugin: name,
-                command,
-                code: failure.code,
-                message: message.join("; "),
-            });
-        }
-        if command != "ADD" {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&output.stdout)
-            .map_err(|source| CniError::Answer { plugin: name, source })
-    }
-
-    fn program(&self, plugin: &str) -> Result<PathBuf, CniError> {
-        let directories = &self.settings.plugin_dirs;
-        let is_name = !plugin.is_empty() && !plugin.contains('/');
-        let mut candidates = directories.iter().map(|directory| directory.join(plugin));
-        candidates.find(|path| is_name && path.is_file()).ok_or_else(|| CniError::NoPlugin {
-            plugin: plugin.to_owned(),
-            directories: directories
-                .iter()
-                .map(|directory| directory.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
-    }
-
     fn directory(&self) -> PathBuf {
         self.settings.state_dir.join("cni")
     }
@@ -426,6 +365,20 @@ impl Record {
 
     fn config(&self, plugin: &Map<String, Value>, previous: Option<&Value>) -> Map<String, Value> {
         complete(plugin, &self.name, &self.version, previous, Some(&self.runtime))
+    }
+}
+
+/// Refuses what no plugin would do: it would be left out without a word.
+fn check_capabilities(record: &Record) -> Result<(), CniError> {
+    let has = |key: &str| {
+        let mut capabilities = record.plugins.iter().filter_map(|one| one.get("capabilities"));
+        capabilities.any(|one| one.get(key).and_then(Value::as_bool) == Some(true))
+    };
+    match record.runtime.keys().find(|key| *key != "aliases" && !has(key)) {
+        Some(key) => {
+            Err(CniError::Capability { name: record.name.clone(), capability: key.clone() })
+        }
+        None => Ok(()),
     }
 }
 

@@ -94,6 +94,11 @@ impl NameService {
         Ok(())
     }
 
+    /// Enters an endpoint's names in place of those that it had.
+    pub(crate) fn rename(&self, network: &Network, endpoint: &Endpoint) {
+        self.shared.zones.write().unwrap_or_else(PoisonError::into_inner).add(network, endpoint);
+    }
+
     /// Takes an endpoint's names out, and with the container's last its server.
     pub(crate) fn detach(&mut self, endpoint: &Endpoint) {
         if self.forget(endpoint) {

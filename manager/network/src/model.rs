@@ -35,7 +35,7 @@ impl NetworkId {
     }
 
     /// Makes an id of a name that somebody else has given: that name, in hexadecimal digits.
-    pub(crate) fn of_name(name: &str) -> Self {
+    pub fn of_name(name: &str) -> Self {
         let digits: String = name.bytes().take(32).map(|byte| format!("{byte:02x}")).collect();
         Self(format!("{digits:0<64}"))
     }

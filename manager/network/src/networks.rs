@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use crate::dns::NameService;
 use crate::error::NetworkError;
 use crate::model::{ConnectRequest, Endpoint, Network, NetworkRequest};
+use crate::ports::PortRequest;
 use crate::switchboard::{LiveContainer, Reconciled, Settings, Switchboard};
 
 type Command = Box<dyn FnOnce(&mut Switchboard) + Send>;
@@ -164,6 +165,29 @@ impl Networks {
     pub async fn disconnect(&self, network: &str, container: &str) -> Result<(), NetworkError> {
         let (network, container) = (network.to_owned(), container.to_owned());
         self.call(move |board| board.disconnect(&network, &container)).await?
+    }
+
+    /// Publishes ports of a container that is connected; see [`Switchboard::publish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn publish(
+        &self,
+        network: &str,
+        container: &str,
+        ports: Vec<PortRequest>,
+    ) -> Result<Endpoint, NetworkError> {
+        let (network, container) = (network.to_owned(), container.to_owned());
+        self.call(move |board| board.publish(&network, &container, &ports)).await?
+    }
+
+    /// Lets others find a container by another name from now on; see [`Switchboard::rename`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn rename(&self, container: &str, name: &str) -> Result<(), NetworkError> {
+        let (container, name) = (container.to_owned(), name.to_owned());
+        self.call(move |board| board.rename(&container, &name)).await?
     }
 
     /// Disconnects a container from all of its networks, when it has ended; none is no error.

@@ -11,6 +11,7 @@
 //!
 //! Invariant: what is in the kernel is implied by records. An error on the way undoes all of it.
 
+mod change;
 mod plan;
 mod restore;
 
@@ -81,7 +82,7 @@ type EndpointKey = (String, NetworkId);
 #[derive(Debug, Default)]
 struct Held {
     /// Keep other programs from the host's ports, by being open.
-    _ports: Vec<OwnedFd>,
+    ports: Vec<OwnedFd>,
     netns: Option<Netns>,
 }
 
@@ -260,7 +261,7 @@ impl Switchboard {
 
         self.records.put_endpoint(&endpoint)?;
         self.endpoints.insert(key.clone(), endpoint.clone());
-        self.held.insert(key.clone(), Held { _ports: held, netns: None });
+        self.held.insert(key.clone(), Held { ports: held, netns: None });
         let outcome = self.realize(&network, &endpoint, netns);
         if let Err(error) = outcome {
             self.release(&key)?;
@@ -270,40 +271,6 @@ impl Switchboard {
             self.last.insert((network.id.clone(), address.is_ipv6()), address);
         }
         Ok(endpoint)
-    }
-
-    /// Disconnects a container, running or not, from a network, and gives back what it had.
-    ///
-    /// # Errors
-    /// [`NetworkError::NotFound`], [`NetworkError::NotConnected`].
-    pub fn disconnect(&mut self, name: &str, container: &str) -> Result<(), NetworkError> {
-        let network = self.find(name)?;
-        let key = (container.to_owned(), network.id.clone());
-        if !self.endpoints.contains_key(&key) {
-            let (container, network) = (container.to_owned(), network.name.clone());
-            return Err(NetworkError::NotConnected { container, network });
-        }
-        let was_way_out = self.endpoints.get(&key).is_some_and(|endpoint| endpoint.default_route);
-        self.release(&key)?;
-        if was_way_out { self.choose_way_out(container) } else { Ok(()) }
-    }
-
-    /// Makes another of a container's networks its way out, after it has lost the one that was.
-    fn choose_way_out(&mut self, container: &str) -> Result<(), NetworkError> {
-        let mut others = self.endpoints(container);
-        others.sort_by(|one, other| one.interface.cmp(&other.interface));
-        let has_gateway = |endpoint: &Endpoint| {
-            endpoint.addresses.iter().any(|address| address.gateway.is_some())
-        };
-        let Some(next) = others.into_iter().find(has_gateway) else { return Ok(()) };
-        let key = (next.container.clone(), next.network.clone());
-        let next = Endpoint { default_route: true, ..next };
-        if let Some(netns) = self.held.get(&key).and_then(|held| held.netns.as_ref()) {
-            self.plane.make_way_out(&next, netns)?;
-        }
-        self.records.put_endpoint(&next)?;
-        self.endpoints.insert(key, next);
-        Ok(())
     }
 
     /// Gives back what a container that has ended had on all of its networks; none is no error.

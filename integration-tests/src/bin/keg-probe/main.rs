@@ -24,6 +24,10 @@
 //! | `serve PORT TEXT` | prints "ready", then tells everybody, by TCP and UDP, TEXT and whence they come |
 //! | `ask HOST:PORT [udp]` | prints what a server says |
 //! | `look-up NAME` | prints the addresses of a name, a line each |
+//! | `pour PORT` | prints "ready", then writes into every connection as long as that takes it |
+//! | `drink HOST:PORT MIB` | reads MIB mebibytes, prints how many microseconds that took |
+//! | `knock HOST:PORT TIMES` | asks a server TIMES times, prints how many microseconds that took |
+//! | `ask-names NAME TIMES` | asks the resolver TIMES times, prints how many microseconds that took |
 //! | `burn MILLIS` | uses processor time for MILLIS of wall time, prints how many it got |
 
 mod actions;
@@ -72,6 +76,10 @@ fn main() -> anyhow::Result<ExitCode> {
             network::ask(arguments.first().context("address?")?, udp)?;
         }
         "look-up" => network::look_up(arguments.first().context("name?")?)?,
+        "pour" => network::pour(u16::try_from(number(0)?)?)?,
+        "drink" => network::drink(arguments.first().context("address?")?, number(1)?)?,
+        "knock" => network::knock(arguments.first().context("address?")?, number(1)?)?,
+        "ask-names" => network::ask_names(arguments.first().context("name?")?, number(1)?)?,
         "burn" => actions::burn(number(0)?)?,
         other => bail!("no such subcommand: {other}"),
     }

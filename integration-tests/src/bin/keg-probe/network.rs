@@ -6,7 +6,7 @@ use std::net::{
     IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
 };
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -80,5 +80,72 @@ pub(crate) fn look_up(name: &str) -> anyhow::Result<()> {
     for address in found {
         println!("{address}");
     }
+    Ok(())
+}
+
+/// Pours bytes into every connection, as long as the other side takes them.
+pub(crate) fn pour(port: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))?;
+    println!("ready");
+    io::stdout().flush()?;
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        thread::spawn(move || {
+            let bytes = vec![0; 128 << 10];
+            while stream.write_all(&bytes).is_ok() {}
+        });
+    }
+}
+
+/// Takes so many mebibytes from a server that pours, and prints how many microseconds that took.
+pub(crate) fn drink(address: &str, mebibytes: u64) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    let (mut buffer, mut left) = (vec![0; 128 << 10], mebibytes << 20);
+    let begin = Instant::now();
+    while left > 0 {
+        let length = stream.read(&mut buffer)? as u64;
+        anyhow::ensure!(length > 0, "the server has nothing more");
+        left = left.saturating_sub(length);
+    }
+    println!("{}", begin.elapsed().as_micros());
+    Ok(())
+}
+
+/// Asks a server so many times, and prints how many microseconds that took.
+pub(crate) fn knock(address: &str, times: u64) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    for _ in 0..times {
+        let mut stream = TcpStream::connect(address)?;
+        stream.read_to_string(&mut String::new())?;
+    }
+    println!("{}", begin.elapsed().as_micros());
+    Ok(())
+}
+
+/// Asks the resolver of `/etc/resolv.conf` for a name so many times, and prints how many
+/// microseconds that took.
+pub(crate) fn ask_names(name: &str, times: u64) -> anyhow::Result<()> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf")?;
+    let server = resolv_conf.lines().find_map(|line| line.strip_prefix("nameserver "));
+    let server: IpAddr = server.context("no resolver")?.trim().parse()?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect((server, 53))?;
+    // RFC 1035, section 4: a header with one question, for an address (type 1, class 1).
+    let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len())?);
+        query.extend(label.bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let mut answer = [0; 512];
+    let begin = Instant::now();
+    for number in 0..times {
+        query[..2].copy_from_slice(&u16::try_from(number % 65_536)?.to_be_bytes());
+        socket.send(&query)?;
+        let length = socket.recv(&mut answer)?;
+        anyhow::ensure!(answer[..length].get(7).is_some_and(|&count| count > 0), "no answer");
+    }
+    println!("{}", begin.elapsed().as_micros());
     Ok(())
 }

@@ -106,7 +106,7 @@ fn a_container_moves_between_networks_while_it_runs_and_while_it_does_not() {
     for (name, subnet) in [("front", "10.77.0.0/24"), ("back", "10.78.0.0/24")] {
         let _ = daemon.keg(["network", "create", "--subnet", subnet, name]).success();
     }
-    let _ = serve(&daemon, &image, "web", &["--network", "front"]);
+    let _ = serve(&daemon, &image, "web", &["--network", "front", "-p", "8080:80"]);
 
     let _ = daemon.keg(["network", "connect", "--ip", "10.78.0.7", "back", "web"]).success();
     assert_eq!(address(&daemon, "web", "back"), "10.78.0.7");
@@ -116,6 +116,8 @@ fn a_container_moves_between_networks_while_it_runs_and_while_it_does_not() {
 
     let _ = daemon.keg(["network", "disconnect", "front", "web"]).success();
     assert!(host.hear("10.78.0.7:80").unwrap().starts_with("web "));
+    // So are its ports published by the other.
+    assert!(host.hear("127.0.0.1:8080").unwrap().starts_with("web "));
     // What was its way out is gone; the other has taken its place.
     let routes = daemon.keg(["exec", "web", "/bin/busybox", "ip", "route"]).success().stdout;
     assert!(routes.contains("default via 10.78.0.1"), "{routes}");

@@ -1,9 +1,12 @@
 //! Networks of containers, each test on machines of its own (network namespaces).
 
+mod cni;
+mod crash;
 mod life;
 mod modes;
 mod names;
 mod ports;
+mod story;
 
 use keg_fixtures::Daemon;
 use serde_json::Value;

@@ -40,7 +40,7 @@ fn none_has_a_loopback_device_only_and_host_has_the_hosts() {
     let interfaces = |mode: &str| {
         let flags = ["run", "--rm", "--network", mode, &image, "/probe", "report"];
         let report: keg_fixtures::Report = daemon.keg(flags).success().json();
-        report.interfaces
+        report.interfaces.into_keys().collect::<Vec<String>>()
     };
 
     assert_eq!(interfaces("none"), ["lo"]);

@@ -113,6 +113,12 @@ pub(crate) fn network_to_pb(view: &NetworkView) -> pb::Network {
             driver: (*driver).to_owned(),
             ..pb::Network::default()
         },
+        NetworkView::Cni { name } => pb::Network {
+            id: view.id(),
+            name: name.clone(),
+            driver: "cni".to_owned(),
+            ..pb::Network::default()
+        },
         NetworkView::Network(network) => {
             let mut options: HashMap<String, String> =
                 network.options.clone().into_iter().collect();

@@ -114,7 +114,7 @@ impl Switchboard {
             }
         }
         self.serve_names(&network, &endpoint, &netns)?;
-        self.held.insert(key.clone(), Held { _ports: ports, netns: Some(netns) });
+        self.held.insert(key.clone(), Held { ports, netns: Some(netns) });
         Ok(())
     }
 }

@@ -1,0 +1,392 @@
+//! Networks: what the default one adds to `run`, many containers, many ports, throughput, latency.
+//!
+//! Each engine has a host of its own (a network namespace) and another machine beside it, so that
+//! nothing of this touches the machine's own interfaces and firewall. Docker is Debian's dockerd
+//! with its default bridge, Podman is Debian's; one that is not there, or that cannot run a
+//! container here, is left out and said so.
+//!
+//! What moves bytes is the same program on all sides (`keg-probe`), and it takes the time itself.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use keg_fixtures::{Daemon, Machine as Host, Outcome, Scratch, Tree, programs, wait};
+
+use crate::machine::Machine;
+use crate::report::{BenchResult, Comparison, today};
+use crate::runner::{self, Figures, Sample, Side};
+
+/// Mebibytes that are sent to measure throughput.
+const MEBIBYTES: &str = "256";
+/// Connections that are made to measure latency.
+const CONNECTIONS: &str = "500";
+/// Names that are asked for.
+const QUERIES: &str = "2000";
+/// Containers that run beside the one that is started.
+const MANY_CONTAINERS: usize = 200;
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Where the other machine finds the host.
+const HOST: &str = "192.0.2.1";
+
+/// Measures the group.
+///
+/// # Errors
+/// If our own programs are not built, or a run fails.
+pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the network group starts containers as root: run it as root");
+    }
+    let keg = Keg::new("");
+    let bypass = Keg::new("[network]\npublish = \"bypass\"\n");
+    let scratch = Scratch::new();
+    let peers = peers(&scratch);
+    let engines = || -> Vec<&dyn Engine> {
+        let peers = peers.iter().map(|peer| -> &dyn Engine { peer.as_ref() });
+        std::iter::once::<&dyn Engine>(&keg).chain(peers).collect()
+    };
+    let few = rounds.clamp(1, 5);
+    let compare = |task: &str, figures: Vec<Figures>| Comparison { task: task.into(), figures };
+    let mut comparisons = Vec::new();
+    for (task, network) in [("run, default network", ""), ("run, no network", "none")] {
+        let mut sides: Vec<Side<'_>> =
+            engines().into_iter().map(|engine| run_side(engine, network, 0)).collect();
+        comparisons.push(compare(task, runner::compare(&mut sides, rounds)?));
+    }
+    let mut sides = Vec::new();
+    for engine in engines() {
+        for ports in [1, 100] {
+            let mut side = run_side(engine, "", ports);
+            side.name =
+                format!("{}, {ports} port{}", engine.name(), if ports == 1 { "" } else { "s" });
+            sides.push(side);
+        }
+    }
+    comparisons.push(compare("run, published ports", runner::compare(&mut sides, few)?));
+    drop(sides);
+    comparisons.push(compare("run, first and 200th container", many(&keg, rounds)?));
+    comparisons.extend(traffic(&keg, &bypass, &peers, few)?);
+    comparisons.push(compare("2,000 DNS queries", names(&keg, &peers, few)?));
+    Ok(BenchResult {
+        group: "network".into(),
+        date: today()?,
+        machine: Machine::here(),
+        versions: engines().iter().map(|one| (one.name().to_owned(), one.version())).collect(),
+        setting: "`run --rm` of `true`; traffic between static programs in containers".into(),
+        comparisons,
+        measures: Vec::new(),
+    })
+}
+
+/// An engine with Docker's command line, on a host of its own.
+trait Engine {
+    fn name(&self) -> &str;
+    fn image(&self) -> &str;
+    fn version(&self) -> String;
+    fn command(&self, arguments: &[&str]) -> Command;
+    fn host(&self) -> &Host;
+    fn outside(&self) -> &Host;
+
+    /// Runs a command to its end and measures it.
+    fn measured(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
+        self.host().run(|| runner::measure(&mut self.command(arguments)))
+    }
+
+    /// Runs a command to its end and returns what it prints.
+    fn told(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let outcome = self.host().run(|| Outcome::of(&mut self.command(arguments), PATIENCE));
+        if outcome.exit_code != 0 {
+            bail!("{} {arguments:?}: {}", self.name(), outcome.text());
+        }
+        Ok(outcome.stdout)
+    }
+}
+
+fn run_side<'a>(engine: &'a dyn Engine, network: &'a str, ports: u16) -> Side<'a> {
+    let range = |ports: u16| format!("20000-{0}:20000-{0}", 19999 + ports);
+    let run = move || {
+        let range = range(ports);
+        let mut arguments = vec!["run", "--rm"];
+        if !network.is_empty() {
+            arguments.extend(["--network", network]);
+        }
+        if ports > 0 {
+            arguments.extend(["-p", &range]);
+        }
+        arguments.extend([engine.image(), "/bin/busybox", "true"]);
+        engine.measured(&arguments)
+    };
+    Side { name: engine.name().to_owned(), run: Box::new(run) }
+}
+
+/// The same start alone, and beside many others.
+fn many(keg: &Keg, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let mut alone = [run_side(keg, "", 0)];
+    alone[0].name = "keg, first".into();
+    let mut figures = runner::compare(&mut alone, rounds)?;
+    let names: Vec<String> = (0..MANY_CONTAINERS).map(|number| format!("idle{number}")).collect();
+    for name in &names {
+        keg.told(&["run", "-d", "--name", name, keg.image(), "/probe", "pause"])?;
+    }
+    let mut crowded = [run_side(keg, "", 0)];
+    crowded[0].name = "keg, 200th".into();
+    figures.extend(runner::compare(&mut crowded, rounds)?);
+    let removal: Vec<&str> =
+        ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    keg.told(&removal)?;
+    Ok(figures)
+}
+
+/// Throughput and latency, between containers and from another machine by a published port.
+fn traffic(
+    keg: &Keg,
+    bypass: &Keg,
+    peers: &[Box<dyn Engine>],
+    rounds: usize,
+) -> anyhow::Result<Vec<Comparison>> {
+    let peers = peers.iter().map(|peer| -> &dyn Engine { peer.as_ref() });
+    let engines: Vec<&dyn Engine> = [keg as &dyn Engine, bypass].into_iter().chain(peers).collect();
+    let mut addresses = Vec::new();
+    for engine in &engines {
+        for (name, port) in [("source", "9000:9000"), ("server", "9001:9001")] {
+            let number = port.split(':').next().unwrap_or_default();
+            let command: &[&str] = match name {
+                "source" => &["/probe", "pour", number],
+                _ => &["/probe", "serve", number, "x"],
+            };
+            let flags = ["run", "-d", "--name", name, "-p", port, engine.image()];
+            engine.told(&[&flags[..], command].concat())?;
+        }
+        engine.told(&["run", "-d", "--name", "client", engine.image(), "/probe", "pause"])?;
+        let format = "{{.NetworkSettings.IPAddress}}";
+        let told = |name| engine.told(&["inspect", "-f", format, name]);
+        addresses.push((told("source")?.trim().to_owned(), told("server")?.trim().to_owned()));
+    }
+    let inside = |action: &'static str, amount: &'static str, second: bool| {
+        let sides = engines.iter().zip(&addresses).map(|(engine, (source, server))| {
+            let address = if second { format!("{server}:9001") } else { format!("{source}:9000") };
+            let run = move || {
+                taken(&engine.told(&["exec", "client", "/probe", action, &address, amount])?)
+            };
+            Side { name: engine.name().to_owned(), run: Box::new(run) }
+        });
+        runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
+    };
+    let published = |action: &'static str, amount: &'static str, port: u16| {
+        let sides = engines.iter().map(|engine| {
+            let run = move || {
+                let probe = programs::ours("keg-probe");
+                let address = format!("{HOST}:{port}");
+                taken(
+                    &engine
+                        .outside()
+                        .sh(&format!("{} {action} {address} {amount}", probe.display())),
+                )
+            };
+            Side { name: engine.name().to_owned(), run: Box::new(run) }
+        });
+        runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
+    };
+    let comparisons = [
+        ("256 MiB between containers", inside("drink", MEBIBYTES, false)?),
+        ("500 connections between containers", inside("knock", CONNECTIONS, true)?),
+        ("256 MiB by a published port", published("drink", MEBIBYTES, 9000)?),
+        ("500 connections by a published port", published("knock", CONNECTIONS, 9001)?),
+    ];
+    for engine in &engines {
+        engine.told(&["rm", "-f", "source", "server", "client"])?;
+    }
+    let named = comparisons.into_iter();
+    Ok(named.map(|(task, figures)| Comparison { task: task.into(), figures }).collect())
+}
+
+/// Names of containers, asked of a user-defined network's resolver.
+fn names(keg: &Keg, peers: &[Box<dyn Engine>], rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let with_names = peers.iter().filter(|peer| peer.name() == "docker");
+    let with_names = with_names.map(|peer| -> &dyn Engine { peer.as_ref() });
+    let engines: Vec<&dyn Engine> = std::iter::once::<&dyn Engine>(keg).chain(with_names).collect();
+    for engine in &engines {
+        engine.told(&["network", "create", "named"])?;
+        for name in ["asked", "asker"] {
+            let flags = ["run", "-d", "--network", "named", "--name", name];
+            engine.told(&[&flags[..], &[engine.image(), "/probe", "pause"]].concat())?;
+        }
+    }
+    let sides = engines.iter().map(|engine| {
+        let run = move || {
+            taken(&engine.told(&["exec", "asker", "/probe", "ask-names", "asked", QUERIES])?)
+        };
+        Side { name: engine.name().to_owned(), run: Box::new(run) }
+    });
+    let figures = runner::compare(&mut sides.collect::<Vec<_>>(), rounds)?;
+    for engine in &engines {
+        engine.told(&["rm", "-f", "asked", "asker"])?;
+        engine.told(&["network", "rm", "named"])?;
+    }
+    Ok(figures)
+}
+
+/// What a probe has measured, in microseconds.
+fn taken(told: &str) -> anyhow::Result<Sample> {
+    let microseconds = told.trim().parse().with_context(|| format!("{told:?} is no time"))?;
+    Ok(Sample { wall: Duration::from_micros(microseconds), ..Sample::default() })
+}
+
+/// kegd on a host of its own.
+struct Keg {
+    name: &'static str,
+    daemon: Daemon,
+    image: String,
+    host: Host,
+    outside: Host,
+}
+
+impl Keg {
+    fn new(settings: &str) -> Self {
+        let (host, outside) = Host::pair();
+        let (daemon, image) = Daemon::on(&host, settings);
+        let name = if settings.is_empty() { "keg" } else { "keg, publish = bypass" };
+        Self { name, daemon, image, host, outside }
+    }
+}
+
+impl Engine for Keg {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn image(&self) -> &str {
+        &self.image
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        self.daemon.keg_command(arguments)
+    }
+
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn outside(&self) -> &Host {
+        &self.outside
+    }
+}
+
+/// Debian's dockerd, with its default bridge, or Debian's podman, on a host of its own.
+struct Peer {
+    name: &'static str,
+    program: PathBuf,
+    before: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
+    host: Host,
+    outside: Host,
+    _server: Option<Tree>,
+}
+
+impl Engine for Peer {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn image(&self) -> &str {
+        "keg-bench"
+    }
+
+    fn version(&self) -> String {
+        let text = self.told(&["--version"]).unwrap_or_default();
+        let words = text.split_whitespace().nth(2).unwrap_or_default();
+        words.trim_end_matches(',').to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.before).args(arguments);
+        command.envs(self.environment.iter().map(|(key, value)| (*key, value)));
+        command
+    }
+
+    fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn outside(&self) -> &Host {
+        &self.outside
+    }
+}
+
+/// The peers that are there and that can run a container here.
+fn peers(scratch: &Scratch) -> Vec<Box<dyn Engine>> {
+    let archive = scratch.join("rootfs.tar");
+    let candidates = [docker(scratch), podman(scratch)];
+    let mut peers: Vec<Box<dyn Engine>> = Vec::new();
+    for peer in candidates.into_iter().flatten() {
+        let ready = image(&archive).and_then(|()| {
+            peer.told(&["import", &archive.to_string_lossy(), peer.image()])?;
+            peer.told(&["run", "--rm", peer.image(), "/bin/busybox", "true"])
+        });
+        match ready {
+            Ok(_) => peers.push(Box::new(peer)),
+            Err(error) => eprintln!("{} is left out: {error:#}", peer.name),
+        }
+    }
+    peers
+}
+
+/// A root file system with busybox and the probe.
+fn image(archive: &Path) -> anyhow::Result<()> {
+    let mut builder = tar::Builder::new(File::create(archive)?);
+    let busybox = programs::installed("busybox").context("busybox is not installed")?;
+    builder.append_path_with_name(busybox, "bin/busybox")?;
+    builder.append_path_with_name(programs::ours("keg-probe"), "probe")?;
+    Ok(builder.finish()?)
+}
+
+fn docker(scratch: &Scratch) -> Option<Peer> {
+    let (server, program) = (programs::installed("dockerd")?, programs::installed("docker")?);
+    let (host, outside) = Host::pair();
+    let socket = scratch.join("docker.sock");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--"]).arg(server);
+    command.arg("--data-root").arg(scratch.join("docker"));
+    command.arg("--exec-root").arg(scratch.join("docker-run"));
+    command.arg("--pidfile").arg(scratch.join("docker.pid"));
+    command.arg("--config-file").arg(scratch.file("docker.json", "{}"));
+    command.arg(format!("--host=unix://{}", socket.display()));
+    command.args(["--storage-driver=overlay2", "--cgroup-parent=/keg-bench-docker"]);
+    let tree = host.run(|| Tree::spawn(&command));
+    let up = wait::poll(PATIENCE, || socket.exists().then_some(()));
+    if up.is_none() {
+        eprintln!("docker is left out: {}", tree.stderr());
+        return None;
+    }
+    let address = format!("unix://{}", socket.display()).into();
+    let environment =
+        vec![("DOCKER_HOST", address), ("DOCKER_CONFIG", scratch.join("docker-client"))];
+    let before = Vec::new();
+    Some(Peer { name: "docker", program, before, environment, host, outside, _server: Some(tree) })
+}
+
+fn podman(scratch: &Scratch) -> Option<Peer> {
+    let program = programs::installed("podman")?;
+    let (host, outside) = Host::pair();
+    let place = |name: &str| scratch.join(name).to_string_lossy().into_owned();
+    let before = vec![
+        "--root".to_owned(),
+        place("podman"),
+        "--runroot".to_owned(),
+        place("podman-run"),
+        "--tmpdir".to_owned(),
+        place("podman-tmp"),
+        "--cgroup-manager=cgroupfs".to_owned(),
+        "--runtime=runc".to_owned(),
+    ];
+    let environment = Vec::new();
+    Some(Peer { name: "podman", program, before, environment, host, outside, _server: None })
+}
