@@ -82,7 +82,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
 }
 
 /// An engine with Docker's command line, on a host of its own.
-trait Engine {
+trait Engine: Sync {
     fn name(&self) -> &str;
     fn image(&self) -> &str;
     fn version(&self) -> String;
