@@ -206,6 +206,38 @@ pub mod needs {
     pub fn registry() -> Result<(), Missing> {
         program("docker-registry").and_then(|()| program("skopeo"))
     }
+
+    /// Asks for skopeo.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn skopeo() -> Result<(), Missing> {
+        program("skopeo")
+    }
+
+    /// Asks for Podman.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn podman() -> Result<(), Missing> {
+        program("podman")
+    }
+
+    /// Asks for umoci.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn umoci() -> Result<(), Missing> {
+        program("umoci")
+    }
+
+    /// Asks for openssl, which makes certificates.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn openssl() -> Result<(), Missing> {
+        program("openssl")
+    }
 }
 
 fn machine(there: bool, what: &str) -> Result<(), Missing> {

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{Scratch, programs};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
@@ -298,6 +299,47 @@ impl Image {
         manifest["layers"] = json!([layer.descriptor()]);
         let manifest = Blob::new(MANIFEST, serde_json::to_vec(&manifest).expect("serialize"));
         Self { manifest, config, layers: vec![layer] }
+    }
+
+    /// Returns the same image for another architecture, a Go name.
+    ///
+    /// # Panics
+    /// Never: all is in memory.
+    #[must_use]
+    pub fn for_architecture(mut self, architecture: &str) -> Self {
+        let mut config: Value = serde_json::from_slice(&self.config.bytes).expect("our own");
+        config["architecture"] = json!(architecture);
+        self.config = Blob::new(CONFIG, serde_json::to_vec(&config).expect("serialize"));
+        let mut manifest: Value = serde_json::from_slice(&self.manifest.bytes).expect("our own");
+        manifest["config"] = self.config.descriptor();
+        self.manifest = Blob::new(MANIFEST, serde_json::to_vec(&manifest).expect("serialize"));
+        self
+    }
+
+    /// Writes an OCI layout whose one name stands for an index of images and their architectures;
+    /// returns the index's digest.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write_index_layout(directory: &Path, images: &[(&Self, &str)], tag: &str) -> String {
+        let entries: Vec<Value> = images
+            .iter()
+            .map(|(image, architecture)| {
+                image.write_layout(directory, tag);
+                let mut entry = image.manifest.descriptor();
+                entry["platform"] = json!({"os": "linux", "architecture": architecture});
+                entry
+            })
+            .collect();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+        let index = Blob::new(INDEX, serde_json::to_vec(&index).expect("serialize"));
+        let path = directory.join("blobs/sha256").join(index.hex());
+        fs::write(path, &index.bytes).expect("write the index");
+        let mut target = index.descriptor();
+        target["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
+        let document = json!({"schemaVersion": 2, "manifests": [target]});
+        fs::write(directory.join("index.json"), document.to_string()).expect("write index.json");
+        index.digest
     }
 
     /// Returns every blob.

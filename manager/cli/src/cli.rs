@@ -7,9 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, commit, completion, cp, create, diff, events, exec, export, image_inspect, images,
-    import, info, inspect, kill, logs, man, network, pause, port, ps, pull, rename, restart, rm,
-    rmi, run, start, stop, tag, top, version, volume, wait,
+    attach, commit, completion, cp, create, diff, events, exec, export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs, man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start, stop, system_check, system_df, tag, top, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -57,6 +55,8 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Show what a container has written
@@ -103,6 +103,18 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     /// Write a container's root file system as a tar archive
     Export(export::ExportArgs),
+    /// Write images into an archive
+    Save(save::SaveArgs),
+    /// Take images out of an archive
+    Load(load::LoadArgs),
+    /// Show how an image was built
+    History(history::HistoryArgs),
+    /// Look for images in a registry
+    Search(search::SearchArgs),
+    /// Try credentials with a registry, and keep them
+    Login(login::LoginArgs),
+    /// Forget a registry's credentials
+    Logout(logout::LogoutArgs),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show the daemon's settings, what it holds, and what the host offers
@@ -186,18 +198,28 @@ pub(crate) enum ContainerCommand {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum ImageCommand {
+    /// Show how an image was built
+    History(history::HistoryArgs),
     /// Make an image of a tar archive
     Import(import::ImportArgs),
     /// Show everything known of images
     Inspect(image_inspect::ImageInspectArgs),
+    /// Take images out of an archive
+    Load(load::LoadArgs),
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::ImagesArgs),
+    /// Remove images that nothing needs
+    Prune(image_prune::ImagePruneArgs),
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(rmi::RmiArgs),
+    /// Write images into an archive
+    Save(save::SaveArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
 }
@@ -206,6 +228,10 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum SystemCommand {
+    /// Compare what is recorded with what is on the disk
+    Check(system_check::CheckArgs),
+    /// Show what takes how much of the disk
+    Df(system_df::DfArgs),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show the daemon's settings, what it holds, and what the host offers
@@ -227,6 +253,7 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Diff(args) => diff::run(args, host).await,
         Command::Export(args) => export::run(args, host).await,
         Command::Events(args) => events::run(args, host).await,
+        Command::History(args) => history::run(args, host).await,
         Command::Image(command) => execute_image(command, host).await,
         Command::Images(args) => images::run(args, host).await,
         Command::Import(args) => import::run(args, host).await,
@@ -234,20 +261,28 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Exec(args) => exec::run(args, host).await,
         Command::Inspect(args) => inspect::run(args, host).await,
         Command::Kill(args) => kill::run(args, host).await,
+        Command::Load(args) => load::run(args, host).await,
+        Command::Login(args) => login::run(args, host).await,
+        Command::Logout(args) => logout::run(&args),
         Command::Logs(args) => logs::run(args, host).await,
         Command::Man(args) => man::run(args),
         Command::Network(command) => network::run(command, host).await,
         Command::Port(args) => port::run(args, host).await,
         Command::Ps(args) => ps::run(args, host).await,
         Command::Pull(args) => pull::run(args, host).await,
+        Command::Push(args) => push::run(args, host).await,
         Command::Pause(args) => pause::pause(args, host).await,
         Command::Rename(args) => rename::run(args, host).await,
         Command::Restart(args) => restart::run(args, host).await,
         Command::Rm(args) => rm::run(args, host).await,
         Command::Rmi(args) => rmi::run(args, host).await,
         Command::Run(args) => run::run(*args, host).await,
+        Command::Save(args) => save::run(args, host).await,
+        Command::Search(args) => search::run(args, host).await,
         Command::Start(args) => start::run(args, host).await,
         Command::Stop(args) => stop::run(args, host).await,
+        Command::System(SystemCommand::Check(args)) => system_check::run(args, host).await,
+        Command::System(SystemCommand::Df(args)) => system_df::run(args, host).await,
         Command::System(SystemCommand::Events(args)) => events::run(args, host).await,
         Command::System(SystemCommand::Info(args)) => info::run(args, host).await,
         Command::Tag(args) => tag::run(args, host).await,
@@ -288,11 +323,16 @@ async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, 
 
 async fn execute_image(command: ImageCommand, host: &str) -> Result<u8, Failure> {
     match command {
+        ImageCommand::History(args) => history::run(args, host).await,
         ImageCommand::Import(args) => import::run(args, host).await,
         ImageCommand::Inspect(args) => image_inspect::run(args, host).await,
+        ImageCommand::Load(args) => load::run(args, host).await,
         ImageCommand::Ls(args) => images::run(args, host).await,
+        ImageCommand::Prune(args) => image_prune::run(args, host).await,
         ImageCommand::Pull(args) => pull::run(args, host).await,
+        ImageCommand::Push(args) => push::run(args, host).await,
         ImageCommand::Rm(args) => rmi::run(args, host).await,
+        ImageCommand::Save(args) => save::run(args, host).await,
         ImageCommand::Tag(args) => tag::run(args, host).await,
     }
 }

@@ -9,6 +9,8 @@ use keg_proto::keg::v1::events_client::EventsClient;
 use keg_proto::keg::v1::files_client::FilesClient;
 use keg_proto::keg::v1::images_client::ImagesClient;
 use keg_proto::keg::v1::networks_client::NetworksClient;
+use keg_proto::keg::v1::registries_client::RegistriesClient;
+use keg_proto::keg::v1::storage_client::StorageClient;
 use keg_proto::keg::v1::system_client::SystemClient;
 use keg_proto::keg::v1::volumes_client::VolumesClient;
 use tokio::net::UnixStream;
@@ -91,6 +93,16 @@ impl Daemon {
     /// Calls about images.
     pub(crate) fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Calls about registries.
+    pub(crate) fn registries(&self) -> RegistriesClient<Channel> {
+        RegistriesClient::new(self.channel.clone())
+    }
+
+    /// Calls about the disk.
+    pub(crate) fn storage(&self) -> StorageClient<Channel> {
+        StorageClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Calls about the daemon itself.

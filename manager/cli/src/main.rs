@@ -18,6 +18,7 @@ mod cli;
 mod client;
 mod commands;
 mod confirm;
+mod credentials;
 mod failure;
 mod humanize;
 mod moment;

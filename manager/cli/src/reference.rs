@@ -44,6 +44,26 @@ pub(crate) fn split(reference: &str) -> Parts<'_> {
     }
 }
 
+/// The registry of an image: "docker.io", or what comes before the first slash if that looks like a
+/// host's name.
+pub(crate) fn registry(image: &str) -> &str {
+    let default = DEFAULT_REGISTRY.trim_end_matches('/');
+    match image.split_once('/') {
+        Some((host, _))
+            if host == "localhost"
+                || host.contains(['.', ':'])
+                || host.contains(|c: char| c.is_ascii_uppercase()) =>
+        {
+            if host == "index.docker.io" {
+                default
+            } else {
+                host
+            }
+        }
+        _ => default,
+    }
+}
+
 /// The reference with the tag that is meant when none is named.
 pub(crate) fn with_default_tag(reference: &str) -> String {
     match split(reference) {
@@ -67,6 +87,21 @@ mod tests {
         ];
         for (full, short) in table {
             assert_eq!(familiar(full), short);
+        }
+    }
+
+    #[test]
+    fn the_registry_is_what_looks_like_a_host() {
+        let table = [
+            ("busybox", "docker.io"),
+            ("grafana/loki", "docker.io"),
+            ("index.docker.io/a/b", "docker.io"),
+            ("quay.io/a/b:1", "quay.io"),
+            ("localhost/a", "localhost"),
+            ("host:5000/a", "host:5000"),
+        ];
+        for (image, expected) in table {
+            assert_eq!(registry(image), expected, "{image}");
         }
     }
 

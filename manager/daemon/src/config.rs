@@ -116,11 +116,20 @@ impl Default for NetworkConfig {
 }
 
 /// How registries are talked to.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RegistryConfig {
     /// Registries that may speak plain HTTP, or have a certificate that nobody vouches for.
     pub(crate) insecure: Vec<String>,
+    /// Directories with settings for registries: HOST[:PORT]/hosts.toml, or certificates.
+    pub(crate) config_dirs: Vec<PathBuf>,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        let config_dirs = ["/etc/keg/certs.d", "/etc/docker/certs.d"];
+        Self { insecure: Vec::new(), config_dirs: config_dirs.map(PathBuf::from).to_vec() }
+    }
 }
 
 /// Rotation of containers' logs.
@@ -297,6 +306,10 @@ impl Config {
             return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
         }
         self.default_network()?;
+        if let Some(path) = self.registry.config_dirs.iter().find(|path| !path.is_absolute()) {
+            let key = "registry.config_dirs";
+            return Err(ConfigError::RelativePath { key, path: path.clone() });
+        }
         if self.log.max_size_bytes < 4096 {
             let (key, wanted) = ("log.max_size_bytes", "at least 4096");
             return Err(ConfigError::Number { key, wanted });

@@ -17,6 +17,8 @@ use keg_proto::keg::v1::events_server::EventsServer;
 use keg_proto::keg::v1::files_server::FilesServer;
 use keg_proto::keg::v1::images_server::ImagesServer;
 use keg_proto::keg::v1::networks_server::NetworksServer;
+use keg_proto::keg::v1::registries_server::RegistriesServer;
+use keg_proto::keg::v1::storage_server::StorageServer;
 use keg_proto::keg::v1::system_server::SystemServer;
 use keg_proto::keg::v1::volumes_server::VolumesServer;
 use keg_store::{
@@ -166,6 +168,7 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
         ImagesOptions {
             registry: RegistryOptions {
                 insecure: config.registry.insecure.clone(),
+                config_dirs: config.registry.config_dirs.clone(),
                 ..RegistryOptions::default()
             },
             ..ImagesOptions::default()
@@ -265,6 +268,8 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <SystemServer<services::System> as tonic::server::NamedService>::NAME,
         <ImagesServer<services::Images> as tonic::server::NamedService>::NAME,
         <ContainersServer<services::Containers> as tonic::server::NamedService>::NAME,
+        <RegistriesServer<services::Registries> as tonic::server::NamedService>::NAME,
+        <StorageServer<services::Storage> as tonic::server::NamedService>::NAME,
         <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
         <FilesServer<services::Files> as tonic::server::NamedService>::NAME,
         <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
@@ -282,6 +287,8 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
     Ok(Routes::default()
         .add_service(SystemServer::new(services::System::new(engine.clone(), images.clone())))
         .add_service(ImagesServer::new(services::Images::new(engine.clone(), images.clone())))
+        .add_service(RegistriesServer::new(services::Registries::new(images.clone())))
+        .add_service(StorageServer::new(services::Storage::new(engine.clone(), images.clone())))
         .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
         .add_service(EventsServer::new(services::Events::new(engine.clone())))
         .add_service(FilesServer::new(services::Files::new(engine.clone())))

@@ -414,7 +414,7 @@ impl Images {
     }
 
     /// Returns which parts of an image are not here any more: its id and its chain ids.
-    fn vanished(&self, image: &ImageRecord) -> Result<Vec<String>, ImageError> {
+    pub(crate) fn vanished(&self, image: &ImageRecord) -> Result<Vec<String>, ImageError> {
         let ns = &self.shared.ns;
         let mut gone = Vec::new();
         let config = self.shared.store.content().info(ns, &image.id);
@@ -517,7 +517,7 @@ fn reference_of(name: &str) -> Option<Reference> {
 }
 
 /// Deletes a row that may be gone already.
-fn drop_row(tx: &WriteTx<'_>, ns: &Namespace, name: &str) -> Result<(), ImageError> {
+pub(crate) fn drop_row(tx: &WriteTx<'_>, ns: &Namespace, name: &str) -> Result<(), ImageError> {
     match tx.delete_image(ns, name) {
         Ok(()) | Err(MetadataError::NotFound { .. }) => Ok(()),
         Err(error) => Err(error.into()),

@@ -14,7 +14,6 @@
 //! - A name is given last: an image that has one is whole.
 //! - Credentials go to the host that they are for, and never into a log or an error.
 
-mod base64;
 mod changes;
 mod commit;
 mod compression;
@@ -23,6 +22,7 @@ mod credentials;
 pub mod diff;
 pub mod extract;
 mod feed;
+mod history;
 mod images;
 mod implicit;
 mod import;
@@ -32,10 +32,12 @@ mod locks;
 pub mod manifest;
 pub mod media_type;
 mod new_layer;
+mod parts;
 mod pipeline;
 mod platform;
 mod prepared;
 mod progress;
+mod prune;
 mod pull;
 mod push;
 mod record;
@@ -44,6 +46,7 @@ pub mod registry;
 mod save;
 mod shared;
 mod stack;
+mod variants;
 
 #[cfg(test)]
 mod testing;
@@ -51,17 +54,20 @@ mod testing;
 pub use changes::ChangeError;
 pub use commit::{CommitError, CommitRequest};
 pub use config_comment::config_comment;
-pub use credentials::{CredentialFile, Credentials};
+pub use credentials::Credentials;
+pub use history::HistoryStep;
 pub use images::{ImageError, ImageUser, Images, Removed};
 pub use import::{ImportError, ImportRequest};
 pub use layer::LayerError;
-pub use load::LoadError;
+pub use load::{LoadError, Loaded};
 pub use new_layer::{ImageLease, LayerSource, NewLayer, NewLayerError};
 pub use platform::{Platform, PlatformError};
 pub use progress::{LayerPhase, Progress, PullEvent};
+pub use prune::{PruneRequest, Pruned};
 pub use pull::{PullError, PullRequest, Pulled};
-pub use push::{PushError, PushRequest};
+pub use push::{PushError, PushRequest, Pushed};
 pub use record::ImageRecord;
 pub use reference::{DEFAULT_DOMAIN, Reference, ReferenceError};
 pub use save::SaveError;
 pub use shared::ImagesOptions;
+pub use variants::Variant;

@@ -21,7 +21,7 @@ use crate::feed::{Fed, feed};
 use crate::images::ImageError;
 use crate::layer::{Layer, LayerError};
 use crate::manifest::{
-    Config, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
+    Config, Document, Index, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
     ManifestError,
 };
 use crate::media_type::{
@@ -175,6 +175,15 @@ struct Found {
     manifest: Option<Vec<u8>>,
 }
 
+/// An image that was in an archive.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The image as it now is.
+    pub image: ImageRecord,
+    /// Names that the archive gave it.
+    pub names: Vec<Reference>,
+}
+
 /// An image to be entered: what its names stand for.
 #[derive(Debug)]
 struct Wanted {
@@ -216,7 +225,7 @@ impl Images {
         mut archive: impl Stream<Item = io::Result<Bytes>> + Send + Unpin,
         platform: Option<Platform>,
         progress: Progress,
-    ) -> Result<Vec<ImageRecord>, LoadError> {
+    ) -> Result<Vec<Loaded>, LoadError> {
         let images = self.clone();
         let (feeder, fed) = feed();
         let reading = tokio::task::spawn_blocking(move || images.read_archive(fed));
@@ -226,7 +235,8 @@ impl Images {
         let (lease, wanted) = read?;
         let mut loaded = Vec::new();
         for wanted in wanted {
-            loaded.push(self.load_one(&wanted, platform.as_ref(), &lease, &progress).await?);
+            let image = self.load_one(&wanted, platform.as_ref(), &lease, &progress).await?;
+            loaded.push(Loaded { image, names: wanted.names });
         }
         let shared = Arc::clone(&self.shared);
         let ended = tokio::task::spawn_blocking(move || {
@@ -468,9 +478,11 @@ impl Images {
                     &target.digest,
                     &index_labels(index.entries.iter().map(|e| &e.target.digest)),
                 )?;
-                let wanted = platform.cloned().unwrap_or_else(Platform::host);
-                let chosen = index.choose(&wanted).map_err(manifest_error)?;
-                return self.label_documents(chosen, platform, lease, depth + 1);
+                let chosen = self.choose_here(&index, platform).map_err(manifest_error)?;
+                for entry in index.entries.iter().filter(|entry| entry.target != chosen) {
+                    self.keep_variant(&entry.target, lease)?;
+                }
+                return self.label_documents(&chosen, platform, lease, depth + 1);
             }
         };
         let bytes = self.read(&manifest.config.digest, MAX_CONFIG_BYTES)?;
@@ -480,6 +492,42 @@ impl Images {
         let labels = config_labels(shared.snapshotter.name(), chain_ids.last());
         label(&manifest.config.digest, &labels)?;
         Ok((manifest, config))
+    }
+
+    /// Chooses what to unpack of an index: what suits the platform best, or, if none is asked for and
+    /// none of this machine's is here, the first that is.
+    fn choose_here(
+        &self,
+        index: &Index,
+        platform: Option<&Platform>,
+    ) -> Result<Descriptor, ManifestError> {
+        let content = self.store().content();
+        let is_here = |blob: &Descriptor| {
+            matches!(content.adopt(&self.shared.ns, &blob.digest, &Labels::new(), None), Ok(true))
+        };
+        let best = index.choose(platform.unwrap_or(&Platform::host())).cloned();
+        match (best, platform) {
+            (Ok(best), Some(_)) => Ok(best),
+            (Ok(best), None) if is_here(&best) => Ok(best),
+            (best, None) => {
+                let first = index.entries.iter().find(|entry| is_here(&entry.target));
+                first.map_or(best, |entry| Ok(entry.target.clone()))
+            }
+            (Err(error), Some(_)) => Err(error),
+        }
+    }
+
+    /// Labels another platform's image that is here, so that its parts stay with it.
+    fn keep_variant(&self, target: &Descriptor, lease: &str) -> Result<(), LoadError> {
+        let content = self.store().content();
+        let Ok(bytes) = self.read(&target.digest, MAX_MANIFEST_BYTES) else { return Ok(()) };
+        let Ok(Document::Manifest(manifest)) = Document::parse(target, &bytes) else {
+            return Ok(());
+        };
+        content
+            .adopt(&self.shared.ns, &target.digest, &manifest_labels(&manifest), Some(lease))
+            .map(drop)
+            .map_err(|source| LoadError::Content { source })
     }
 
     fn read(&self, digest: &Digest, limit_bytes: u64) -> Result<Vec<u8>, LoadError> {

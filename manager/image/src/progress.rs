@@ -48,6 +48,12 @@ pub enum LayerPhase {
     Exists,
     /// A transfer broke off and is tried again.
     Retrying,
+    /// Bytes go out to a registry.
+    Uploading,
+    /// The registry has the layer now.
+    Uploaded,
+    /// The registry took the layer from another of its repositories.
+    Mounted,
 }
 
 /// Is told what goes on. Called from several threads, and must not block for long.
@@ -65,6 +71,12 @@ impl LayerProgress {
     pub(crate) fn new(progress: &Progress, layer: &Descriptor) -> Self {
         let digest = layer.digest.clone();
         Self { progress: Arc::clone(progress), digest, total_bytes: layer.size_bytes }
+    }
+
+    /// Tells nobody.
+    pub(crate) fn silent(blob: &Descriptor) -> Self {
+        let nobody: Progress = Arc::new(|_| {});
+        Self::new(&nobody, blob)
     }
 
     /// Tells that the layer is in this phase, with so many bytes done.

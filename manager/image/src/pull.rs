@@ -35,7 +35,7 @@ pub struct PullRequest {
     pub reference: Reference,
     /// The platform; `None`: this machine's.
     pub platform: Option<Platform>,
-    /// Credentials for this pull only; `None`: those of the user's file.
+    /// Credentials for this pull only.
     pub credentials: Option<Credentials>,
 }
 
@@ -161,7 +161,13 @@ impl Images {
         request: PullRequest,
         progress: Progress,
     ) -> Result<Pulled, PullError> {
-        let repository = self.shared.registry.repository(&request.reference, request.credentials);
+        let registry = &self.shared.registry;
+        let repository = registry
+            .repository(&request.reference, request.credentials.as_ref())
+            .map_err(|source| PullError::Registry {
+                image: request.reference.familiar(),
+                source: Box::new(source),
+            })?;
         let pull = Pull {
             images: self.clone(),
             reference: request.reference,

@@ -11,21 +11,20 @@ use keg_store::{ContentError, Descriptor, ErrorClass, Explain, Labels, Reason};
 use tokio::task::JoinSet;
 
 use crate::images::ImageError;
-use crate::manifest::MAX_CONFIG_BYTES;
-use crate::media_type::OCI_CONFIG;
-use crate::progress::{LayerPhase, LayerProgress, Progress};
+use crate::parts::Parts;
+use crate::progress::{LayerPhase, LayerProgress, Progress, PullEvent};
 use crate::record::SOURCE_LABEL;
 use crate::registry::{RegistryError, Repository, Upload};
-use crate::{Credentials, ImageRecord, Images, Platform, Reference};
+use crate::{Credentials, Images, Platform, Reference};
 
 /// What to push.
 #[derive(Debug, Clone)]
 pub struct PushRequest {
     /// Name of the image here, and in the registry.
     pub reference: Reference,
-    /// The platform to push of an image of several; `None`: this machine's, or whichever is here.
+    /// The one platform to push of an image of several; `None`: all that are here.
     pub platform: Option<Platform>,
-    /// Credentials for this push only; `None`: those of the user's file.
+    /// Credentials for this push only.
     pub credentials: Option<Credentials>,
 }
 
@@ -103,9 +102,18 @@ impl Explain for PushError {
     }
 }
 
+/// What a push did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// What the name stands for in the registry now.
+    pub target: Descriptor,
+    /// Platforms that the image has and that were not sent, since they are not here.
+    pub missing: Vec<Platform>,
+}
+
 impl Images {
-    /// Pushes an image under its name and returns the descriptor of the manifest. `progress` tells
-    /// of layers as a pull does, [`LayerPhase::Downloading`] meaning that a layer is sent.
+    /// Pushes an image under its name: of the platform asked for, or of all that are here. `progress`
+    /// tells of layers as a pull does.
     ///
     /// # Errors
     /// [`PushError`]; the registry may then have some of the blobs, but not the manifest.
@@ -113,84 +121,110 @@ impl Images {
         &self,
         request: PushRequest,
         progress: Progress,
-    ) -> Result<Descriptor, PushError> {
+    ) -> Result<Pushed, PushError> {
         let name = request.reference.familiar();
         let registry =
             |source| PushError::Registry { image: name.clone(), source: Box::new(source) };
         let called_off = || PushError::CalledOff { image: name.clone() };
-        let (images, text) = (self.clone(), request.reference.to_string());
-        let platform = request.platform.clone();
-        let resolved =
-            tokio::task::spawn_blocking(move || images.resolve(&text, platform.as_ref()));
-        let image = resolved
-            .await
-            .map_err(|_| called_off())?
-            .map_err(|source| PushError::Find { image: name.clone(), source: Box::new(source) })?;
-        let repository =
-            self.shared.registry.repository_to_push(&request.reference, request.credentials);
+        let parts = self.parts_to_push(&request).await?;
+        progress(PullEvent::Resolved {
+            reference: request.reference.clone(),
+            target: parts.target.clone(),
+            layers: parts.layers.clone(),
+        });
+        let repository = self
+            .shared
+            .registry
+            .repository_to_push(&request.reference, request.credentials.as_ref())
+            .map_err(registry)?;
         let mut sending = JoinSet::new();
-        for layer in &image.layers {
+        let layers = parts.layers.iter().map(|layer| (layer, true));
+        for (blob, is_layer) in layers.chain(parts.configs.iter().map(|config| (config, false))) {
             let (images, repository) = (self.clone(), repository.clone());
-            let (layer, reference) = (layer.clone(), request.reference.clone());
-            let progress = LayerProgress::new(&progress, &layer);
+            let (blob, reference) = (blob.clone(), request.reference.clone());
+            let progress = match is_layer {
+                true => LayerProgress::new(&progress, &blob),
+                false => LayerProgress::silent(&blob),
+            };
             sending.spawn(async move {
-                images.push_layer(&repository, &reference, &layer, &progress).await
+                images.push_blob(&repository, &reference, &blob, progress).await
             });
         }
         while let Some(sent) = sending.join_next().await {
             sent.map_err(|_| called_off())?.map_err(registry)?;
         }
-        self.push_config(&repository, &image).await.map_err(registry)?;
-        let Descriptor { media_type, digest, .. } = &image.manifest;
-        let tag = request.reference.tag().unwrap_or(digest.as_str());
-        repository.put_manifest(tag, media_type, &image.manifest_json).await.map_err(registry)?;
-        Ok(image.manifest)
+        for (document, bytes) in &parts.documents {
+            let is_target = document.digest == parts.target.digest;
+            let tag = request.reference.tag().filter(|_| is_target);
+            let tag = tag.unwrap_or(document.digest.as_str());
+            repository.put_manifest(tag, &document.media_type, bytes).await.map_err(registry)?;
+        }
+        Ok(Pushed { target: parts.target, missing: parts.missing })
     }
 
-    async fn push_layer(
+    async fn parts_to_push(&self, request: &PushRequest) -> Result<Parts, PushError> {
+        let name = request.reference.familiar();
+        let (images, text) = (self.clone(), request.reference.to_string());
+        let (image_name, platform) = (name.clone(), request.platform.clone());
+        let gathering = tokio::task::spawn_blocking(move || {
+            let find = |source| PushError::Find { image: image_name.clone(), source };
+            let image = images.resolve(&text, platform.as_ref()).map_err(Box::new).map_err(find)?;
+            images.parts(&image, platform.as_ref()).map_err(|source| PushError::Content {
+                image: image_name.clone(),
+                source: Box::new(source),
+            })
+        });
+        gathering.await.unwrap_or(Err(PushError::CalledOff { image: name }))
+    }
+
+    async fn push_blob(
         &self,
         repository: &Repository,
         reference: &Reference,
-        layer: &Descriptor,
-        progress: &LayerProgress,
+        blob: &Descriptor,
+        progress: LayerProgress,
     ) -> Result<(), RegistryError> {
         progress.tell(LayerPhase::Waiting, 0);
         // The semaphore is never closed.
         let _permit = self.shared.permits.acquire().await.ok();
-        if repository.has_blob(&layer.digest).await? {
+        if repository.has_blob(&blob.digest).await? {
             progress.tell_all(LayerPhase::Exists);
             return Ok(());
         }
-        progress.tell(LayerPhase::Downloading, 0);
-        let shared = Arc::clone(&self.shared);
-        let (digest, target) = (layer.digest.clone(), reference.clone());
-        let source = tokio::task::spawn_blocking(move || {
-            let info = shared.store.content().info(&shared.ns, &digest).ok().flatten()?;
-            source_of(&info.labels, &target)
-        });
-        let source = source.await.ok().flatten();
-        let body = Upload::blob(self.shared.store.content(), &self.shared.ns, layer);
-        repository.put_blob(layer, &body, source.as_deref()).await?;
-        progress.tell_all(LayerPhase::Complete);
+        let source = self.other_repository(blob, reference).await;
+        let told = progress.clone();
+        let body = Upload::blob(self.store().content(), &self.shared.ns, blob)
+            .telling(Arc::new(move |sent_bytes| told.tell(LayerPhase::Uploading, sent_bytes)));
+        let was_sent = repository.put_blob(blob, &body, source.as_deref()).await?;
+        progress.tell_all(if was_sent { LayerPhase::Uploaded } else { LayerPhase::Mounted });
+        self.note_repository(blob, reference).await;
         Ok(())
     }
 
-    async fn push_config(
-        &self,
-        repository: &Repository,
-        image: &ImageRecord,
-    ) -> Result<(), RegistryError> {
-        if repository.has_blob(&image.id).await? {
-            return Ok(());
+    /// Returns another repository of the registry that is known to have a blob.
+    async fn other_repository(&self, blob: &Descriptor, target: &Reference) -> Option<String> {
+        let shared = Arc::clone(&self.shared);
+        let (digest, target) = (blob.digest.clone(), target.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let info = shared.store.content().info(&shared.ns, &digest).ok().flatten()?;
+            source_of(&info.labels, &target)
+        });
+        looking.await.ok().flatten()
+    }
+
+    /// Notes that a repository has a blob, so that another of the same registry can take it from there.
+    async fn note_repository(&self, blob: &Descriptor, target: &Reference) {
+        let shared = Arc::clone(&self.shared);
+        let (digest, target) = (blob.digest.clone(), target.clone());
+        let noting = tokio::task::spawn_blocking(move || {
+            let name = format!("{SOURCE_LABEL}{}", target.domain());
+            let labels = Labels::from([(name, target.path().to_owned())]);
+            shared.store.transaction(|tx| tx.label_blob(&shared.ns, &digest, &labels))
+        });
+        // Without the note the next push sends a little more, and a removal may have come between.
+        if let Ok(Err(error)) = noting.await {
+            tracing::debug!(%error, "where a blob can be had is not noted");
         }
-        debug_assert!(image.config_json.len() as u64 <= MAX_CONFIG_BYTES);
-        let config = Descriptor {
-            media_type: OCI_CONFIG.to_owned(),
-            digest: image.id.clone(),
-            size_bytes: image.config_json.len() as u64,
-        };
-        let body = Upload::bytes(image.config_json.clone());
-        repository.put_blob(&config, &body, None).await.map(drop)
     }
 }
 

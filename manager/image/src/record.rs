@@ -149,7 +149,8 @@ impl Loader<'_> {
         Err(ManifestError::Platform { wanted, available }.into())
     }
 
-    fn unpacked_bytes(&self, chain_id: &Digest) -> u64 {
+    /// Returns what the layer takes that the chain id ends with; 0 if it is not unpacked here.
+    pub(crate) fn unpacked_bytes(&self, chain_id: &Digest) -> u64 {
         self.snapshotter
             .stat(self.ns, chain_id.as_str())
             .ok()

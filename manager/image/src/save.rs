@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::images::ImageError;
+use crate::parts::Parts;
 use crate::{ImageRecord, Images, Platform, Reference};
 
 /// Annotation of an index entry that holds the whole name; containerd's.
@@ -93,11 +94,13 @@ impl Explain for SaveError {
 /// An image and the names that it is saved under.
 struct Chosen {
     image: ImageRecord,
+    parts: Parts,
     names: Vec<Reference>,
 }
 
 impl Images {
-    /// Writes images into an archive. A text that is a name saves the image under that name alone; one
+    /// Writes images into an archive: of one platform, or of all that are here. A text that is a name
+    /// saves the image under that name alone, a name without a tag under all tags of the repository; one
     /// that is an id saves it without a name. Blocks.
     ///
     /// # Errors
@@ -122,6 +125,11 @@ impl Images {
                 self.save_blob(&mut archive, digest, image)?;
             }
         }
+        for (document, bytes) in chosen.iter().flat_map(|chosen| &chosen.parts.documents) {
+            if written.insert(&document.digest) {
+                archive.file(&blob_path(&document.digest), bytes.len() as u64, bytes.as_slice())?;
+            }
+        }
         archive.document("index.json", &index(&chosen))?;
         archive.document("manifest.json", &docker_manifest(&chosen))?;
         archive.document("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
@@ -136,19 +144,40 @@ impl Images {
     ) -> Result<Vec<Chosen>, SaveError> {
         let mut chosen: BTreeMap<Digest, Chosen> = BTreeMap::new();
         for text in images {
-            let image = self.resolve(text, platform).map_err(|source| SaveError::Find {
-                image: text.clone(),
-                source: Box::new(source),
-            })?;
-            let name = Reference::parse(text).ok().filter(|name| image.names.contains(name));
-            let entry = chosen
-                .entry(image.manifest.digest.clone())
-                .or_insert_with(|| Chosen { image, names: Vec::new() });
-            entry.names.extend(name);
-            entry.names.sort();
-            entry.names.dedup();
+            for (text, name) in self.expand(text)? {
+                let image = self.resolve(&text, platform).map_err(find_error(&text))?;
+                let name = name.filter(|name| image.names.contains(name));
+                let parts = self
+                    .parts(&image, platform)
+                    .map_err(|source| SaveError::Content { image: text.clone(), source })?;
+                let entry = chosen.entry(parts.target.digest.clone()).or_insert_with(|| Chosen {
+                    image,
+                    parts,
+                    names: Vec::new(),
+                });
+                entry.names.extend(name);
+                entry.names.sort();
+                entry.names.dedup();
+            }
         }
         Ok(chosen.into_values().collect())
+    }
+
+    /// Returns what a text stands for: itself, or all tags of a repository.
+    fn expand(&self, text: &str) -> Result<Vec<(String, Option<Reference>)>, SaveError> {
+        let itself = || vec![(text.to_owned(), Reference::parse(text).ok())];
+        let Ok(repository) = Reference::parse_untagged(text) else { return Ok(itself()) };
+        if repository.tag().is_some() || repository.digest().is_some() {
+            return Ok(itself());
+        }
+        let list = self.list().map_err(find_error(text))?;
+        let names = list.into_iter().flat_map(|image| image.names);
+        let tags: Vec<_> = names
+            .filter(|name| name.repository() == repository.repository())
+            .map(|name| (name.to_string(), Some(name)))
+            .collect();
+        // It may be the beginning of an id.
+        Ok(if tags.is_empty() { itself() } else { tags })
     }
 
     fn save_blob<W: Write>(
@@ -166,12 +195,16 @@ impl Images {
     }
 }
 
-/// Returns the blobs of images, with the image that needs each.
+/// Returns the blobs of images that are no manifests, with the image that needs each.
 fn blobs(chosen: &[Chosen]) -> impl Iterator<Item = (&Digest, &ImageRecord)> {
-    chosen.iter().flat_map(|Chosen { image, .. }| {
-        let layers = image.layers.iter().map(|layer| &layer.digest);
-        layers.chain([&image.id, &image.manifest.digest]).map(move |digest| (digest, image))
+    chosen.iter().flat_map(|Chosen { image, parts, .. }| {
+        parts.layers.iter().chain(&parts.configs).map(move |blob| (&blob.digest, image))
     })
+}
+
+fn find_error(text: &str) -> impl FnOnce(ImageError) -> SaveError {
+    let image = text.to_owned();
+    move |source| SaveError::Find { image, source: Box::new(source) }
 }
 
 fn blob_path(digest: &Digest) -> String {
@@ -180,16 +213,17 @@ fn blob_path(digest: &Digest) -> String {
 
 fn index(chosen: &[Chosen]) -> Value {
     let mut manifests = Vec::new();
-    for Chosen { image, names } in chosen {
+    for Chosen { image, parts, names } in chosen {
         let entry = |annotations: Value| {
-            let Descriptor { media_type, digest, size_bytes } = &image.manifest;
-            let mut entry = json!({
-                "mediaType": media_type,
-                "digest": digest,
-                "size": size_bytes,
-                "platform":
-                    {"os": image.platform.os, "architecture": image.platform.architecture},
-            });
+            let Descriptor { media_type, digest, size_bytes } = &parts.target;
+            let mut entry = json!({"mediaType": media_type, "digest": digest, "size": size_bytes});
+            if *digest == image.manifest.digest {
+                let Platform { os, architecture, variant } = &image.platform;
+                entry["platform"] = json!({"os": os, "architecture": architecture});
+                if !variant.is_empty() {
+                    entry["platform"]["variant"] = json!(variant);
+                }
+            }
             if annotations != json!({}) {
                 entry["annotations"] = annotations;
             }
@@ -215,7 +249,7 @@ fn index(chosen: &[Chosen]) -> Value {
 fn docker_manifest(chosen: &[Chosen]) -> Value {
     chosen
         .iter()
-        .map(|Chosen { image, names }| {
+        .map(|Chosen { image, names, .. }| {
             let layers: Vec<String> =
                 image.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
             let tags: Vec<String> = names.iter().map(Reference::familiar).collect();

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::metadata::{BlobInfo, SnapshotRow};
 use crate::{
-    ContentError, ErrorClass, Explain, Labels, MetadataError, Namespace, Reason, Resource,
+    ContentError, ErrorClass, Explain, Labels, MetadataError, Namespace, ReadTx, Reason, Resource,
     SnapshotError, Snapshotter, Store, WriteTx, labels,
 };
 
@@ -119,12 +119,39 @@ enum Node {
     Snapshot { namespace: String, snapshotter: String, key: String },
 }
 
+/// What images, containers and leases need, directly or not.
+pub(crate) struct Needed(HashSet<Node>);
+
+impl Needed {
+    /// Tells whether a blob of a namespace is needed.
+    pub(crate) fn has_blob(&self, namespace: &str, blob: &BlobInfo) -> bool {
+        self.0.contains(&blob_node(namespace, blob.digest.as_str()))
+    }
+
+    /// Tells whether a snapshot is needed.
+    pub(crate) fn has_snapshot(&self, row: &SnapshotRow) -> bool {
+        self.0.contains(&snapshot_node(row))
+    }
+}
+
+/// Finds out what is needed of these blobs and snapshots.
+///
+/// # Errors
+/// Only if the database fails.
+pub(crate) fn needed(
+    tx: &ReadTx<'_>,
+    blobs: &[(String, BlobInfo)],
+    snapshots: &[SnapshotRow],
+) -> Result<Needed, MetadataError> {
+    Ok(Needed(mark(roots(tx, blobs, snapshots)?, &edges(blobs, snapshots))))
+}
+
 fn sweep_rows(tx: &WriteTx<'_>) -> Result<Collected, MetadataError> {
     tx.delete_ended_leases()?;
     let (blobs, snapshots) = (tx.all_blobs()?, tx.all_snapshots()?);
-    let needed = mark(roots(tx, &blobs, &snapshots)?, &edges(&blobs, &snapshots));
+    let needed = needed(tx, &blobs, &snapshots)?;
     for (namespace, blob) in &blobs {
-        if !needed.contains(&blob_node(namespace, blob.digest.as_str()))
+        if !needed.has_blob(namespace, blob)
             && let Ok(ns) = namespace.parse::<Namespace>()
         {
             tx.delete_blob(&ns, &blob.digest)?;
@@ -134,7 +161,7 @@ fn sweep_rows(tx: &WriteTx<'_>) -> Result<Collected, MetadataError> {
     // Children have higher numbers than parents, except where a snapshot was put on top of one
     // later: deleting by number needs no order once the keys refer to nothing that stays.
     let mut doomed: Vec<&SnapshotRow> =
-        snapshots.iter().filter(|row| !needed.contains(&snapshot_node(row))).collect();
+        snapshots.iter().filter(|row| !needed.has_snapshot(row)).collect();
     children_first(&mut doomed);
     for row in doomed {
         tx.delete_snapshot_number(row.number)?;
@@ -160,7 +187,7 @@ fn children_first(rows: &mut [&SnapshotRow]) {
 }
 
 fn roots(
-    tx: &WriteTx<'_>,
+    tx: &ReadTx<'_>,
     blobs: &[(String, BlobInfo)],
     snapshots: &[SnapshotRow],
 ) -> Result<Vec<Node>, MetadataError> {
@@ -171,7 +198,7 @@ fn roots(
     for (namespace, snapshotter, key) in tx.container_snapshots()? {
         roots.push(Node::Snapshot { namespace, snapshotter, key });
     }
-    for (namespace, resource) in tx.leased_resources(tx.now())? {
+    for (namespace, resource) in tx.leased_resources(jiff::Timestamp::now())? {
         match resource {
             Resource::Blob(digest) => roots.push(blob_node(&namespace, digest.as_str())),
             Resource::Snapshot { snapshotter, key } => {

@@ -22,6 +22,7 @@
 //!   the database's write lock is held, so a collection never meets one in between.
 //! - One process uses a root at a time ([`OpenError::InUse`]).
 
+mod check;
 mod content;
 mod descriptor;
 mod digest;
@@ -32,7 +33,9 @@ mod metadata;
 mod namespace;
 mod snapshot;
 mod store;
+mod usage;
 
+pub use check::{CheckError, Checked, Finding, check, repair};
 pub use content::{BlobReader, ContentError, ContentStore, Ingest, IngestStatus};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -48,6 +51,7 @@ pub use snapshot::{
     SnapshotInfo, SnapshotKind, Snapshotter, Usage, copy_directory, detect_snapshotter, measure,
 };
 pub use store::{OpenError, Store};
+pub use usage::{StoreUsage, directory_bytes};
 
 /// Labels of an object: small texts for programs, in the order of their names.
 pub type Labels = std::collections::BTreeMap<String, String>;

@@ -1,5 +1,11 @@
-//! Images by `keg` and kegd: registries that work, registries that do not, and hostile layers.
+//! Images by `keg` and kegd: registries that work, registries that do not, hostile layers, archives, and
+//! the store behind them.
 
+mod archive;
 mod bad_registry;
+mod interop;
 mod layers;
+mod login;
+mod mirrors;
 mod pull;
+mod store;

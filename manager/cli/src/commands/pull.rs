@@ -8,7 +8,7 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::options::platform;
 use crate::progress::{Progress, ProgressStyle, Target};
-use crate::{output, reference};
+use crate::{credentials, output, reference};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -59,7 +59,8 @@ pub(crate) async fn pull(
     platform: Option<Platform>,
     mut progress: Progress,
 ) -> Result<String, Failure> {
-    let request = PullImageRequest { reference: image.to_owned(), platform, auth: None };
+    let auth = credentials::for_image(image);
+    let request = PullImageRequest { reference: image.to_owned(), platform, auth };
     let mut events = daemon.images().pull(request).await?.into_inner();
     let mut full_reference = image.to_owned();
     while let Some(response) = events.message().await? {
@@ -69,7 +70,7 @@ pub(crate) async fn pull(
         if let Event::Resolved(resolved) = &event {
             full_reference.clone_from(&resolved.reference);
         }
-        progress.show(&event)?;
+        progress.show(&event.into())?;
     }
     Ok(full_reference)
 }

@@ -38,6 +38,15 @@ pub(crate) fn parse(text: &str) -> Result<Platform, PlatformError> {
     })
 }
 
+/// Writes a platform as it is typed.
+pub(crate) fn text(platform: &Platform) -> String {
+    let Platform { os, architecture, variant } = platform;
+    match variant.as_str() {
+        "" => format!("{os}/{architecture}"),
+        variant => format!("{os}/{architecture}/{variant}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

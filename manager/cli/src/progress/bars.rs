@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use keg_proto::keg::v1::pull_image_response::Event;
-use keg_proto::keg::v1::{Descriptor, LayerPhase, LayerProgress, PullResolved};
+use keg_proto::keg::v1::{Descriptor, LayerPhase, LayerProgress};
 
-use super::{Target, lines};
+use super::step::{Heading, words};
+use super::{Step, Target};
 use crate::failure::Failure;
 use crate::humanize::{short_id, size};
 
@@ -20,7 +20,7 @@ const RESTING: &str = "{prefix}: {msg}";
 /// Characters of a bar: done, at work, to come.
 const BAR: &str = "=> ";
 
-/// The bars of one pull, in the order of the image's layers.
+/// The bars of one transfer, in the order of the image's layers.
 #[derive(Debug)]
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -28,8 +28,7 @@ pub(crate) struct Bars {
     /// Digests of the layers, lowest first.
     order: Vec<String>,
     layers: HashMap<String, Layer>,
-    reference: String,
-    digest: String,
+    heading: Heading,
 }
 
 #[derive(Debug)]
@@ -50,8 +49,7 @@ impl Bars {
             target,
             order: Vec::new(),
             layers: HashMap::new(),
-            reference: String::new(),
-            digest: String::new(),
+            heading: Heading::default(),
         }
     }
 
@@ -59,17 +57,18 @@ impl Bars {
     ///
     /// # Errors
     /// A [`Failure`] if the outcome cannot be written.
-    pub(crate) fn show(&mut self, event: &Event) -> Result<(), Failure> {
-        match event {
-            Event::Resolved(resolved) => self.start(resolved),
-            Event::Layer(progress) => self.advance(progress),
-            Event::Done(done) => return self.end(done.up_to_date),
+    pub(crate) fn show(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Pulling(resolved) => self.start(step, &resolved.layers),
+            Step::Pushing(started) => self.start(step, &started.layers),
+            Step::Layer(progress) => self.advance(progress),
+            Step::Pulled { .. } | Step::Pushed { .. } => return self.end(step),
         }
         Ok(())
     }
 
     /// Leaves plain lines in place of the bars, so that what follows stands below them.
-    fn end(&self, up_to_date: bool) -> Result<(), Failure> {
+    fn end(&self, step: &Step) -> Result<(), Failure> {
         self.clear();
         let mut text = String::new();
         for digest in &self.order {
@@ -77,7 +76,7 @@ impl Bars {
                 self.layers.get(digest).map_or(LayerPhase::Unspecified, |layer| layer.phase);
             text.push_str(&format!("{}: {}\n", short_id(digest), words(phase)));
         }
-        text.push_str(&lines::closing(&self.reference, &self.digest, up_to_date));
+        text.push_str(&self.heading.closing(step));
         self.target.write(&text)
     }
 
@@ -86,12 +85,10 @@ impl Bars {
         let _ = self.all.clear();
     }
 
-    fn start(&mut self, resolved: &PullResolved) {
-        self.reference.clone_from(&resolved.reference);
-        self.digest =
-            resolved.target.as_ref().map(|target| target.digest.clone()).unwrap_or_default();
-        self.say(&lines::opening(&resolved.reference));
-        for Descriptor { digest, size, .. } in &resolved.layers {
+    fn start(&mut self, step: &Step, layers: &[Descriptor]) {
+        let opening = self.heading.opening(step);
+        self.say(&opening);
+        for Descriptor { digest, size, .. } in layers {
             self.add(digest, *size);
         }
     }
@@ -129,8 +126,8 @@ impl Bars {
             layer.phase = phase;
             layer.enter(phase);
         }
-        if let (LayerPhase::Downloading | LayerPhase::Extracting, Ok(total), Ok(current)) =
-            (phase, u64::try_from(progress.total), u64::try_from(progress.current))
+        if let (true, Ok(total), Ok(current)) =
+            (is_moving(phase), u64::try_from(progress.total), u64::try_from(progress.current))
         {
             layer.bar.set_length(total.max(current));
             layer.bar.set_position(current);
@@ -150,19 +147,19 @@ impl Layer {
     fn enter(&self, phase: LayerPhase) {
         let bar = &self.bar;
         match phase {
-            LayerPhase::Downloading | LayerPhase::Extracting => {
+            _ if is_moving(phase) => {
                 bar.set_style(style(MOVING));
                 bar.reset();
                 bar.set_message(words(phase));
             }
-            LayerPhase::Complete | LayerPhase::Exists => {
+            LayerPhase::Complete
+            | LayerPhase::Exists
+            | LayerPhase::Uploaded
+            | LayerPhase::Mounted => {
                 bar.set_style(style(RESTING));
                 bar.finish_with_message(words(phase));
             }
-            LayerPhase::Downloaded
-            | LayerPhase::Waiting
-            | LayerPhase::Retrying
-            | LayerPhase::Unspecified => {
+            _ => {
                 bar.set_style(style(RESTING));
                 bar.set_message(words(phase));
             }
@@ -170,16 +167,9 @@ impl Layer {
     }
 }
 
-fn words(phase: LayerPhase) -> &'static str {
-    match phase {
-        LayerPhase::Waiting | LayerPhase::Unspecified => "Waiting",
-        LayerPhase::Downloading => "Downloading",
-        LayerPhase::Downloaded => "Download complete",
-        LayerPhase::Extracting => "Extracting",
-        LayerPhase::Complete => "Pull complete",
-        LayerPhase::Exists => "Already exists",
-        LayerPhase::Retrying => "Retrying",
-    }
+/// Whether bytes are moved in a phase.
+fn is_moving(phase: LayerPhase) -> bool {
+    matches!(phase, LayerPhase::Downloading | LayerPhase::Extracting | LayerPhase::Uploading)
 }
 
 /// A style whose amounts read like all others of ours.

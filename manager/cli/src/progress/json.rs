@@ -3,26 +3,35 @@
 //! | "event" | other keys |
 //! | --- | --- |
 //! | `resolved` | `reference`, `digest`, `layers` (digests) |
+//! | `pushing` | `reference`, `layers` (digests) |
 //! | `layer` | `layer` (digest), `phase`, `current`, `total` (bytes) |
 //! | `done` | `id`, `up_to_date` |
+//! | `pushed` | `digest`, `size` (bytes), `missing` (platforms) |
 
-use keg_proto::keg::v1::pull_image_response::Event;
+use keg_proto::keg::v1::Descriptor;
 
+use super::Step;
 use crate::template::Value;
 
 /// The line of a message.
-pub(crate) fn line(event: &Event) -> String {
-    let value = match event {
-        Event::Resolved(resolved) => Value::record([
+pub(crate) fn line(step: &Step) -> String {
+    let digests = |layers: &[Descriptor]| Value::texts(layers.iter().map(|layer| &layer.digest));
+    let value = match step {
+        Step::Pulling(resolved) => Value::record([
             ("event", Value::text("resolved")),
             ("reference", Value::text(&resolved.reference)),
             (
                 "digest",
                 resolved.target.as_ref().map_or(Value::Null, |target| Value::text(&target.digest)),
             ),
-            ("layers", Value::texts(resolved.layers.iter().map(|layer| &layer.digest))),
+            ("layers", digests(&resolved.layers)),
         ]),
-        Event::Layer(layer) => {
+        Step::Pushing(started) => Value::record([
+            ("event", Value::text("pushing")),
+            ("reference", Value::text(&started.reference)),
+            ("layers", digests(&started.layers)),
+        ]),
+        Step::Layer(layer) => {
             let name = layer.phase().as_str_name();
             let phase = name.strip_prefix("LAYER_PHASE_").unwrap_or(name).to_ascii_lowercase();
             Value::record([
@@ -33,10 +42,16 @@ pub(crate) fn line(event: &Event) -> String {
                 ("total", Value::Int(layer.total)),
             ])
         }
-        Event::Done(done) => Value::record([
+        Step::Pulled { id, up_to_date } => Value::record([
             ("event", Value::text("done")),
-            ("id", done.image.as_ref().map_or(Value::Null, |image| Value::text(&image.id))),
-            ("up_to_date", Value::Bool(done.up_to_date)),
+            ("id", if id.is_empty() { Value::Null } else { Value::text(id) }),
+            ("up_to_date", Value::Bool(*up_to_date)),
+        ]),
+        Step::Pushed { target, missing } => Value::record([
+            ("event", Value::text("pushed")),
+            ("digest", Value::text(&target.digest)),
+            ("size", Value::Int(target.size)),
+            ("missing", Value::texts(missing)),
         ]),
     };
     value.to_json() + "\n"
@@ -49,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_layers_progress_is_one_object() {
-        let event = Event::Layer(LayerProgress {
+        let step = Step::Layer(LayerProgress {
             digest: "sha256:00".to_owned(),
             phase: LayerPhase::Downloading.into(),
             current: 5,
@@ -57,7 +72,7 @@ mod tests {
         });
 
         assert_eq!(
-            line(&event),
+            line(&step),
             "{\"event\":\"layer\",\"layer\":\"sha256:00\",\"phase\":\"downloading\",\"current\":5,\"total\":10}\n"
         );
     }

@@ -1,13 +1,16 @@
-//! How far a pull is: bars on a terminal, lines elsewhere, JSON for programs.
+//! How far a transfer is: bars on a terminal, lines elsewhere, JSON for programs.
 //!
-//! A [`Progress`] is fed with every message of `Images.Pull`, and decides alone what is shown.
+//! A [`Progress`] is fed with every message of a pull, a push or a load, as a [`Step`], and decides
+//! alone what is shown.
 
 mod bars;
 mod json;
 mod lines;
+mod step;
 
 use clap::ValueEnum;
-use keg_proto::keg::v1::pull_image_response::Event;
+
+pub(crate) use step::Step;
 
 use crate::failure::Failure;
 use crate::terminal;
@@ -34,7 +37,7 @@ pub(crate) enum Target {
     Stderr,
 }
 
-/// Shows the progress of one pull.
+/// Shows the progress of one transfer.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// Nothing.
@@ -50,16 +53,20 @@ pub(crate) enum Progress {
 impl Progress {
     /// Chooses how to show progress.
     pub(crate) fn new(style: ProgressStyle, target: Target) -> Self {
-        let on_terminal = match target {
-            Target::Stdout => terminal::stdout_is_terminal(),
-            Target::Stderr => terminal::stderr_is_terminal(),
-        };
         match style {
             ProgressStyle::Json => Self::Json(target),
-            ProgressStyle::Auto if on_terminal => Self::Bars(bars::Bars::new(target)),
+            ProgressStyle::Auto if target.is_terminal() => Self::Bars(bars::Bars::new(target)),
             ProgressStyle::Auto | ProgressStyle::Plain => {
                 Self::Lines(lines::Lines::default(), target)
             }
+        }
+    }
+
+    /// Shows progress only where it can be drawn over: bars on a terminal, or nothing.
+    pub(crate) fn on_terminal(target: Target) -> Self {
+        match target.is_terminal() {
+            true => Self::Bars(bars::Bars::new(target)),
+            false => Self::Silent,
         }
     }
 
@@ -67,17 +74,24 @@ impl Progress {
     ///
     /// # Errors
     /// A [`Failure`] if nothing can be written.
-    pub(crate) fn show(&mut self, event: &Event) -> Result<(), Failure> {
+    pub(crate) fn show(&mut self, step: &Step) -> Result<(), Failure> {
         match self {
             Self::Silent => Ok(()),
-            Self::Bars(bars) => bars.show(event),
-            Self::Lines(lines, target) => target.write(&lines.of(event)),
-            Self::Json(target) => target.write(&json::line(event)),
+            Self::Bars(bars) => bars.show(step),
+            Self::Lines(lines, target) => target.write(&lines.of(step)),
+            Self::Json(target) => target.write(&json::line(step)),
         }
     }
 }
 
 impl Target {
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => terminal::stdout_is_terminal(),
+            Self::Stderr => terminal::stderr_is_terminal(),
+        }
+    }
+
     fn write(self, text: &str) -> Result<(), Failure> {
         match self {
             Self::Stdout => crate::output::print(text),

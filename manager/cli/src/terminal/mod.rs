@@ -1,6 +1,7 @@
 //! Our own terminal: its size, raw mode, and the keys that leave a container.
 
 pub(crate) mod detach;
+pub(crate) mod question;
 mod raw_mode;
 pub(crate) mod stdio;
 

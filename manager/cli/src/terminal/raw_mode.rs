@@ -29,10 +29,18 @@ impl RawMode {
     /// # Errors
     /// [`RawModeError`] if it is no terminal, or is gone.
     pub(crate) fn enter() -> Result<Self, RawModeError> {
+        Self::with(Termios::make_raw)
+    }
+
+    /// Changes the mode of standard input's terminal in any way.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub(crate) fn with(change: impl FnOnce(&mut Termios)) -> Result<Self, RawModeError> {
         let stdin = rustix::stdio::stdin();
         let before = termios::tcgetattr(stdin).map_err(|source| RawModeError { source })?;
         let mut raw = before.clone();
-        raw.make_raw();
+        change(&mut raw);
         keep(before);
         let guard = Self(());
         termios::tcsetattr(stdin, OptionalActions::Drain, &raw)

@@ -3,11 +3,14 @@
 
 pub(crate) mod container;
 pub(crate) mod event;
+pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod system;
+pub(crate) mod tree;
+pub(crate) mod usage;
 pub(crate) mod volume;
 
 use std::collections::HashMap;

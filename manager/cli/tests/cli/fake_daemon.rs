@@ -493,4 +493,45 @@ impl Images for Fake {
     ) -> Result<Response<RemoveImageResponse>, Status> {
         not_scripted()
     }
+
+    type PushStream = Answers<PushImageResponse>;
+
+    async fn push(
+        &self,
+        _: Request<PushImageRequest>,
+    ) -> Result<Response<Self::PushStream>, Status> {
+        not_scripted()
+    }
+
+    type SaveStream = Answers<SaveImagesResponse>;
+
+    async fn save(
+        &self,
+        _: Request<SaveImagesRequest>,
+    ) -> Result<Response<Self::SaveStream>, Status> {
+        not_scripted()
+    }
+
+    type LoadStream = Answers<LoadImagesResponse>;
+
+    async fn load(
+        &self,
+        _: Request<Streaming<LoadImagesRequest>>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        not_scripted()
+    }
+
+    async fn history(
+        &self,
+        _: Request<ImageHistoryRequest>,
+    ) -> Result<Response<ImageHistoryResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn prune(
+        &self,
+        _: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
+        not_scripted()
+    }
 }

@@ -1,6 +1,6 @@
 //! Images, and what they are stored as.
 
-use keg_image::ImageRecord;
+use keg_image::{Credentials, HistoryStep, ImageRecord, Platform, Variant};
 use keg_proto::keg::v1 as pb;
 use keg_store::Descriptor;
 
@@ -18,7 +18,51 @@ pub(crate) fn image_to_pb(image: &ImageRecord, containers: usize) -> pb::ImageSu
         labels: labels.unwrap_or_default(),
         target: Some(descriptor_to_pb(&image.target)),
         containers: i64::try_from(containers).unwrap_or(i64::MAX),
+        stored_bytes: bytes(image.stored_bytes),
+        variants: Vec::new(),
     }
+}
+
+/// Converts one platform of an image that has several.
+pub(crate) fn variant_to_pb(variant: &Variant) -> pb::ImageVariant {
+    pb::ImageVariant {
+        platform: variant.platform.as_ref().map(platform_to_pb),
+        digest: variant.manifest.to_string(),
+        is_here: variant.is_here,
+        stored_bytes: bytes(variant.stored_bytes),
+        size_bytes: bytes(variant.size_bytes),
+    }
+}
+
+/// Converts a platform.
+pub(crate) fn platform_to_pb(platform: &Platform) -> pb::Platform {
+    let Platform { os, architecture, variant } = platform.clone();
+    pb::Platform { os, architecture, variant }
+}
+
+/// Converts a step of a build.
+pub(crate) fn history_step_to_pb(step: &HistoryStep) -> pb::HistoryStep {
+    pb::HistoryStep {
+        created_at: step.created_at.map(timestamp_to_pb),
+        created_by: step.created_by.clone(),
+        size_bytes: bytes(step.size_bytes),
+        author: step.author.clone(),
+        comment: step.comment.clone(),
+        layer: step.layer.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+/// Converts credentials; empty ones are none.
+pub(crate) fn credentials_from_pb(auth: pb::RegistryAuth) -> Option<Credentials> {
+    if !auth.identity_token.is_empty() {
+        return Some(Credentials::IdentityToken(auth.identity_token));
+    }
+    let (username, password) = (auth.username, auth.password);
+    (!username.is_empty()).then_some(Credentials::Basic { username, password })
+}
+
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Converts a content descriptor.

@@ -1,10 +1,18 @@
 //! `keg.v1.Images`.
 
+mod archive;
 mod import;
+mod list;
+mod load;
 mod pull;
+mod push;
+mod reports;
+mod save;
 
+use jiff::Timestamp;
 use keg_engine::Engine;
-use keg_image::{Images as Store, Reference};
+use keg_engine::events::{EngineEvent, ObjectType};
+use keg_image::{Images as Store, PruneRequest, Reference};
 use keg_proto::keg::v1 as pb;
 use keg_store::Explain;
 use tonic::{Request, Response, Status, Streaming};
@@ -46,6 +54,9 @@ impl Images {
 #[tonic::async_trait]
 impl pb::images_server::Images for Images {
     type PullStream = Answers<pb::PullImageResponse>;
+    type PushStream = Answers<pb::PushImageResponse>;
+    type SaveStream = Answers<pb::SaveImagesResponse>;
+    type LoadStream = Answers<pb::LoadImagesResponse>;
 
     async fn pull(
         &self,
@@ -65,25 +76,9 @@ impl pb::images_server::Images for Images {
         &self,
         request: Request<pb::ListImagesRequest>,
     ) -> Result<Response<pb::ListImagesResponse>, Status> {
-        let reference = request.into_inner().reference;
-        let wanted = match reference.as_str() {
-            "" => None,
-            text => Some(Reference::parse_untagged(text).map_err(|error| to_status(&error))?),
-        };
-        let all = self.blocking(Store::list).await?;
-        let images = all
-            .iter()
-            .filter(|image| {
-                wanted.as_ref().is_none_or(|wanted| {
-                    image.names.iter().any(|name| {
-                        name.repository() == wanted.repository()
-                            && wanted.tag().is_none_or(|tag| name.tag() == Some(tag))
-                    })
-                })
-            })
-            .map(|image| convert::image_to_pb(image, self.containers_of(image)))
-            .collect();
-        Ok(Response::new(pb::ListImagesResponse { images }))
+        let (request, users) = (request.into_inner(), self.engine.image_users());
+        let list = self.blocking(move |images| list::list(images, &request, &users)).await?;
+        Ok(Response::new(pb::ListImagesResponse { images: list }))
     }
 
     async fn inspect(
@@ -94,11 +89,7 @@ impl pb::images_server::Images for Images {
         let image = self.blocking(move |images| images.resolve(&name, None)).await?;
         Ok(Response::new(pb::InspectImageResponse {
             summary: Some(convert::image_to_pb(&image, self.containers_of(&image))),
-            platform: Some(pb::Platform {
-                os: image.platform.os.clone(),
-                architecture: image.platform.architecture.clone(),
-                variant: image.platform.variant.clone(),
-            }),
+            platform: Some(convert::platform_to_pb(&image.platform)),
             stored_bytes: i64::try_from(image.stored_bytes).unwrap_or(i64::MAX),
             config_json: image.config_json,
             manifest_json: image.manifest_json,
@@ -127,6 +118,71 @@ impl pb::images_server::Images for Images {
         Ok(Response::new(pb::RemoveImageResponse {
             untagged: removed.untagged,
             deleted: removed.deleted,
+        }))
+    }
+
+    async fn push(
+        &self,
+        request: Request<pb::PushImageRequest>,
+    ) -> Result<Response<Self::PushStream>, Status> {
+        push::push(&self.engine, &self.images, request.into_inner())
+    }
+
+    async fn save(
+        &self,
+        request: Request<pb::SaveImagesRequest>,
+    ) -> Result<Response<Self::SaveStream>, Status> {
+        save::save(&self.images, request.into_inner())
+    }
+
+    async fn load(
+        &self,
+        request: Request<Streaming<pb::LoadImagesRequest>>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        load::load(&self.engine, &self.images, request.into_inner()).await
+    }
+
+    async fn history(
+        &self,
+        request: Request<pb::ImageHistoryRequest>,
+    ) -> Result<Response<pb::ImageHistoryResponse>, Status> {
+        let request = request.into_inner();
+        let platform = request.platform.as_ref().map(convert::platform_from_pb);
+        let history =
+            self.blocking(move |images| images.history(&request.image, platform.as_ref()));
+        let (image, steps) = history.await?;
+        Ok(Response::new(pb::ImageHistoryResponse {
+            steps: steps.iter().map(convert::history_step_to_pb).collect(),
+            id: image.id.to_string(),
+            names: image.names.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<pb::PruneImagesRequest>,
+    ) -> Result<Response<pb::PruneImagesResponse>, Status> {
+        let request = request.into_inner();
+        let prune = PruneRequest {
+            all: request.all,
+            until: request.until.map(convert::timestamp_from_pb).transpose()?,
+            labels: request.labels,
+            without_labels: request.without_labels,
+        };
+        let users = self.engine.image_users();
+        let pruned = self.blocking(move |images| images.prune(&prune, &users)).await?;
+        let reclaimed_bytes = i64::try_from(pruned.reclaimed_bytes).unwrap_or(i64::MAX);
+        self.engine.events().publish(EngineEvent {
+            time: Timestamp::now(),
+            object: ObjectType::Image,
+            action: "prune",
+            id: String::new(),
+            attributes: [("reclaimed".to_owned(), reclaimed_bytes.to_string())].into(),
+        });
+        Ok(Response::new(pb::PruneImagesResponse {
+            untagged: pruned.untagged,
+            deleted: pruned.deleted,
+            reclaimed_bytes,
         }))
     }
 }

@@ -5,6 +5,8 @@ mod events;
 mod files;
 mod images;
 mod networks;
+mod registries;
+mod storage;
 mod system;
 mod volumes;
 
@@ -18,6 +20,8 @@ pub(crate) use events::Events;
 pub(crate) use files::Files;
 pub(crate) use images::Images;
 pub(crate) use networks::Networks;
+pub(crate) use registries::Registries;
+pub(crate) use storage::Storage;
 pub(crate) use system::System;
 pub(crate) use volumes::Volumes;
 

@@ -11,7 +11,8 @@ use crate::{ImportRequest, PullRequest};
 async fn load(fixture: &Fixture, bytes: &[u8]) -> Result<Vec<ImageRecord>, LoadError> {
     let pieces: Vec<io::Result<Bytes>> =
         bytes.chunks(5000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    fixture.images.load(stream::iter(pieces), None, silent()).await
+    let loaded = fixture.images.load(stream::iter(pieces), None, silent()).await;
+    loaded.map(|loaded| loaded.into_iter().map(|loaded| loaded.image).collect())
 }
 
 /// A store with an image of two layers under two names, one of them shared with another image.

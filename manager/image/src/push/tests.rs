@@ -78,8 +78,8 @@ async fn what_is_pushed_is_pulled_elsewhere_and_sent_once() {
     let request = PullRequest { reference: reference.clone(), platform: None, credentials: None };
     let pulled = to.images.pull(request, silent()).await.unwrap();
 
-    assert_eq!(pushed, image.manifest);
-    assert_eq!((&pulled.image.id, &pulled.image.manifest), (&image.id, &pushed));
+    assert_eq!(pushed, Pushed { target: image.manifest.clone(), missing: Vec::new() });
+    assert_eq!((&pulled.image.id, &pulled.image.manifest), (&image.id, &pushed.target));
     let exists =
         |event: &PullEvent| matches!(event, PullEvent::Layer { phase: LayerPhase::Exists, .. });
     assert!(events.lock().unwrap().iter().any(exists));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::RegistryError;
 use super::endpoint::{Trust, host_of};
-use super::transport::Transport;
+use super::transport::{Caller, Transport};
 use crate::Credentials;
 
 /// What we call ourselves to token servers.
@@ -60,6 +60,11 @@ impl Tokens {
         let token = kept.get(grant)?;
         let holds = token.expires.is_none_or(|expires| Instant::now() < expires);
         holds.then(|| token.value.clone())
+    }
+
+    /// Forgets what there is for a grant.
+    pub(super) fn forget(&self, grant: &Grant) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(grant);
     }
 
     fn keep(&self, grant: &Grant, token: Token) {
@@ -161,11 +166,11 @@ impl Transport {
     /// Answers a challenge: returns the `Authorization` value for the next attempt, and keeps it.
     pub(super) async fn authorize(
         &self,
-        registry: &str,
-        grant: &Grant,
-        credentials: Option<&Credentials>,
+        caller: &Caller,
         challenge: &Challenge,
     ) -> Result<String, RegistryError> {
+        let Caller { registry, grant, .. } = caller;
+        let credentials = caller.credentials.as_ref();
         let token = match challenge {
             Challenge::Basic => {
                 let value = credentials.and_then(Credentials::basic_value).ok_or_else(|| {
@@ -180,7 +185,7 @@ impl Transport {
             Challenge::Bearer { realm, service, scope } => {
                 let scope = scope.as_deref().unwrap_or(&grant.scope);
                 let service = service.as_deref();
-                self.fetch_token(registry, grant, realm, service, scope, credentials).await?
+                self.fetch_token(caller, realm, service, scope).await?
             }
         };
         self.tokens.keep(grant, token.clone());
@@ -189,25 +194,27 @@ impl Transport {
 
     async fn fetch_token(
         &self,
-        registry: &str,
-        grant: &Grant,
+        caller: &Caller,
         realm: &str,
         service: Option<&str>,
         scope: &str,
-        credentials: Option<&Credentials>,
     ) -> Result<Token, RegistryError> {
+        let Caller { registry, grant, endpoint, .. } = caller;
+        let credentials = caller.credentials.as_ref();
         let problem = |problem| RegistryError::Challenge { registry: registry.to_owned(), problem };
         let mut url =
             Url::parse(realm).map_err(|_| problem("the token server's address is malformed"))?;
         let is_safe = match url.scheme() {
             "https" => true,
-            "http" => self.trust(&host_of(&url)) != Trust::Tls,
+            "http" => host_of(&url) == endpoint.host || self.trust(&host_of(&url)) != Trust::Tls,
             _ => false,
         };
-        if !is_safe {
+        // What speaks TLS must not be talked out of it.
+        let gives_tls_up = url.scheme() == "http" && endpoint.scheme == Some("https");
+        if !is_safe || gives_tls_up {
             return Err(problem("its token server is not reached by HTTPS"));
         }
-        let client = self.client(&host_of(&url))?;
+        let client = self.client(endpoint, &host_of(&url))?;
         let request = match credentials {
             Some(Credentials::IdentityToken(identity)) => {
                 let mut form = form_urlencoded::Serializer::new(String::new());
@@ -226,7 +233,9 @@ impl Transport {
                 if let Some(service) = service {
                     query.append_pair("service", service);
                 }
-                query.append_pair("scope", scope);
+                if !scope.is_empty() {
+                    query.append_pair("scope", scope);
+                }
                 if let Some(Credentials::Basic { username, .. }) = credentials {
                     query.append_pair("account", username);
                 }

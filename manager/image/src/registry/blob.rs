@@ -26,6 +26,8 @@ pub struct BlobStream {
     attempt: u32,
     /// Where the current count of attempts began.
     counted_from_bytes: u64,
+    /// Whom to ask: an index into the repository's callers.
+    caller: usize,
 }
 
 impl BlobStream {
@@ -38,6 +40,7 @@ impl BlobStream {
             skip_bytes: 0,
             attempt: 1,
             counted_from_bytes: offset_bytes,
+            caller: 0,
         }
     }
 
@@ -53,6 +56,12 @@ impl BlobStream {
     ) -> Result<Option<Bytes>, RegistryError> {
         loop {
             match self.attempt_next().await {
+                Err(error) if self.is_at_a_mirror() => {
+                    self.answer = None;
+                    let repository = &self.repository;
+                    repository.pass_over(&repository.callers[self.caller], &error);
+                    self.caller += 1;
+                }
                 Err(error) if error.may_pass() && self.can_try_again() => {
                     self.answer = None;
                     on_retry();
@@ -63,6 +72,11 @@ impl BlobStream {
                 other => return other,
             }
         }
+    }
+
+    /// Tells whether there is somebody else to ask.
+    fn is_at_a_mirror(&self) -> bool {
+        self.caller + 1 < self.repository.callers.len()
     }
 
     fn can_try_again(&mut self) -> bool {
@@ -82,7 +96,7 @@ impl BlobStream {
         }
         loop {
             let Some(answer) = self.answer.as_mut() else { return Ok(None) };
-            let registry = &self.repository.caller.registry;
+            let registry = self.repository.registry();
             let piece = self.repository.transport.next_piece(registry, answer).await?;
             let Some(mut piece) = piece else { return self.ended() };
             let skipped = self.skip_bytes.min(piece.len() as u64);
@@ -110,6 +124,9 @@ impl BlobStream {
     }
 
     async fn open(&mut self) -> Result<(), RegistryError> {
+        while !self.repository.callers[self.caller].endpoint.pulls && self.is_at_a_mirror() {
+            self.caller += 1;
+        }
         let mut headers = HeaderMap::new();
         if self.position_bytes > 0 {
             let range = format!("bytes={}-", self.position_bytes);
@@ -122,7 +139,7 @@ impl BlobStream {
         let answer = self
             .repository
             .transport
-            .ask_once(&self.repository.caller, &ask)
+            .ask_once(&self.repository.callers[self.caller], &ask)
             .await
             .map_err(|error| self.repository.unknown(error, digest.as_str()))?;
         let begins_at = match answer.status() {

@@ -1,6 +1,9 @@
 //! Endpoints: where a registry is reached, and whether by TLS.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
+
+use http::HeaderMap;
 
 use reqwest::Url;
 
@@ -8,6 +11,9 @@ use crate::DEFAULT_DOMAIN;
 
 /// Where the default registry's API is.
 const DEFAULT_ENDPOINT: &str = "registry-1.docker.io";
+
+/// Where the default registry is searched.
+pub(super) const SEARCH_HOST: &str = "index.docker.io";
 
 /// How a host is to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +24,58 @@ pub(super) enum Trust {
     Loopback,
     /// Listed by the operator: plain HTTP, or TLS without verification.
     Insecure,
+}
+
+/// Certificates besides those of the system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct TlsFiles {
+    /// Files with authorities to trust.
+    pub(super) authorities: Vec<PathBuf>,
+    /// File with our certificate, and with its key if that is elsewhere.
+    pub(super) identity: Option<(PathBuf, Option<PathBuf>)>,
+}
+
+/// One place that answers for a registry.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoint {
+    /// `HOST` or `HOST:PORT`.
+    pub(super) host: String,
+    /// `None`: to be found out.
+    pub(super) scheme: Option<&'static str>,
+    /// What the API's paths begin with: `/v2/`.
+    pub(super) path: String,
+    pub(super) trust: Trust,
+    pub(super) tls: TlsFiles,
+    /// Sent with every request to it.
+    pub(super) headers: HeaderMap,
+    /// Whether it is another host than the registry's own: it gets none of its credentials.
+    pub(super) is_mirror: bool,
+    /// Whether it may be asked for what has a digest.
+    pub(super) pulls: bool,
+    /// Whether it may be asked what a tag stands for.
+    pub(super) resolves: bool,
+    /// Whether it takes pushes.
+    pub(super) pushes: bool,
+}
+
+impl Endpoint {
+    /// Returns the registry itself, as it is without any settings.
+    pub(super) fn of_registry(domain: &str, insecure: &[String]) -> Self {
+        let host = api_host(domain).to_owned();
+        let trust = trust(&host, insecure);
+        Self {
+            scheme: (trust == Trust::Tls).then_some("https"),
+            host,
+            path: "/v2/".to_owned(),
+            trust,
+            tls: TlsFiles::default(),
+            headers: HeaderMap::new(),
+            is_mirror: false,
+            pulls: true,
+            resolves: true,
+            pushes: true,
+        }
+    }
 }
 
 /// Returns the host (with its port) that answers for a registry.

@@ -1,9 +1,13 @@
 //! Why a registry did not give what it was asked for.
 
 use std::borrow::Cow;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keg_store::{Digest, Explain, Reason};
+
+use super::HostsError;
 
 /// Why a registry did not give what it was asked for. No variant holds credentials or the query of
 /// a URL, which may hold some.
@@ -44,15 +48,11 @@ pub enum RegistryError {
         image: String,
     },
     /// The registry wants credentials, or refuses those it got.
-    #[error("registry {registry} {} access to {repository}", if *.had_credentials {
-        "refuses these credentials"
-    } else {
-        "refuses anonymous"
-    })]
+    #[error("registry {registry} {}", refused(.repository, *.had_credentials))]
     Unauthorized {
         /// The registry.
         registry: String,
-        /// The repository.
+        /// The repository; empty if the registry as a whole was asked.
         repository: String,
         /// Whether credentials were sent.
         had_credentials: bool,
@@ -137,6 +137,62 @@ pub enum RegistryError {
         /// The size found.
         found_bytes: u64,
     },
+    /// It is no name of a registry.
+    #[error("{registry:?} is not a registry's host name")]
+    BadName {
+        /// What it is.
+        registry: String,
+    },
+    /// The registry can neither be searched nor asked for a list.
+    #[error("registry {registry} offers no search")]
+    NoSearch {
+        /// The registry.
+        registry: String,
+    },
+    /// The registry's certificate cannot be trusted.
+    #[error("the certificate of registry {registry} is not trusted: {problem}")]
+    Certificate {
+        /// The registry, or the host that it sent us to.
+        registry: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What the connection failed with.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A certificate of the operator's settings cannot be read.
+    #[error("cannot read the certificate {path:?}")]
+    ReadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate of the operator's settings is malformed.
+    #[error("{path:?} is no certificate, or its key is missing")]
+    CertificateFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The operator's settings for the registry cannot be used.
+    #[error("the settings for registry {registry} cannot be used")]
+    Hosts {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Box<HostsError>,
+    },
+    /// The operator's settings name nobody who takes pushes.
+    #[error("the settings for registry {registry} let nobody take pushes")]
+    NoPush {
+        /// The registry.
+        registry: String,
+    },
     /// The TLS library could not be set up.
     #[error("cannot set up TLS")]
     Tls {
@@ -144,6 +200,15 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+}
+
+fn refused(repository: &str, had_credentials: bool) -> String {
+    match (repository, had_credentials) {
+        ("", true) => "refuses these credentials".to_owned(),
+        ("", false) => "refuses anonymous access".to_owned(),
+        (repository, true) => format!("refuses these credentials access to {repository}"),
+        (repository, false) => format!("refuses anonymous access to {repository}"),
+    }
 }
 
 fn told(message: &str) -> String {
@@ -176,8 +241,13 @@ impl RegistryError {
             | Self::Protocol { registry, .. }
             | Self::TooLarge { registry, .. }
             | Self::Digest { registry, .. }
-            | Self::Size { registry, .. } => Some(registry),
-            Self::Tls { .. } => None,
+            | Self::Size { registry, .. }
+            | Self::BadName { registry }
+            | Self::Certificate { registry, .. }
+            | Self::Hosts { registry, .. }
+            | Self::NoPush { registry }
+            | Self::NoSearch { registry } => Some(registry),
+            Self::Tls { .. } | Self::ReadCertificate { .. } | Self::CertificateFile { .. } => None,
         }
     }
 }
@@ -193,10 +263,17 @@ impl Explain for RegistryError {
             Self::Unauthorized { .. } => Reason::RegistryUnauthorized,
             Self::Digest { .. } | Self::Size { .. } => Reason::DigestMismatch,
             Self::TooLarge { .. } => Reason::ImageMalformed,
+            Self::BadName { .. } => Reason::InvalidReference,
             Self::Challenge { .. }
             | Self::Refused { .. }
             | Self::Redirect { .. }
+            | Self::NoSearch { .. }
+            | Self::NoPush { .. }
             | Self::Protocol { .. } => Reason::RegistryRefused,
+            Self::Certificate { .. } => Reason::RegistryUnreachable,
+            Self::ReadCertificate { .. } | Self::CertificateFile { .. } | Self::Hosts { .. } => {
+                Reason::HostPath
+            }
             Self::Tls { .. } => Reason::UnsupportedByHost,
         }
     }
@@ -212,6 +289,21 @@ impl Explain for RegistryError {
                 "check the network, and try again: what was received is kept".into()
             }
             Self::Unknown { .. } => "check the image's name and tag".into(),
+            Self::Unauthorized { repository, had_credentials: true, .. } if repository.is_empty() => {
+                "check user name and password; many registries want an access token for a password"
+                    .into()
+            }
+            Self::Certificate { registry, .. } => format!(
+                "if you trust it, put the certificate of its authority into \
+                 /etc/keg/certs.d/{registry}/ca.crt on the daemon's host"
+            )
+            .into(),
+            Self::ReadCertificate { .. } | Self::CertificateFile { .. } | Self::Hosts { .. } => {
+                "correct the file, or take it away".into()
+            }
+            Self::NoPush { .. } => "give a host the capability \"push\" in hosts.toml".into(),
+            Self::BadName { .. } => "write it as HOST[:PORT], without a scheme or a path".into(),
+            Self::NoSearch { .. } => "look for the image on the registry's web site".into(),
             Self::Unauthorized { registry, had_credentials: false, .. } => {
                 format!("check the image's name; if it is private, run `keg login {registry}`")
                     .into()

@@ -15,23 +15,32 @@
 //!
 //! Plain HTTP is spoken with loopback addresses and with registries that the operator listed.
 
+mod answer;
 mod auth;
 mod blob;
+mod clients;
 mod endpoint;
 mod error;
+mod hosts;
 mod repository;
+mod search;
 mod transport;
+mod trouble;
 mod upload;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use blob::BlobStream;
 pub use error::RegistryError;
+pub use hosts::HostsError;
 pub use repository::{Fetched, Repository};
+pub use search::SearchHit;
 pub use upload::Upload;
 
-use crate::{CredentialFile, Credentials, Reference};
+use self::endpoint::Endpoint;
+use crate::{Credentials, Reference};
 
 /// How registries are talked to.
 #[derive(Debug, Clone)]
@@ -39,8 +48,9 @@ pub struct RegistryOptions {
     /// Registries (`HOST[:PORT]`) that may speak plain HTTP or have a certificate that is not
     /// verified.
     pub insecure: Vec<String>,
-    /// Where credentials are looked for that a call does not give.
-    pub credentials: CredentialFile,
+    /// Directories with an operator's settings for registries: `HOST[:PORT]/hosts.toml` in containerd's
+    /// form, or certificates in Docker's.
+    pub config_dirs: Vec<PathBuf>,
     /// Longest wait for a connection, TLS included.
     pub connect_timeout: Duration,
     /// Longest wait for an answer to begin, and for each piece of a body.
@@ -57,7 +67,7 @@ impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             insecure: Vec::new(),
-            credentials: CredentialFile::default(),
+            config_dirs: Vec::new(),
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
@@ -71,41 +81,58 @@ impl Default for RegistryOptions {
 #[derive(Debug, Clone)]
 pub struct RegistryClient {
     transport: Arc<transport::Transport>,
-    credentials: CredentialFile,
 }
 
 impl RegistryClient {
     /// Returns a client; connects to nothing yet.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
-        let credentials = options.credentials.clone();
-        Self { transport: Arc::new(transport::Transport::new(options)), credentials }
+        Self { transport: Arc::new(transport::Transport::new(options)) }
     }
 
-    /// Returns access to the repository of a reference, with the given credentials or else those of
-    /// the user's file.
-    #[must_use]
-    pub fn repository(&self, reference: &Reference, given: Option<Credentials>) -> Repository {
-        self.repository_for(reference, given, "pull")
+    /// Returns access to the repository of a reference, with credentials if there are any.
+    ///
+    /// # Errors
+    /// [`RegistryError::Hosts`] if the operator's settings for the registry cannot be used.
+    pub fn repository(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Repository, RegistryError> {
+        let endpoints = self.endpoints(reference.domain())?;
+        let transport = Arc::clone(&self.transport);
+        Ok(Repository::new(transport, reference, credentials, endpoints, "pull"))
     }
 
     /// Returns access to the repository of a reference for pushing into it.
-    #[must_use]
+    ///
+    /// # Errors
+    /// As [`Self::repository`].
     pub fn repository_to_push(
         &self,
         reference: &Reference,
-        given: Option<Credentials>,
-    ) -> Repository {
-        self.repository_for(reference, given, "pull,push")
+        credentials: Option<&Credentials>,
+    ) -> Result<Repository, RegistryError> {
+        let endpoint = self.own_endpoint(reference.domain())?;
+        let transport = Arc::clone(&self.transport);
+        Ok(Repository::new(transport, reference, credentials, vec![endpoint], "pull,push"))
     }
 
-    fn repository_for(
-        &self,
-        reference: &Reference,
-        given: Option<Credentials>,
-        actions: &str,
-    ) -> Repository {
-        let credentials = given.or_else(|| self.credentials.find(reference.domain()));
-        Repository::new(Arc::clone(&self.transport), reference, credentials, actions)
+    fn endpoints(&self, domain: &str) -> Result<Vec<Endpoint>, RegistryError> {
+        let RegistryOptions { insecure, config_dirs, .. } = self.transport.options();
+        hosts::endpoints(domain, config_dirs, insecure).map_err(|source| RegistryError::Hosts {
+            registry: domain.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Returns who takes pushes and credentials: the registry itself, or whom the operator names for it.
+    fn own_endpoint(&self, domain: &str) -> Result<Endpoint, RegistryError> {
+        let endpoints = self.endpoints(domain)?;
+        let own = endpoints.iter().rev().find(|one| !one.is_mirror && one.pushes);
+        let named = || endpoints.iter().find(|one| one.pushes);
+        own.or_else(named)
+            .cloned()
+            .ok_or_else(|| RegistryError::NoPush { registry: domain.to_owned() })
     }
 }

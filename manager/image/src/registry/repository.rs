@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use keg_store::{Algorithm, Descriptor, Digest, Hasher};
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde::Deserialize;
 
 use super::RegistryError;
 use super::auth::Grant;
 use super::blob::BlobStream;
-use super::endpoint;
+use super::endpoint::Endpoint;
 use super::transport::{Ask, Caller, Transport};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::{Credentials, Reference, media_type};
@@ -22,7 +22,10 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 #[derive(Debug, Clone)]
 pub struct Repository {
     pub(super) transport: Arc<Transport>,
-    pub(super) caller: Caller,
+    /// The registry, as references name it.
+    registry: String,
+    /// Who may be asked, in order; never empty.
+    pub(super) callers: Vec<Caller>,
     path: String,
 }
 
@@ -42,26 +45,59 @@ struct OwnMediaType {
 }
 
 impl Repository {
+    /// Returns access through endpoints, of which there is at least one.
     pub(super) fn new(
         transport: Arc<Transport>,
         reference: &Reference,
-        credentials: Option<Credentials>,
+        credentials: Option<&Credentials>,
+        endpoints: Vec<Endpoint>,
         actions: &str,
     ) -> Self {
-        let (domain, path) = (reference.domain(), reference.path());
-        let grant = Grant {
-            host: endpoint::api_host(domain).to_owned(),
-            scope: format!("repository:{path}:{actions}"),
-            who: fingerprint(credentials.as_ref()),
-        };
-        let caller = Caller { registry: domain.to_owned(), grant, credentials };
-        Self { transport, caller, path: path.to_owned() }
+        let (registry, path) = (reference.domain().to_owned(), reference.path().to_owned());
+        let callers = endpoints.into_iter().map(|endpoint| {
+            // Credentials are for the registry, and not for whoever mirrors it.
+            let credentials = credentials.filter(|_| !endpoint.is_mirror);
+            let grant = Grant {
+                host: endpoint.host.clone(),
+                scope: format!("repository:{path}:{actions}"),
+                who: fingerprint(credentials),
+            };
+            let credentials = credentials.cloned();
+            Caller { registry: registry.clone(), endpoint: Arc::new(endpoint), grant, credentials }
+        });
+        Self { callers: callers.collect(), transport, registry, path }
     }
 
     /// Returns the registry, as references name it.
     #[must_use]
     pub fn registry(&self) -> &str {
-        &self.caller.registry
+        &self.registry
+    }
+
+    /// Returns who answers for pushes and for whatever mirrors cannot: the last.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.callers[self.callers.len() - 1]
+    }
+
+    /// Asks one after the other until one answers; all but the last only once.
+    async fn ask_any(&self, ask: &Ask, is_tag: bool) -> Result<Response, RegistryError> {
+        let may = |caller: &&Caller| match is_tag {
+            true => caller.endpoint.resolves,
+            false => caller.endpoint.pulls,
+        };
+        for caller in self.callers.iter().filter(may).take_while(|one| one.endpoint.is_mirror) {
+            match self.transport.ask_once(caller, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => self.pass_over(caller, &error),
+            }
+        }
+        self.transport.ask(self.caller(), ask).await
+    }
+
+    /// Notes that a mirror does not answer, and another is asked.
+    pub(super) fn pass_over(&self, caller: &Caller, error: &RegistryError) {
+        let mirror = caller.endpoint.host.as_str();
+        tracing::info!(mirror, registry = self.registry, %error, "a mirror is passed over");
     }
 
     /// Fetches the manifest or index that a tag or digest stands for, and verifies its digest: the
@@ -76,11 +112,9 @@ impl Repository {
         }
         let path = format!("{}/manifests/{tag_or_digest}", self.path);
         let ask = Ask { headers, ..Ask::new(Method::GET, path) };
-        let answer = self
-            .transport
-            .ask(&self.caller, &ask)
-            .await
-            .map_err(|error| self.unknown(error, tag_or_digest))?;
+        let is_tag = tag_or_digest.parse::<Digest>().is_err();
+        let answer =
+            self.ask_any(&ask, is_tag).await.map_err(|error| self.unknown(error, tag_or_digest))?;
         let header = |name: &str| {
             let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
@@ -165,7 +199,7 @@ impl Repository {
 }
 
 /// Tells credentials apart without keeping them.
-fn fingerprint(credentials: Option<&Credentials>) -> String {
+pub(super) fn fingerprint(credentials: Option<&Credentials>) -> String {
     let text = match credentials {
         None => return String::new(),
         Some(Credentials::Basic { username, password }) => format!("{username}\n{password}"),

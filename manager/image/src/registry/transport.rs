@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, StatusCode, header};
-use jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
-use serde::Deserialize;
 
-use super::auth::{Challenge, Grant, Tokens};
-use super::endpoint::{self, Trust, host_of, without_query};
+use super::answer::{challenge_of, is_passing, is_redirect, retry_after, told_by, transfer_error};
+use super::auth::{Grant, Tokens};
+use super::clients::Manner;
+use super::endpoint::{Endpoint, Trust, host_of, without_query};
 use super::upload::Upload;
 use super::{RegistryError, RegistryOptions};
 use crate::Credentials;
@@ -22,9 +21,6 @@ const MAX_REDIRECTS: usize = 10;
 
 /// Largest error document that is read.
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
-
-/// Longest text of a registry that is passed on, in characters.
-const MAX_TOLD_CHARS: usize = 300;
 
 /// A request to a registry, which may be sent several times.
 #[derive(Debug, Clone)]
@@ -56,6 +52,8 @@ impl Ask {
 pub(super) struct Caller {
     /// The registry, as references name it.
     pub(super) registry: String,
+    /// Who answers for it.
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) grant: Grant,
     pub(super) credentials: Option<Credentials>,
 }
@@ -64,9 +62,9 @@ pub(super) struct Caller {
 #[derive(Debug)]
 pub(super) struct Transport {
     options: RegistryOptions,
-    clients: Mutex<HashMap<Trust, Client>>,
+    pub(super) clients: Mutex<HashMap<Manner, Client>>,
     /// Scheme found out for hosts that may go without TLS.
-    schemes: Mutex<HashMap<String, &'static str>>,
+    pub(super) schemes: Mutex<HashMap<String, &'static str>>,
     pub(super) tokens: Tokens,
 }
 
@@ -82,10 +80,6 @@ impl Transport {
 
     pub(super) fn options(&self) -> &RegistryOptions {
         &self.options
-    }
-
-    pub(super) fn trust(&self, host: &str) -> Trust {
-        endpoint::trust(host, &self.options.insecure)
     }
 
     /// Sends a request, authenticated if the registry asks, until it answers with success.
@@ -113,7 +107,7 @@ impl Transport {
         ask: &Ask,
     ) -> Result<Response, RegistryError> {
         let url = match &ask.target {
-            Address::Path(path) => self.url(&caller.grant.host, path).await?,
+            Address::Path(path) => self.url(&caller.endpoint, path).await?,
             Address::Url(url) => url.clone(),
         };
         let mut authorization = self.tokens.get(&caller.grant);
@@ -126,11 +120,7 @@ impl Transport {
                         registry: caller.registry.clone(),
                         problem: "it asks for neither a token nor a password",
                     })?;
-                    let credentials = caller.credentials.as_ref();
-                    let value = self
-                        .authorize(&caller.registry, &caller.grant, credentials, &challenge)
-                        .await?;
-                    authorization = Some(value);
+                    authorization = Some(self.authorize(caller, &challenge).await?);
                     is_second_try = true;
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -188,85 +178,6 @@ impl Transport {
         tokio::time::sleep(pause).await;
     }
 
-    /// Returns the client for a host: with a proxy or not, with certificates verified or not.
-    pub(super) fn client(&self, host: &str) -> Result<Client, RegistryError> {
-        let trust = self.trust(host);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&trust) {
-            return Ok(client.clone());
-        }
-        let client = self.build_client(trust)?;
-        clients.insert(trust, client.clone());
-        Ok(client)
-    }
-
-    fn build_client(&self, trust: Trust) -> Result<Client, RegistryError> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Fails only if there is one already, which serves as well.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let builder = || {
-            let builder = Client::builder()
-                .user_agent(concat!("keg/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(self.options.connect_timeout)
-                .pool_idle_timeout(Duration::from_secs(30))
-                .http2_initial_stream_window_size(2 << 20)
-                .http2_initial_connection_window_size(8 << 20);
-            match trust {
-                Trust::Tls => builder,
-                Trust::Loopback => builder.no_proxy(),
-                Trust::Insecure => builder.tls_danger_accept_invalid_certs(true),
-            }
-        };
-        builder().build().or_else(|error| {
-            if trust == Trust::Tls {
-                return Err(RegistryError::Tls { source: error });
-            }
-            // Without any certificate authority on the machine, plain HTTP still works.
-            builder()
-                .tls_certs_only(Vec::<reqwest::Certificate>::new())
-                .build()
-                .map_err(|source| RegistryError::Tls { source })
-        })
-    }
-
-    /// Returns the URL of a path of the registry's API.
-    async fn url(&self, host: &str, path: &str) -> Result<Url, RegistryError> {
-        let scheme = self.scheme(host).await?;
-        Url::parse(&format!("{scheme}://{host}/v2/{path}")).map_err(|_| RegistryError::Protocol {
-            registry: host.to_owned(),
-            problem: "its name does not make a URL",
-        })
-    }
-
-    /// Finds out whether a host that may go without TLS speaks it.
-    async fn scheme(&self, host: &str) -> Result<&'static str, RegistryError> {
-        if self.trust(host) == Trust::Tls {
-            return Ok("https");
-        }
-        let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(host).copied();
-        if let Some(scheme) = known {
-            return Ok(scheme);
-        }
-        let client = self.client(host)?;
-        let ping = |scheme: &str| client.get(format!("{scheme}://{host}/v2/"));
-        let plain = self.send(host, ping("http")).await;
-        let scheme = match plain {
-            // A server that speaks TLS answers plain HTTP with 400, or not at all.
-            Ok(answer) if answer.status() != StatusCode::BAD_REQUEST => "http",
-            Ok(_) => "https",
-            Err(plain) => match self.send(host, ping("https")).await {
-                Ok(_) => "https",
-                Err(_) => return Err(plain),
-            },
-        };
-        let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
-        schemes.insert(host.to_owned(), scheme);
-        Ok(scheme)
-    }
-
     /// Sends a request and follows its redirects.
     async fn follow(
         &self,
@@ -276,16 +187,21 @@ impl Transport {
         authorization: Option<&str>,
     ) -> Result<Response, RegistryError> {
         // A URL that the registry gave may be elsewhere: the token is for the registry alone.
-        let own = self.url(&caller.grant.host, "").await?;
+        let own = self.url(&caller.endpoint, "").await?;
         let mut url = url;
         for _ in 0..=MAX_REDIRECTS {
             let host = host_of(&url);
             let mut request = self
-                .client(&host)?
+                .client(&caller.endpoint, &host)?
                 .request(ask.method.clone(), url.clone())
                 .headers(ask.headers.clone());
-            if let Some(value) = authorization.filter(|_| url.origin() == own.origin()) {
-                request = request.header(header::AUTHORIZATION, value);
+            if url.origin() == own.origin() {
+                for (name, value) in &caller.endpoint.headers {
+                    request = request.header(name, value);
+                }
+                if let Some(value) = authorization {
+                    request = request.header(header::AUTHORIZATION, value);
+                }
             }
             let answer = match &ask.body {
                 Some(body) => self.send_body(&host, request, body).await?,
@@ -294,7 +210,7 @@ impl Transport {
             if !is_redirect(answer.status()) {
                 return Ok(answer);
             }
-            url = self.redirect_target(&caller.registry, &url, &answer)?;
+            url = self.location(caller, &url, &answer)?;
         }
         Err(RegistryError::Redirect {
             registry: caller.registry.clone(),
@@ -332,30 +248,24 @@ impl Transport {
     /// Returns where a `Location` of an answer leads.
     pub(super) fn location(
         &self,
-        registry: &str,
+        caller: &Caller,
         from: &Url,
         answer: &Response,
     ) -> Result<Url, RegistryError> {
-        self.redirect_target(registry, from, answer)
-    }
-
-    fn redirect_target(
-        &self,
-        registry: &str,
-        from: &Url,
-        answer: &Response,
-    ) -> Result<Url, RegistryError> {
+        let registry = &caller.registry;
         let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let target = location.and_then(|text| from.join(text).ok());
         let Some(target) = target else {
             return Err(RegistryError::Protocol {
-                registry: registry.to_owned(),
+                registry: registry.clone(),
                 problem: "a redirect does not say where to",
             });
         };
+        let host = host_of(&target);
+        let is_own = host == caller.endpoint.host;
         let problem = match (from.scheme(), target.scheme()) {
             (_, "https") => None,
-            ("http", "http") if self.trust(&host_of(&target)) == Trust::Tls => {
+            ("http", "http") if !is_own && self.trust(&host) == Trust::Tls => {
                 Some("it is not on this machine, nor listed as insecure, and has no TLS")
             }
             ("http", "http") => None,
@@ -365,7 +275,7 @@ impl Transport {
         match problem {
             None => Ok(target),
             Some(problem) => Err(RegistryError::Redirect {
-                registry: registry.to_owned(),
+                registry: registry.clone(),
                 target: without_query(&target),
                 problem,
             }),
@@ -373,7 +283,11 @@ impl Transport {
     }
 
     /// Sends one request and waits for the head of its answer.
-    async fn send(&self, host: &str, request: RequestBuilder) -> Result<Response, RegistryError> {
+    pub(super) async fn send(
+        &self,
+        host: &str,
+        request: RequestBuilder,
+    ) -> Result<Response, RegistryError> {
         let waited = self.options.stall_timeout;
         match tokio::time::timeout(waited, request.send()).await {
             Ok(answer) => answer.map_err(|error| transfer_error(host, error)),
@@ -427,102 +341,5 @@ impl Transport {
         } else {
             RegistryError::Refused { registry, status: status.as_u16(), message }
         }
-    }
-}
-
-/// Tells failures to connect from failures later on. Its URL, which may have a signature in its
-/// query, is taken out.
-fn transfer_error(host: &str, error: reqwest::Error) -> RegistryError {
-    let (registry, source) = (host.to_owned(), error.without_url());
-    if source.is_connect() || source.is_timeout() {
-        RegistryError::Unreachable { registry, source }
-    } else {
-        RegistryError::Broken { registry, source }
-    }
-}
-
-fn challenge_of(answer: &Response) -> Option<Challenge> {
-    let values = answer.headers().get_all(header::WWW_AUTHENTICATE);
-    Challenge::choose(values.iter().filter_map(|value| value.to_str().ok()))
-}
-
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// Tells whether the same request may succeed later.
-fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// Reads `Retry-After`: seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(secs) = text.trim().parse() {
-        return Some(Duration::from_secs(secs));
-    }
-    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
-    let secs = date.as_second().saturating_sub(Timestamp::now().as_second());
-    Some(Duration::from_secs(u64::try_from(secs).unwrap_or(0)))
-}
-
-#[derive(Deserialize)]
-struct ErrorDocument {
-    #[serde(default)]
-    errors: Vec<ErrorEntry>,
-}
-
-#[derive(Deserialize)]
-struct ErrorEntry {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// Returns what an error document says, fit to be shown (distribution-spec, "Error Codes").
-fn told_by(body: &[u8]) -> String {
-    let Ok(document) = serde_json::from_slice::<ErrorDocument>(body) else {
-        return String::new();
-    };
-    let texts = document.errors.iter().map(|entry| match entry.message.as_str() {
-        "" => entry.code.clone(),
-        message => message.to_owned(),
-    });
-    let text = texts.collect::<Vec<_>>().join("; ");
-    text.chars().filter(|letter| !letter.is_control()).take(MAX_TOLD_CHARS).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_registry_says_is_shown_without_control_characters_and_not_at_length() {
-        let long = "x".repeat(1000);
-        let body = format!(
-            r#"{{"errors":[{{"code":"A","message":"no\u001b[31m"}},{{"code":"B"}},{{"message":"{long}"}}]}}"#
-        );
-
-        let text = told_by(body.as_bytes());
-
-        assert!(text.starts_with("no[31m; B; xxx"));
-        assert_eq!(text.chars().count(), MAX_TOLD_CHARS);
-        assert_eq!(told_by(b"<html>"), "");
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let headers =
-            |text: &str| HeaderMap::from_iter([(header::RETRY_AFTER, text.parse().unwrap())]);
-        let soon = Timestamp::now() + jiff::SignedDuration::from_secs(3600);
-        let soon = jiff::fmt::rfc2822::to_string(&soon.to_zoned(jiff::tz::TimeZone::UTC)).unwrap();
-
-        assert_eq!(retry_after(&headers("7")), Some(Duration::from_secs(7)));
-        let dated = retry_after(&headers(&soon)).unwrap().as_secs();
-        assert!((3590..=3600).contains(&dated), "{soon}: {dated}");
-        let past = retry_after(&headers("Wed, 21 Oct 2015 07:28:00 GMT"));
-        assert_eq!(past, Some(Duration::ZERO));
-        assert_eq!(retry_after(&headers("soon")), None);
     }
 }

@@ -17,10 +17,17 @@ use super::{RegistryError, Repository};
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// A body that can be sent more than once.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Upload {
     source: Source,
     pub(super) size_bytes: u64,
+    tell: Option<Arc<dyn Fn(u64) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upload").field("size_bytes", &self.size_bytes).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -34,14 +41,22 @@ impl Upload {
     #[must_use]
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { size_bytes: bytes.len() as u64, source: Source::Bytes(bytes) }
+        Self { size_bytes: bytes.len() as u64, source: Source::Bytes(bytes), tell: None }
     }
 
     /// Sends a stored blob.
     #[must_use]
     pub fn blob(content: &ContentStore, ns: &Namespace, blob: &Descriptor) -> Self {
         let (content, ns, digest) = (content.clone(), ns.clone(), blob.digest.clone());
-        Self { size_bytes: blob.size_bytes, source: Source::Blob { content, ns, digest } }
+        let source = Source::Blob { content, ns, digest };
+        Self { size_bytes: blob.size_bytes, source, tell: None }
+    }
+
+    /// Tells how many bytes are sent, again from the beginning with each attempt.
+    #[must_use]
+    pub fn telling(mut self, tell: Arc<dyn Fn(u64) + Send + Sync>) -> Self {
+        self.tell = Some(tell);
+        self
     }
 
     /// Returns the body from its beginning, and how much of it has been taken.
@@ -51,9 +66,10 @@ impl Upload {
             Source::Bytes(bytes) => Body::from(bytes.clone()),
             Source::Blob { content, ns, digest } => {
                 let opening = (content.clone(), ns.clone(), digest.clone());
-                let counted = Arc::clone(&sent);
+                let (counted, tell) = (Arc::clone(&sent), self.tell.clone());
                 Body::wrap_stream(stream::try_unfold(None, move |reader| {
                     let (opening, counted) = (opening.clone(), Arc::clone(&counted));
+                    let tell = tell.clone();
                     async move {
                         let step = tokio::task::spawn_blocking(move || {
                             let (content, ns, digest) = opening;
@@ -71,7 +87,11 @@ impl Upload {
                         if piece.is_empty() {
                             return Ok(None);
                         }
-                        counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                        let length = piece.len() as u64;
+                        let sent_bytes = counted.fetch_add(length, Ordering::Relaxed) + length;
+                        if let Some(tell) = tell {
+                            tell(sent_bytes);
+                        }
                         Ok::<_, std::io::Error>(Some((Bytes::from(piece), Some(reader))))
                     }
                 }))
@@ -88,7 +108,7 @@ impl Repository {
     /// If the registry does not answer, or refuses.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let ask = Ask::new(Method::HEAD, self.blob_path(digest));
-        match self.transport.ask(&self.caller, &ask).await {
+        match self.transport.ask(self.caller(), &ask).await {
             Ok(_) => Ok(true),
             Err(RegistryError::Refused { status: 404, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -129,12 +149,12 @@ impl Repository {
             path.push_str(&format!("?mount={}&from={from}", blob.digest));
         }
         let begin = Ask::new(Method::POST, path);
-        let answer = self.transport.ask_once(&self.caller, &begin).await?;
+        let answer = self.transport.ask_once(self.caller(), &begin).await?;
         if answer.status() == http::StatusCode::CREATED {
             return Ok(false);
         }
         let from = answer.url().clone();
-        let mut url = self.transport.location(self.registry(), &from, &answer)?;
+        let mut url = self.transport.location(self.caller(), &from, &answer)?;
         url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
         let mut put = Ask {
             target: Address::Url(url),
@@ -143,7 +163,7 @@ impl Repository {
         };
         put.headers
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        self.transport.ask_once(&self.caller, &put).await?;
+        self.transport.ask_once(self.caller(), &put).await?;
         Ok(true)
     }
 
@@ -162,6 +182,6 @@ impl Repository {
         if let Ok(value) = HeaderValue::from_str(media_type) {
             put.headers.insert(header::CONTENT_TYPE, value);
         }
-        self.transport.ask(&self.caller, &put).await.map(drop)
+        self.transport.ask(self.caller(), &put).await.map(drop)
     }
 }

@@ -165,6 +165,20 @@ impl ReadTx<'_> {
         )
     }
 
+    /// Returns namespace, id, snapshotter and snapshot key of every container; the last two may be empty.
+    pub(crate) fn all_containers(
+        &self,
+    ) -> Result<Vec<(String, String, String, String)>, MetadataError> {
+        self.rows("SELECT namespace, id, snapshotter, snapshot_key FROM containers", [], |row| {
+            Ok((
+                column(row, "namespace")?,
+                column(row, "id")?,
+                column(row, "snapshotter")?,
+                column(row, "snapshot_key")?,
+            ))
+        })
+    }
+
     /// Returns namespace, snapshotter and snapshot key of every container that has a snapshot.
     pub(crate) fn container_snapshots(
         &self,

@@ -146,6 +146,17 @@ impl WriteTx<'_> {
 }
 
 impl ReadTx<'_> {
+    /// Returns what SQLite finds wrong with the database: damaged pages, rows that refer to nothing.
+    pub(crate) fn integrity_problems(&self) -> Result<Vec<String>, MetadataError> {
+        let text = |row: &Row<'_>| row.get(0).map_err(MetadataError::sql("check the database"));
+        let mut problems: Vec<String> = self.rows("PRAGMA quick_check(20)", [], text)?;
+        problems.retain(|problem| problem != "ok");
+        let orphans: Vec<String> = self.rows("PRAGMA foreign_key_check", [], text)?;
+        let tell = |table: String| format!("a row of {table} refers to nothing");
+        problems.extend(orphans.into_iter().map(tell));
+        Ok(problems)
+    }
+
     /// Collects the rows of a query, each made into a `T`.
     pub(super) fn rows<T>(
         &self,

@@ -53,6 +53,15 @@ impl ReadTx<'_> {
         self.rows("SELECT * FROM images WHERE namespace = ?1 ORDER BY name", [ns.as_str()], image)
     }
 
+    /// Returns namespace, name and target digest of every image.
+    pub(crate) fn all_images(&self) -> Result<Vec<(String, String, String)>, MetadataError> {
+        self.rows(
+            "SELECT namespace, name, digest FROM images ORDER BY namespace, name",
+            [],
+            |row| Ok((column(row, "namespace")?, column(row, "name")?, column(row, "digest")?)),
+        )
+    }
+
     /// Returns namespace and target digest of every image.
     pub(crate) fn image_targets(&self) -> Result<Vec<(String, String)>, MetadataError> {
         self.rows("SELECT namespace, digest FROM images", [], |row| {

@@ -1,9 +1,5 @@
 //! `Images.Import`: an archive in pieces becomes an image.
 
-use std::io;
-
-use bytes::Bytes;
-use futures_util::stream;
 use jiff::Timestamp;
 use keg_engine::Engine;
 use keg_engine::events::{EngineEvent, ObjectType};
@@ -12,6 +8,7 @@ use keg_proto::keg::v1 as pb;
 use keg_proto::keg::v1::import_image_request::Part;
 use tonic::{Response, Status, Streaming};
 
+use super::archive;
 use crate::convert;
 use crate::status::{invalid, to_status};
 
@@ -35,7 +32,10 @@ pub(super) async fn import(
         message: start.message,
         platform: start.platform.as_ref().map(convert::platform_from_pb),
     };
-    let archive = Box::pin(stream::try_unfold(requests, next_piece));
+    let archive = archive::pieces(requests, |request| match request.part {
+        Some(Part::Data(data)) => Some(data.into()),
+        _ => None,
+    });
     let image = images.import(request, archive).await.map_err(|error| to_status(&error))?;
     engine.events().publish(EngineEvent {
         time: Timestamp::now(),
@@ -45,21 +45,4 @@ pub(super) async fn import(
         attributes: [("name".to_owned(), image.display_name())].into(),
     });
     Ok(Response::new(pb::ImportImageResponse { image: Some(convert::image_to_pb(&image, 0)) }))
-}
-
-/// Returns the next piece of the archive, and where the one after it comes from.
-async fn next_piece(
-    mut requests: Streaming<pb::ImportImageRequest>,
-) -> io::Result<Option<(Bytes, Streaming<pb::ImportImageRequest>)>> {
-    match requests.message().await {
-        Ok(None) => Ok(None),
-        Ok(Some(pb::ImportImageRequest { part: Some(Part::Data(data)) })) => {
-            Ok(Some((data.into(), requests)))
-        }
-        Ok(Some(_)) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a message after the first is no piece of the archive",
-        )),
-        Err(status) => Err(io::Error::other(status)),
-    }
 }
