@@ -10,6 +10,7 @@
 
 mod group_engine;
 mod group_network;
+mod group_images;
 mod group_runtime;
 mod machine;
 mod report;
@@ -26,6 +27,7 @@ usage: cargo bench -p keg-integration-tests -- GROUP [--rounds N] [--keep]
        cargo bench -p keg-integration-tests -- draw
 
 groups:
+  images     pull, load, save, push, removal, collection: keg, docker, podman, ctr, skopeo, a floor
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
   engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
   network    the default network, ports, traffic and names: keg, docker, podman
@@ -70,6 +72,7 @@ fn bench(args: &[String]) -> anyhow::Result<()> {
         None | Some("runtime") => group_runtime::measure(rounds)?,
         Some("engine") => group_engine::measure(rounds)?,
         Some("network") => group_network::measure(rounds)?,
+        Some("images") => group_images::measure(rounds)?,
         Some("draw") => return report::draw_all(&results_dir()),
         Some(other) => bail!("unknown group {other:?}\n{USAGE}"),
     };

@@ -9,8 +9,13 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use crate::daemon::path_with_our_programs;
 use crate::image::Image;
+use nix::unistd::Pid;
+
 use crate::wait::{self, PATIENCE};
 use crate::{Outcome, Scratch, Tree, programs};
 
@@ -105,6 +110,12 @@ impl Containerd {
         // What nobody listens at any more.
         let _ = fs::remove_file(self.socket());
         self.start();
+    }
+
+    /// Returns the process id of the daemon.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.server().main_pid()
     }
 
     /// Returns its socket.
@@ -267,6 +278,12 @@ impl Dockerd {
     #[must_use]
     pub fn log(&self) -> String {
         self.server().stderr()
+    }
+
+    /// Returns the process id of the daemon.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.server().main_pid()
     }
 
     /// Returns a command line of `docker` against it.

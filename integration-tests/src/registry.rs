@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
 use crate::image::{Blob, Image};
 use crate::wait::{self, PATIENCE};
 use crate::{Outcome, Scratch, Tree, programs};
@@ -78,6 +80,26 @@ impl Registry {
         let _ = Outcome::of(&mut command, PATIENCE).success();
         std::fs::remove_dir_all(layout).expect("remove the layout");
         reference
+    }
+
+    /// Serves the same content in the network namespace of a process too, under the same address.
+    ///
+    /// # Panics
+    /// If it does not come up there.
+    #[track_caller]
+    pub fn serve_in_network_of(&self, pid: Pid) -> Tree {
+        let program = programs::installed("docker-registry").expect("docker-registry is missing");
+        let script = "ip link set lo up && exec \"$0\" serve \"$1\"";
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).args(["sh", "-c", script]);
+        let server = Tree::spawn(command.arg(program).arg(self.scratch.join("config.yml")));
+        let url = format!("http://{}/v2/", self.address());
+        wait::wait_until("the registry answers in the namespace", PATIENCE, || {
+            let mut curl = Command::new("nsenter");
+            curl.arg(format!("--net=/proc/{pid}/ns/net")).args(["curl", "-sf", &url]);
+            Outcome::of(&mut curl, PATIENCE).exit_code == 0
+        });
+        server
     }
 
     /// Starts a registry that holds [`Image::busybox`]; returns its reference too.

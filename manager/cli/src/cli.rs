@@ -7,7 +7,10 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, commit, completion, cp, create, diff, events, exec, export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs, man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start, stop, system_check, system_df, tag, top, version, volume, wait,
+    attach, commit, completion, cp, create, diff, events, exec, export, history, image_inspect,
+    image_prune, images, import, info, inspect, kill, load, login, logout, logs, man, network,
+    pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start, stop,
+    system_check, system_df, tag, top, version, volume, wait,
 };
 use crate::failure::Failure;
 

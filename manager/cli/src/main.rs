@@ -31,6 +31,7 @@ mod signals;
 mod table;
 mod template;
 mod terminal;
+mod upload;
 mod views;
 
 use std::io::Write as _;

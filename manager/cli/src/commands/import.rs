@@ -9,7 +9,7 @@ use keg_proto::keg::v1::{ImportImageRequest, ImportImageStart};
 use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::options::platform;
-use crate::{archive, output};
+use crate::{output, upload};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -37,7 +37,7 @@ pub(crate) struct ImportArgs {
 pub(crate) async fn run(args: ImportArgs, host: &str) -> Result<u8, Failure> {
     let platform =
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
-    let archive = archive::open(&args.file)?;
+    let archive = upload::open(&args.file)?;
     let daemon = Daemon::connect(host).await?;
     let start = ImportImageStart {
         reference: args.name,
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: ImportArgs, host: &str) -> Result<u8, Failure> {
     let message = |part| ImportImageRequest { part: Some(part) };
     let first = message(Part::Start(start));
     let data = move |piece| message(Part::Data(piece));
-    let pieces = archive::pieces(archive, first, data, failed);
+    let pieces = upload::pieces(archive, first, data, failed);
     let response = daemon.images().import(pieces).await;
     // A file that cannot be read looks to the daemon like an archive that ends too early; what the
     // file said explains more.

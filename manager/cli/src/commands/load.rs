@@ -11,7 +11,7 @@ use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::options::platform;
 use crate::progress::{Progress, Step, Target};
-use crate::{archive, output, reference, terminal};
+use crate::{output, reference, terminal, upload};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -48,14 +48,14 @@ pub(crate) async fn run(args: LoadArgs, host: &str) -> Result<u8, Failure> {
     }
     let input = args.input.as_deref().unwrap_or(Path::new("-"));
     let archive = match input.is_dir() {
-        true => archive::of_directory(input)?,
-        false => archive::open(input)?,
+        true => upload::of_directory(input)?,
+        false => upload::open(input)?,
     };
     let daemon = Daemon::connect(host).await?;
     let message = |part| LoadImagesRequest { part: Some(part) };
     let first = message(Part::Start(LoadImagesStart { platform }));
     let (failed, failure) = tokio::sync::oneshot::channel();
-    let pieces = archive::pieces(archive, first, move |data| message(Part::Data(data)), failed);
+    let pieces = upload::pieces(archive, first, move |data| message(Part::Data(data)), failed);
     let outcome = follow(&daemon, pieces, args.quiet).await;
     // A file that cannot be read looks to the daemon like an archive that ends too early; what the
     // file said explains more.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use keg_engine::Engine;
+use keg_engine::volumes::{VolumeDetails, VolumeQuery};
 use keg_image::{ImageRecord, Images};
 use keg_proto::keg::v1 as pb;
 use keg_store::{Checked, Digest, Explain, Finding, directory_bytes};
@@ -49,12 +50,14 @@ impl pb::storage_server::Storage for Storage {
         let measured = self.blocking(|engine, engine_images| {
             let usage = pb::UsageResponse {
                 containers: containers(engine, engine_images),
-                volumes: volumes(&engine.settings().root),
                 ..disk(&engine.settings().root)
             };
             Ok::<_, keg_engine::EngineError>(usage)
         });
+        let query = VolumeQuery { sizes: true, ..VolumeQuery::default() };
+        let volumes = self.engine.volumes(query).await.map_err(|error| to_status(&error))?;
         let usage = pb::UsageResponse {
+            volumes: volumes.iter().map(volume_usage).collect(),
             images: image_usages(&self.engine, &self.images, &images),
             layers_bytes: bytes(store.layers_bytes),
             blobs_bytes: bytes(store.blobs_bytes),
@@ -63,7 +66,7 @@ impl pb::storage_server::Storage for Storage {
             other_bytes: bytes(store.other_bytes),
             ..measured.await?
         };
-        Ok(Response::new(usage))
+        Ok(Response::new(with_volume_counts(usage, &volumes)))
     }
 
     async fn check(
@@ -192,20 +195,25 @@ fn containers(engine: &Engine, images: &Images) -> Vec<pb::ContainerUsage> {
         .collect()
 }
 
-/// What each named volume takes.
-fn volumes(root: &Path) -> Vec<pb::VolumeUsage> {
-    let Ok(entries) = std::fs::read_dir(root.join("volumes")) else { return Vec::new() };
-    let mut volumes: Vec<pb::VolumeUsage> = entries
-        .flatten()
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| pb::VolumeUsage {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            size_bytes: bytes(directory_bytes(&entry.path()).unwrap_or(0)),
-            links: 0,
-        })
-        .collect();
-    volumes.sort_by(|a, b| a.name.cmp(&b.name));
-    volumes
+/// What a volume takes, and who uses it.
+fn volume_usage(details: &VolumeDetails) -> pb::VolumeUsage {
+    pb::VolumeUsage {
+        name: details.volume.name.clone(),
+        size_bytes: bytes(details.size_bytes.unwrap_or(0)),
+        links: u32::try_from(details.users.len()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Adds to each container how many volumes it uses.
+fn with_volume_counts(
+    mut usage: pb::UsageResponse,
+    volumes: &[VolumeDetails],
+) -> pb::UsageResponse {
+    for container in &mut usage.containers {
+        let uses = |details: &&VolumeDetails| details.users.contains(&container.id);
+        container.volumes = u32::try_from(volumes.iter().filter(uses).count()).unwrap_or(u32::MAX);
+    }
+    usage
 }
 
 /// The file system that the root is on.

@@ -12,13 +12,18 @@ use super::{RegistryError, Repository};
 /// can keep us busy by cutting each connection after a few bytes.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
-/// The bytes of a blob, piece by piece. A transfer that breaks off goes on by `Range`, or from the
-/// beginning, of which what was had is skipped.
+/// A range of a blob, piece by piece. A transfer that breaks off goes on by `Range`, or from the
+/// beginning, of which what was had is skipped. A server that does not know ranges sends the blob to its
+/// end, and that becomes the end of the range.
 #[derive(Debug)]
-pub struct BlobStream {
+pub(super) struct BlobStream {
     repository: Repository,
     blob: Descriptor,
     position_bytes: u64,
+    /// Where the range ends.
+    end_bytes: u64,
+    /// Whether the range may grow to the blob's end, since nobody fetches what comes after it.
+    may_grow: bool,
     answer: Option<Response>,
     /// Bytes still to be skipped of an answer that begins at 0.
     skip_bytes: u64,
@@ -31,11 +36,18 @@ pub struct BlobStream {
 }
 
 impl BlobStream {
-    pub(super) fn new(repository: Repository, blob: Descriptor, offset_bytes: u64) -> Self {
+    pub(super) fn new(
+        repository: Repository,
+        blob: Descriptor,
+        offset_bytes: u64,
+        end_bytes: u64,
+    ) -> Self {
         Self {
             repository,
             blob,
             position_bytes: offset_bytes,
+            end_bytes,
+            may_grow: false,
             answer: None,
             skip_bytes: 0,
             attempt: 1,
@@ -44,13 +56,24 @@ impl BlobStream {
         }
     }
 
-    /// Returns the next piece, or `None` when all bytes that the descriptor promises have come.
+    /// Lets the range grow to the blob's end if the server does not know ranges.
+    pub(super) fn growing(mut self) -> Self {
+        self.may_grow = true;
+        self
+    }
+
+    /// Returns where the range ends: later than was asked for if the server does not know ranges.
+    pub(super) fn end_bytes(&self) -> u64 {
+        self.end_bytes
+    }
+
+    /// Returns the next piece, or `None` when all bytes of the range have come.
     /// `on_retry` is called whenever a transfer broke off and is about to be tried again.
     ///
     /// # Errors
     /// [`RegistryError::Size`] if there are more bytes than promised; otherwise what the last attempt
     /// failed with.
-    pub async fn next(
+    pub(super) async fn next(
         &mut self,
         on_retry: &mut (dyn FnMut() + Send),
     ) -> Result<Option<Bytes>, RegistryError> {
@@ -89,7 +112,7 @@ impl BlobStream {
 
     async fn attempt_next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         if self.answer.is_none() {
-            if self.position_bytes == self.blob.size_bytes && self.position_bytes > 0 {
+            if self.position_bytes == self.end_bytes && self.position_bytes > 0 {
                 return Ok(None);
             }
             self.open().await?;
@@ -106,8 +129,18 @@ impl BlobStream {
                 continue;
             }
             self.position_bytes += piece.len() as u64;
-            if self.position_bytes > self.blob.size_bytes {
+            let surplus = self.position_bytes.saturating_sub(self.end_bytes);
+            if surplus > 0 && self.end_bytes == self.blob.size_bytes {
                 return Err(self.wrong_size(self.position_bytes));
+            }
+            if surplus > 0 {
+                // All of the blob comes, and only the range is wanted.
+                self.position_bytes = self.end_bytes;
+                self.answer = None;
+                piece.truncate(piece.len().saturating_sub(usize::try_from(surplus).unwrap_or(0)));
+                if piece.is_empty() {
+                    return Ok(None);
+                }
             }
             return Ok(Some(piece));
         }
@@ -116,7 +149,7 @@ impl BlobStream {
     /// An answer ended: is it all?
     fn ended(&mut self) -> Result<Option<Bytes>, RegistryError> {
         self.answer = None;
-        if self.position_bytes == self.blob.size_bytes {
+        if self.position_bytes == self.end_bytes {
             Ok(None)
         } else {
             Err(self.wrong_size(self.position_bytes))
@@ -128,8 +161,12 @@ impl BlobStream {
             self.caller += 1;
         }
         let mut headers = HeaderMap::new();
-        if self.position_bytes > 0 {
-            let range = format!("bytes={}-", self.position_bytes);
+        let is_part = self.end_bytes < self.blob.size_bytes;
+        if self.position_bytes > 0 || is_part {
+            let range = match is_part {
+                true => format!("bytes={}-{}", self.position_bytes, self.end_bytes - 1),
+                false => format!("bytes={}-", self.position_bytes),
+            };
             if let Ok(value) = HeaderValue::from_str(&range) {
                 headers.insert(header::RANGE, value);
             }
@@ -146,11 +183,16 @@ impl BlobStream {
             StatusCode::PARTIAL_CONTENT => range_start(&answer).ok_or_else(|| self.bad_range())?,
             _ => 0,
         };
+        let is_whole = answer.status() != StatusCode::PARTIAL_CONTENT;
+        if is_whole && self.may_grow {
+            self.end_bytes = self.blob.size_bytes;
+        }
+        let wanted_end = if is_whole { self.blob.size_bytes } else { self.end_bytes };
         if begins_at > self.position_bytes {
             return Err(self.bad_range());
         }
         let told_end = answer.content_length().map(|length| begins_at + length);
-        if let Some(end) = told_end.filter(|end| *end != self.blob.size_bytes) {
+        if let Some(end) = told_end.filter(|end| *end != wanted_end) {
             return Err(self.wrong_size(end));
         }
         self.skip_bytes = self.position_bytes - begins_at;

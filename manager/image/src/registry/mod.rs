@@ -22,6 +22,7 @@ mod clients;
 mod endpoint;
 mod error;
 mod hosts;
+mod ranges;
 mod repository;
 mod search;
 mod transport;
@@ -32,9 +33,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use blob::BlobStream;
 pub use error::RegistryError;
 pub use hosts::HostsError;
+pub use ranges::BlobTransfer;
 pub use repository::{Fetched, Repository};
 pub use search::SearchHit;
 pub use upload::Upload;
@@ -57,6 +58,8 @@ pub struct RegistryOptions {
     pub stall_timeout: Duration,
     /// How often a request is tried that makes no progress.
     pub attempts: u32,
+    /// Ranges of large blobs that are fetched ahead, over all transfers; each takes 6 MiB of memory.
+    pub ranges_ahead: usize,
     /// Pause before the second attempt; each further one is twice as long.
     pub first_pause: Duration,
     /// Longest pause, also where a registry asks for a longer one.
@@ -71,6 +74,7 @@ impl Default for RegistryOptions {
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
+            ranges_ahead: 3,
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(60),
         }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::RegistryError;
 use super::auth::Grant;
-use super::blob::BlobStream;
 use super::endpoint::Endpoint;
+use super::ranges::BlobTransfer;
 use super::transport::{Ask, Caller, Transport};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::{Credentials, Reference, media_type};
@@ -156,8 +156,8 @@ impl Repository {
     /// Returns the bytes of a blob from an offset on. Nothing is asked before the first piece is.
     /// The digest is the caller's to verify.
     #[must_use]
-    pub fn blob(&self, blob: &Descriptor, offset_bytes: u64) -> BlobStream {
-        BlobStream::new(self.clone(), blob.clone(), offset_bytes)
+    pub fn blob(&self, blob: &Descriptor, offset_bytes: u64) -> BlobTransfer {
+        BlobTransfer::new(self.clone(), blob.clone(), offset_bytes)
     }
 
     /// Returns the repository's name in its registry.

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use tokio::sync::Semaphore;
 
 use super::answer::{challenge_of, is_passing, is_redirect, retry_after, told_by, transfer_error};
 use super::auth::{Grant, Tokens};
 use super::clients::Manner;
 use super::endpoint::{Endpoint, Trust, host_of, without_query};
 use super::upload::Upload;
-use super::{RegistryError, RegistryOptions};
+use super::{RegistryError, RegistryOptions, ranges};
 use crate::Credentials;
 
 /// Most redirects of one request.
@@ -66,11 +67,14 @@ pub(super) struct Transport {
     /// Scheme found out for hosts that may go without TLS.
     pub(super) schemes: Mutex<HashMap<String, &'static str>>,
     pub(super) tokens: Tokens,
+    /// Room for ranges that are fetched ahead.
+    pub(super) range_room: Arc<Semaphore>,
 }
 
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
         Self {
+            range_room: ranges::room(options.ranges_ahead),
             options,
             clients: Mutex::default(),
             schemes: Mutex::default(),

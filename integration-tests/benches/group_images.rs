@@ -1,0 +1,472 @@
+//! Images against the peers: pull, load, save, push, removal, from a registry on this machine.
+//!
+//! ```text
+//! docker-registry ─┬─ this network namespace: keg, podman, ctr, skopeo, curl
+//!   (one directory) └─ dockerd's own:          docker
+//! ```
+//!
+//! The images hold the same files of this machine's `/usr/lib`, once in many layers and once in a single
+//! one. What a daemon does is measured with its client: its processor time is added, and its peak memory
+//! is that of the run. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer; skopeo stores
+//! layers as they come and unpacks none.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use keg_fixtures::wait::PATIENCE;
+use keg_fixtures::{
+    Containerd, Daemon, Dockerd, Image, Layer, Outcome, Registry, Scratch, Tree, programs,
+};
+use nix::unistd::Pid;
+
+use crate::machine::{self, Machine};
+use crate::report::{self, BenchResult, Comparison};
+use crate::runner::{self, Figures, Sample, Side};
+
+/// Bytes of the images, unpacked.
+const CONTENT_BYTES: u64 = 320 << 20;
+
+/// Layers of the image of many.
+const LAYERS: usize = 40;
+
+/// Blobs that a collection finds.
+const BLOBS: usize = 10_000;
+
+/// Measures the group.
+///
+/// # Errors
+/// If our programs or a peer's are missing, or a run fails.
+pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the images group starts daemons as root: run it as root");
+    }
+    let scratch = Scratch::new();
+    let registry = Registry::new();
+    eprintln!("making the images");
+    let content = Content::collect(Path::new("/usr/lib"), CONTENT_BYTES)?;
+    let many = push(&registry, &content.image(LAYERS)?, "bench/many:1", "gzip", &scratch)?;
+    let big = content.image(1)?;
+    let gzip = push(&registry, &big, "bench/big:gzip", "gzip", &scratch)?;
+    let zstd = push(&registry, &big, "bench/big:zstd", "zstd", &scratch)?;
+    drop((big, content));
+
+    let peers = Peers::start(&registry, &scratch)?;
+    let mut comparisons = Vec::new();
+    for (task, image, docker_can) in [
+        ("pull, 40 layers", &many, true),
+        ("pull, one layer, gzip", &gzip, true),
+        ("pull, one layer, zstd", &zstd, false),
+    ] {
+        eprintln!("{task}");
+        let figures = peers.pull(image, docker_can, rounds)?;
+        comparisons.push(Comparison { task: task.into(), figures });
+    }
+    for (task, figures) in peers.archives(&many, rounds)? {
+        comparisons.push(Comparison { task: task.into(), figures });
+    }
+    eprintln!("push");
+    comparisons
+        .push(Comparison { task: "push, 40 layers".into(), figures: peers.push(&many, rounds)? });
+    eprintln!("removal");
+    comparisons.push(Comparison { task: "removal".into(), figures: peers.remove(&many, rounds)? });
+    eprintln!("collection");
+    let figures = peers.collect(rounds)?;
+    comparisons.push(Comparison { task: "collection of 10,000 blobs".into(), figures });
+    Ok(BenchResult {
+        group: "images".into(),
+        date: report::today()?,
+        machine: Machine::here(),
+        versions: peers.versions(),
+        setting: "An image of 320 MiB, from a registry on the same machine; daemons measured with \
+                  their clients"
+            .into(),
+        comparisons,
+    })
+}
+
+/// Files of this machine, to make layers of.
+struct Content {
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Content {
+    /// Reads regular files, largest directories first come, until there are enough bytes.
+    fn collect(root: &Path, wanted_bytes: u64) -> anyhow::Result<Self> {
+        let mut files = Vec::new();
+        let mut bytes = 0;
+        let mut pending = vec![root.to_owned()];
+        while let Some(directory) = pending.pop() {
+            let mut entries: Vec<_> = fs::read_dir(&directory)?
+                .filter_map(Result::ok)
+                .map(|entry| entry.path())
+                .collect();
+            entries.sort();
+            for path in entries {
+                let metadata = fs::symlink_metadata(&path)?;
+                if metadata.is_dir() {
+                    pending.push(path);
+                } else if metadata.is_file() && metadata.len() < 16 << 20 && bytes < wanted_bytes {
+                    let Ok(content) = fs::read(&path) else { continue };
+                    bytes += content.len() as u64;
+                    files.push((format!("f/{:02}/{}", files.len() % 100, files.len()), content));
+                }
+            }
+        }
+        if bytes < wanted_bytes {
+            bail!("{} holds too little to make an image of", root.display());
+        }
+        Ok(Self { files })
+    }
+
+    /// Makes an image of so many layers.
+    fn image(&self, layers: usize) -> anyhow::Result<Image> {
+        let mut all: Vec<Layer> = (0..layers).map(|_| Layer::new()).collect();
+        for (index, (name, content)) in self.files.iter().enumerate() {
+            let place = index % layers;
+            let layer = std::mem::take(&mut all[place]);
+            all[place] = layer.file(name, 0o644, content);
+        }
+        Ok(Image::new(all, &serde_json::json!({"Cmd": ["true"]})))
+    }
+}
+
+/// Pushes an image with its layers compressed by a program that people use; returns its name.
+fn push(
+    registry: &Registry,
+    image: &Image,
+    name: &str,
+    compression: &str,
+    scratch: &Scratch,
+) -> anyhow::Result<String> {
+    let layout = scratch.directory("layout");
+    image.write_layout(&layout, "it");
+    let reference = format!("{}/{name}", registry.address());
+    let mut skopeo = Command::new(installed("skopeo")?);
+    skopeo
+        .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
+        .args(["--dest-compress", "--dest-compress-format", compression])
+        .arg("--dest-force-compress-format")
+        .arg(format!("oci:{}:it", layout.display()))
+        .arg(format!("docker://{reference}"));
+    let patience = Duration::from_secs(600);
+    let mut outcome = Outcome::of(&mut skopeo, patience);
+    if outcome.exit_code != 0 {
+        // skopeo of before 1.14 has no such option, and compresses what is not compressed.
+        let arguments: Vec<_> = skopeo
+            .get_args()
+            .filter(|argument| *argument != "--dest-force-compress-format")
+            .map(std::ffi::OsStr::to_owned)
+            .collect();
+        outcome = Outcome::of(Command::new(skopeo.get_program()).args(arguments), patience);
+    }
+    let _ = outcome.success();
+    fs::remove_dir_all(layout)?;
+    Ok(reference)
+}
+
+fn installed(name: &str) -> anyhow::Result<PathBuf> {
+    programs::installed(name).with_context(|| format!("{name} is not installed"))
+}
+
+/// All sides, each on directories of its own.
+struct Peers<'a> {
+    keg: Daemon,
+    docker: Dockerd,
+    containerd: Containerd,
+    /// Ends before the registry whose files it serves.
+    _registry: Tree,
+    scratch: &'a Scratch,
+    counter: Cell<u32>,
+}
+
+impl<'a> Peers<'a> {
+    fn start(registry: &Registry, scratch: &'a Scratch) -> anyhow::Result<Self> {
+        let docker = Dockerd::new();
+        Ok(Self {
+            _registry: registry.serve_in_network_of(docker.pid()),
+            keg: Daemon::new(),
+            docker,
+            containerd: Containerd::new(),
+            scratch,
+            counter: Cell::new(0),
+        })
+    }
+
+    fn versions(&self) -> std::collections::BTreeMap<String, String> {
+        let first_line = |outcome: Outcome| outcome.stdout.lines().next().unwrap_or("").to_owned();
+        let of = |program: &str| {
+            let program = programs::installed(program).unwrap_or_else(|| program.into());
+            first_line(Outcome::of(Command::new(program).arg("--version"), PATIENCE))
+        };
+        [
+            ("keg".to_owned(), first_line(self.keg.keg(["--version"]))),
+            ("docker".to_owned(), of("dockerd")),
+            ("podman".to_owned(), of("podman")),
+            ("ctr".to_owned(), of("ctr")),
+            ("skopeo".to_owned(), of("skopeo")),
+        ]
+        .into()
+    }
+
+    fn podman(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(installed("podman")?);
+        command.args(["--storage-driver", "overlay", "--root"]).arg(self.scratch.join("podman"));
+        command.arg("--runroot").arg(self.scratch.join("podman-run")).args(arguments);
+        Ok(command)
+    }
+
+    fn with_keg(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
+        with_daemon(self.keg.pid(), &mut self.keg.keg_command(arguments))
+    }
+
+    fn with_docker(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
+        with_daemon(self.docker.pid(), &mut self.docker.docker_command(arguments))
+    }
+
+    fn with_ctr(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
+        with_daemon(self.containerd.pid(), &mut self.containerd.ctr_command(arguments))
+    }
+
+    /// Removes an image on all sides; one that is not there is none.
+    fn forget(&self, image: &str) {
+        let _ = self.keg.keg(["rmi", "-f", image]);
+        let _ = self.docker.docker(["rmi", "-f", image]);
+        let _ = self.containerd.ctr(["image", "rm", "--sync", image]);
+        if let Ok(mut podman) = self.podman(&["rmi", "-f", image]) {
+            let _ = Outcome::of(&mut podman, PATIENCE);
+        }
+    }
+
+    fn pull(&self, image: &str, docker_can: bool, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+        let mut sides: Vec<Side<'_>> = vec![side("keg", || {
+            self.forget(image);
+            self.with_keg(&["pull", "-q", image])
+        })];
+        if docker_can {
+            sides.push(side("docker", || {
+                self.forget(image);
+                self.with_docker(&["pull", "-q", image])
+            }));
+        }
+        sides.push(side("podman", || {
+            self.forget(image);
+            runner::measure(&mut self.podman(&["pull", "-q", "--tls-verify=false", image])?)
+        }));
+        sides.push(side("ctr", || {
+            self.forget(image);
+            self.with_ctr(&["image", "pull", "--plain-http", image])
+        }));
+        sides.push(side("skopeo, no unpacking", || {
+            let directory = self.fresh("skopeo");
+            let mut skopeo = Command::new(installed("skopeo")?);
+            skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
+            skopeo.arg(format!("docker://{image}")).arg(format!("dir:{}", directory.display()));
+            let sample = runner::measure(&mut skopeo)?;
+            fs::remove_dir_all(directory)?;
+            Ok(sample)
+        }));
+        let floor = floor_script(image)?;
+        sides.push(side("floor: curl, decompress, tar", || {
+            let directory = self.fresh("floor");
+            fs::create_dir_all(&directory)?;
+            let mut shell = Command::new("bash");
+            shell.args(["-euo", "pipefail", "-c", &floor]).current_dir(&directory);
+            let sample = runner::measure(&mut shell)?;
+            fs::remove_dir_all(directory)?;
+            Ok(sample)
+        }));
+        runner::compare(&mut sides, rounds)
+    }
+
+    fn archives(
+        &self,
+        image: &str,
+        rounds: usize,
+    ) -> anyhow::Result<Vec<(&'static str, Vec<Figures>)>> {
+        let _ = self.keg.keg(["pull", "-q", image]).success();
+        let _ = self.docker.docker(["pull", "-q", image]).success();
+        let _ = self.containerd.ctr(["image", "pull", "--plain-http", image]).success();
+        let pulled = self.podman(&["pull", "-q", "--tls-verify=false", image]);
+        let _ = Outcome::of(&mut pulled?, Duration::from_secs(600)).success();
+        let path = |name: &str| self.scratch.join(name).display().to_string();
+        let (keg, docker, podman, ctr) =
+            (path("keg.tar"), path("docker.tar"), path("podman.tar"), path("ctr.tar"));
+        eprintln!("save");
+        let save = runner::compare(
+            &mut [
+                side("keg", || self.with_keg(&["save", "-o", &keg, image])),
+                side("docker", || self.with_docker(&["save", "-o", &docker, image])),
+                side("podman", || {
+                    // It refuses to write over a file.
+                    let _ = fs::remove_file(&podman);
+                    runner::measure(&mut self.podman(&["save", "-q", "-o", &podman, image])?)
+                }),
+                side("ctr", || self.with_ctr(&["image", "export", &ctr, image])),
+            ],
+            rounds,
+        )?;
+        eprintln!("load");
+        // All load the same archive: Docker's, which all of them read.
+        let load = runner::compare(
+            &mut [
+                side("keg", || {
+                    self.forget(image);
+                    self.with_keg(&["load", "-q", "-i", &docker])
+                }),
+                side("docker", || {
+                    self.forget(image);
+                    self.with_docker(&["load", "-q", "-i", &docker])
+                }),
+                side("podman", || {
+                    self.forget(image);
+                    runner::measure(&mut self.podman(&["load", "-q", "-i", &docker])?)
+                }),
+            ],
+            rounds,
+        )?;
+        Ok(vec![("save", save), ("load", load)])
+    }
+
+    fn push(&self, image: &str, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+        self.forget(image);
+        let _ = self.keg.keg(["pull", "-q", image]).success();
+        let _ = self.docker.docker(["pull", "-q", image]).success();
+        let repository = image.rsplit_once('/').map_or(image, |(registry, _)| registry);
+        // A name that the registry has not seen: nothing is there already, nothing can be mounted.
+        let name = |side: &str| {
+            format!("{}/{side}{}:1", repository.replace("bench", "pushed"), self.next())
+        };
+        let copied = |command: &mut Command| runner::measure(command);
+        runner::compare(
+            &mut [
+                side("keg", || {
+                    let name = name("keg");
+                    let _ = self.keg.keg(["tag", image, &name]).success();
+                    self.with_keg(&["push", "-q", &name])
+                }),
+                side("docker", || {
+                    let name = name("docker");
+                    let _ = self.docker.docker(["tag", image, &name]).success();
+                    self.with_docker(&["push", "-q", &name])
+                }),
+                side("skopeo, registry to registry", || {
+                    let mut skopeo = Command::new(installed("skopeo")?);
+                    skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
+                    skopeo.arg("--dest-tls-verify=false").arg(format!("docker://{image}"));
+                    copied(skopeo.arg(format!("docker://{}", name("skopeo"))))
+                }),
+            ],
+            rounds,
+        )
+    }
+
+    fn remove(&self, image: &str, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+        let again = |side: &str| -> anyhow::Result<()> {
+            match side {
+                "keg" => drop(self.keg.keg(["pull", "-q", image]).success()),
+                "docker" => drop(self.docker.docker(["pull", "-q", image]).success()),
+                "ctr" => {
+                    drop(self.containerd.ctr(["image", "pull", "--plain-http", image]).success());
+                }
+                _ => {
+                    let mut pull = self.podman(&["pull", "-q", "--tls-verify=false", image])?;
+                    drop(Outcome::of(&mut pull, Duration::from_secs(600)).success());
+                }
+            }
+            Ok(())
+        };
+        self.forget(image);
+        runner::compare(
+            &mut [
+                side("keg", || {
+                    again("keg")?;
+                    let _ = self.keg.keg(["image", "prune", "-af"]);
+                    again("keg")?;
+                    self.with_keg(&["rmi", image])
+                }),
+                side("docker", || {
+                    again("docker")?;
+                    self.with_docker(&["rmi", "-f", image])
+                }),
+                side("podman", || {
+                    again("podman")?;
+                    runner::measure(&mut self.podman(&["rmi", image])?)
+                }),
+                side("ctr", || {
+                    again("ctr")?;
+                    self.with_ctr(&["image", "rm", "--sync", image])
+                }),
+            ],
+            rounds,
+        )
+    }
+
+    /// Loads an archive with blobs that no image needs, and measures their collection.
+    fn collect(&self, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+        let image = Image::new(vec![Layer::new().file("x", 0o644, "x")], &serde_json::json!({}));
+        let layout = self.scratch.directory("blobs");
+        image.write_layout(&layout, "keg.test/blobs:1");
+        for number in 0..BLOBS {
+            let blob = keg_fixtures::image::Blob::new("", number.to_string().into_bytes());
+            fs::write(layout.join("blobs/sha256").join(blob.hex()), blob.bytes)?;
+        }
+        let layout = layout.display().to_string();
+        let patience = Duration::from_secs(600);
+        runner::compare(
+            &mut [side("keg", || {
+                let _ = self.keg.keg_within(patience, ["load", "-q", "-i", &layout]).success();
+                self.with_keg(&["image", "prune", "-af"])
+            })],
+            rounds,
+        )
+    }
+
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.scratch.join(format!("{name}-{}", self.next()))
+    }
+
+    fn next(&self) -> u32 {
+        self.counter.set(self.counter.get() + 1);
+        self.counter.get()
+    }
+}
+
+fn side<'a>(name: &str, run: impl FnMut() -> anyhow::Result<Sample> + 'a) -> Side<'a> {
+    Side { name: name.to_owned(), run: Box::new(run) }
+}
+
+/// A script that fetches and unpacks the layers of an image, one after the other as tar must.
+fn floor_script(image: &str) -> anyhow::Result<String> {
+    let mut skopeo = Command::new(installed("skopeo")?);
+    skopeo.args(["inspect", "--raw", "--tls-verify=false"]).arg(format!("docker://{image}"));
+    let manifest: serde_json::Value = Outcome::of(&mut skopeo, PATIENCE).success().json();
+    let (registry, rest) = image.split_once('/').context("an image's registry")?;
+    let repository = rest.split(':').next().unwrap_or(rest);
+    let mut script = String::new();
+    for layer in manifest["layers"].as_array().context("layers")? {
+        let digest = layer["digest"].as_str().context("a digest")?;
+        let is_zstd = layer["mediaType"].as_str().is_some_and(|kind| kind.contains("zstd"));
+        let decompress = if is_zstd { "zstd -dc" } else { "pigz -dc" };
+        script += &format!(
+            "curl -sf http://{registry}/v2/{repository}/blobs/{digest} | {decompress} | tar -x\n"
+        );
+    }
+    Ok(script + "sync -f .\n")
+}
+
+/// Runs a client, and adds what its daemon spends meanwhile.
+fn with_daemon(daemon: Pid, client: &mut Command) -> anyhow::Result<Sample> {
+    let before = machine::cpu_of_tree(daemon)?;
+    machine::forget_peak(daemon)?;
+    let sample = runner::measure(client)?;
+    let after = machine::cpu_of_tree(daemon)?;
+    Ok(Sample {
+        wall: sample.wall,
+        cpu: sample.cpu + after.saturating_sub(before),
+        peak_kib: machine::peak_kib_of(daemon)?,
+    })
+}
