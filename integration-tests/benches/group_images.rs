@@ -242,6 +242,7 @@ impl<'a> Peers<'a> {
     }
 
     fn pull(&self, image: &str, docker_can: bool, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+        let floor = floor_script(image)?;
         let mut sides: Vec<Side<'_>> = vec![side("keg", || {
             self.forget(image);
             self.with_keg(&["pull", "-q", image])
@@ -269,7 +270,6 @@ impl<'a> Peers<'a> {
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
-        let floor = floor_script(image)?;
         sides.push(side("floor: curl, decompress, tar", || {
             let directory = self.fresh("floor");
             fs::create_dir_all(&directory)?;

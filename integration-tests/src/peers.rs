@@ -9,13 +9,8 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-
 use crate::daemon::path_with_our_programs;
 use crate::image::Image;
-use nix::unistd::Pid;
-
 use crate::wait::{self, PATIENCE};
 use crate::{Outcome, Scratch, Tree, programs};
 

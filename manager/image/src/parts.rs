@@ -61,7 +61,7 @@ impl Images {
     ///
     /// # Errors
     /// If a blob that should be here cannot be read.
-    pub(crate) fn parts(
+    pub(crate) fn image_parts(
         &self,
         image: &ImageRecord,
         platform: Option<&Platform>,

@@ -169,7 +169,7 @@ impl Images {
         let gathering = tokio::task::spawn_blocking(move || {
             let find = |source| PushError::Find { image: image_name.clone(), source };
             let image = images.resolve(&text, platform.as_ref()).map_err(Box::new).map_err(find)?;
-            images.parts(&image, platform.as_ref()).map_err(|source| PushError::Content {
+            images.image_parts(&image, platform.as_ref()).map_err(|source| PushError::Content {
                 image: image_name.clone(),
                 source: Box::new(source),
             })

@@ -148,7 +148,7 @@ impl Images {
                 let image = self.resolve(&text, platform).map_err(find_error(&text))?;
                 let name = name.filter(|name| image.names.contains(name));
                 let parts = self
-                    .parts(&image, platform)
+                    .image_parts(&image, platform)
                     .map_err(|source| SaveError::Content { image: text.clone(), source })?;
                 let entry = chosen.entry(parts.target.digest.clone()).or_insert_with(|| Chosen {
                     image,
