@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
-PROGRAMS = keg kegd keg-runtime containerd-shim-keg-v2
+PROGRAMS = keg kegd keg-runtime keg-init containerd-shim-keg-v2
 
 .DEFAULT_GOAL = build
 .PHONY: help build demo demo-clean test test-vm bench install uninstall fmt lint doc clean
@@ -14,7 +14,7 @@ PROGRAMS = keg kegd keg-runtime containerd-shim-keg-v2
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-build: ## build the four programs, optimized, into target/release
+build: ## build the programs, optimized, into target/release
 	@.ci/packages build
 	$(CARGO) build --release --locked $(PROGRAMS:%=--bin %)
 
