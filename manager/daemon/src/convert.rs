@@ -4,6 +4,7 @@
 
 mod container;
 mod files;
+mod health;
 mod host;
 mod image;
 mod mounts;

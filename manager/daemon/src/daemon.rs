@@ -38,6 +38,8 @@ use crate::socket;
 
 /// Name of the shim for containerd's runtime `io.containerd.keg.v2`.
 const SHIM: &str = "containerd-shim-keg-v2";
+/// Name of the program that is put before those of containers with `--init`.
+const INIT: &str = "keg-init";
 /// Name of the runtime, as a configured runtime and as a program.
 const RUNTIME: &str = "keg-runtime";
 /// Namespace of what is made over keg.v1.
@@ -239,6 +241,7 @@ fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Resul
         state: config.state.canonicalize().context("the state directory")?,
         namespace,
         shim,
+        init: find_program(INIT),
         shim_debug: config.log_level == "debug" || config.log_level == "trace",
         runtimes,
         default_runtime,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::EngineError;
+use crate::health::{Health, HealthStatus};
 use crate::id::ContainerId;
 use crate::lifecycle::{Event, Exit, Lifecycle, Refused};
 use crate::model::Record;
@@ -101,6 +102,15 @@ impl Container {
     /// Its record as it is now.
     pub(crate) fn record(&self) -> Arc<Record> {
         Arc::clone(&self.record.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its record, with what only memory knows, for those who look.
+    pub(crate) fn view(&self) -> Arc<Record> {
+        let record = self.record();
+        if !record.lifecycle.is_alive() && self.live().restart_planned {
+            return Arc::new(Record { is_restarting: true, ..Record::clone(&record) });
+        }
+        record
     }
 
     /// Its name, for texts.
@@ -236,8 +246,19 @@ impl Turn<'_> {
             Event::Started { .. } => false,
             _ => record.stop_asked,
         };
+        let health = match &event {
+            Event::Started { .. } => {
+                record.config.health_check.as_ref().map(|_| Health::starting())
+            }
+            // What does not run does not work, as in Docker.
+            Event::Exited(_) => record
+                .health
+                .clone()
+                .map(|health| Health { status: HealthStatus::Unhealthy, ..health }),
+            _ => record.health.clone(),
+        };
         let lifecycle = record.lifecycle.clone().apply(event)?;
-        Ok(Record { lifecycle, stop_asked, ..Record::clone(&record) })
+        Ok(Record { lifecycle, stop_asked, health, ..Record::clone(&record) })
     }
 
     /// Makes `record` the container's, once it is stored, and tells who waits.

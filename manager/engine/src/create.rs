@@ -15,12 +15,16 @@ use std::path::{Component, Path};
 use jiff::Timestamp;
 use keg_image::ImageRecord;
 use keg_network::NetworkMode;
-use keg_store::{Container as StoredContainer, MetadataError, PrepareOptions, Runtime, WriteTx};
+use keg_store::{
+    Container as StoredContainer, IdRangePool, MetadataError, PrepareOptions, Runtime, WriteTx,
+};
 
 use crate::container::Container;
 use crate::engine::{EXTENSION, Engine, Shared, encode, file_error};
 use crate::error::EngineError;
+use crate::health::HealthCheck;
 use crate::id::{ContainerId, ContainerName};
+use crate::joining;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
     CreateRequest, ExposedPort, IdRange, ImageUse, Mount, MountSource, NamespaceMode, ProcessPlan,
@@ -60,7 +64,8 @@ impl Engine {
             let mut request = request;
             let warnings = engine.settle_networks(&mut request).await?;
             let inherited = engine.inherited_mounts(&request)?;
-            let work = move |shared: &Shared| make(shared, request, inherited);
+            let (request, shared_range) = engine.resolve_joins(request)?;
+            let work = move |shared: &Shared| make(shared, request, inherited, shared_range);
             let record = engine.blocking("a new container", work).await?;
             engine.insert(Container::new(record.clone()));
             engine.tell(&record, "create", &[]);
@@ -75,11 +80,12 @@ fn make(
     shared: &Shared,
     request: CreateRequest,
     inherited: Vec<Mount>,
+    shared_range: Option<IdRange>,
 ) -> Result<Record, EngineError> {
     let random: [u8; 32] = random()?;
     let id = ContainerId::from_random(random);
     let image = shared.images.resolve(&request.config.image, request.platform.as_ref())?;
-    let request = complete(shared, request, &image);
+    let request = joining::keep_caller(complete(shared, request, &image))?;
     check(shared, &request)?;
     let process = plan(&request, &image, &id)?;
     let mounts = shared.plan_mounts(&request, inherited, &image)?;
@@ -94,7 +100,7 @@ fn make(
         .map_err(file_error("make", dir.path()))?;
     let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
     let outcome = shared.store.transaction(|tx| {
-        let record = store(shared, tx, &request, &image, &id, process, mounts, seed)?;
+        let record = store(shared, tx, &request, &image, &id, process, mounts, shared_range, seed)?;
         volumes.enter(tx, &id)?;
         Ok(record)
     });
@@ -119,6 +125,10 @@ fn check_name(shared: &Shared, request: &CreateRequest) -> Result<(), EngineErro
 
 /// Fills in what the request leaves to the image and to the daemon.
 fn complete(shared: &Shared, mut request: CreateRequest, image: &ImageRecord) -> CreateRequest {
+    request.config.health_check = HealthCheck::merge(
+        request.config.health_check.take(),
+        HealthCheck::of_image(&image.config_json),
+    );
     if let Some(of_image) =
         image.config.config().as_ref().and_then(|config| config.labels().as_ref())
     {
@@ -160,6 +170,7 @@ fn store(
     id: &ContainerId,
     process: ProcessPlan,
     mounts: Vec<Mount>,
+    shared_range: Option<IdRange>,
     seed: u32,
 ) -> Result<Record, EngineError> {
     let ns = &shared.settings.namespace;
@@ -176,9 +187,19 @@ fn store(
     stored.snapshot_key.clone_from(&snapshot_key);
     tx.create_container(ns, &stored)?;
     tx.reserve_name(ns, name.as_str(), id.as_str())?;
-    let range = match request.host.userns {
-        UsernsMode::Auto => {
+    let range = match &request.host.userns {
+        UsernsMode::Auto | UsernsMode::KeepId(_) => {
             Some(tx.allocate_id_range(ns, id.as_str(), &shared.settings.id_pool)?)
+        }
+        UsernsMode::Sized(count) => {
+            let all = &shared.settings.id_pool;
+            let ids = u64::from(all.count) * u64::from(all.ranges);
+            let ranges = u32::try_from(ids / u64::from(*count)).unwrap_or(u32::MAX);
+            let pool = IdRangePool { start: all.start, count: *count, ranges };
+            Some(tx.allocate_id_range(ns, id.as_str(), &pool)?)
+        }
+        UsernsMode::Container(_) => {
+            shared_range.map(|range| keg_store::IdRange { base: range.start, count: range.length })
         }
         UsernsMode::Host => None,
     };
@@ -198,6 +219,8 @@ fn store(
         snapshot_key,
         restart_count: 0,
         stop_asked: false,
+        health: None,
+        is_restarting: false,
         lifecycle: Lifecycle::Created { failure: None },
     };
     tx.set_container_extension(ns, id.as_str(), EXTENSION, &encode(&record)?)?;

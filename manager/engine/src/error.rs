@@ -233,6 +233,20 @@ pub enum EngineError {
         /// Whose network it is to have.
         other: String,
     },
+    /// It asks for an init, and there is none.
+    #[error("container {container} asks for an init, and keg-init is not installed")]
+    NoInit {
+        /// The container.
+        container: String,
+    },
+    /// A container whose namespaces it is to share does not run.
+    #[error("container {container} shares namespaces with container {other}, which does not run")]
+    OtherNotRunning {
+        /// The container.
+        container: String,
+        /// The one that has them.
+        other: String,
+    },
     /// The database refused.
     #[error(transparent)]
     Metadata(MetadataError),
@@ -351,6 +365,7 @@ impl Explain for EngineError {
             Self::BindSource { .. } => Reason::HostPath,
             Self::Running { .. } => Reason::ContainerRunning,
             Self::NotRunning { .. }
+            | Self::OtherNotRunning { .. }
             | Self::Paused { .. }
             | Self::NotPaused { .. }
             | Self::Dead { .. } => Reason::ContainerNotRunning,
@@ -361,6 +376,7 @@ impl Explain for EngineError {
             Self::Launch { .. } | Self::Task { .. } | Self::Streams { .. } => Reason::ShimFailed,
             Self::Files { source, .. } => source.reason(),
             Self::Commit(error) => error.reason(),
+            Self::NoInit { .. } => Reason::UnsupportedByHost,
             Self::Timeout { .. } => Reason::Timeout,
             Self::Log { source, .. } => io_reason(&source.source),
             Self::Volume(error) => error.reason(),
@@ -402,6 +418,8 @@ impl Explain for EngineError {
             Self::BindSource { .. } => "make the path on the host first, or use -v, which makes it",
             Self::Running { .. } => "stop it with `keg stop`, or remove it with `keg rm -f`",
             Self::NotRunning { .. } => "start it with `keg start`",
+            Self::NoInit { .. } => "install keg-init beside kegd, or leave out --init",
+            Self::OtherNotRunning { .. } => "start that one first, with `keg start`",
             Self::Paused { .. } => "let it go on with `keg unpause`",
             Self::Dead { .. } => "remove it with `keg rm`",
             Self::Runtime { reason: Reason::CommandNotFound, .. } => {
@@ -448,6 +466,8 @@ impl Explain for EngineError {
             | Self::Layers { container, .. }
             | Self::Running { container }
             | Self::NotRunning { container, .. }
+            | Self::OtherNotRunning { container, .. }
+            | Self::NoInit { container }
             | Self::Paused { container }
             | Self::NotPaused { container }
             | Self::BeingRemoved { container }

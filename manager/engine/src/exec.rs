@@ -216,6 +216,18 @@ impl Exec {
 
     /// Waits until it has ended; `None` if that cannot be known any more.
     pub async fn end(mut self) -> Option<Exit> {
+        self.ended().await
+    }
+
+    /// Kills it. One that has ended is dead already.
+    pub(crate) async fn kill(&self) {
+        if let Err(error) = self.task.kill(&self.id, Signal::KILL, false).await {
+            tracing::debug!(error = %chain(&error), "cannot kill a process");
+        }
+    }
+
+    /// Does what [`Exec::end`] does, and keeps the handle.
+    pub(crate) async fn ended(&mut self) -> Option<Exit> {
         self.exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone())
     }
 }

@@ -13,6 +13,7 @@ use keg_image::Platform;
 use keg_network::{MacAddr, NetworkMode, PortRequest, Transport};
 use serde::{Deserialize, Serialize};
 
+use crate::health::{Health, HealthCheck};
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::restart::RestartPolicy;
@@ -74,6 +75,8 @@ pub struct ContainerConfig {
     pub stop_timeout_secs: Option<u32>,
     /// Size of the terminal at start.
     pub terminal_size: Option<TerminalSize>,
+    /// How to find out whether it works; `None`: as the image says.
+    pub health_check: Option<HealthCheck>,
     /// Ports that the program listens on, those of the image included once the container is made.
     pub exposed_ports: BTreeSet<ExposedPort>,
 }
@@ -122,23 +125,49 @@ pub struct ExtraHost {
 }
 
 /// Whose user and group ids a container has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum UsernsMode {
     /// A range of its own.
     #[default]
     Auto,
+    /// A range of its own of so many ids.
+    Sized(u32),
+    /// A range of its own. On bind mounts, what belongs to the caller belongs to a user inside, who
+    /// runs the process unless another is named.
+    KeepId(KeptId),
+    /// Those of another container: its id, or in a request its name.
+    Container(String),
     /// The host's.
     Host,
 }
 
-/// Whether a namespace is the container's own or the host's.
+/// Who the caller is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeptId {
+    /// User inside; `None` in a request: the caller's own number.
+    pub uid: Option<u32>,
+    /// Group inside; `None` in a request: the caller's own number.
+    pub gid: Option<u32>,
+    /// The caller's user on the host.
+    pub host_uid: u32,
+    /// The caller's group on the host.
+    pub host_gid: u32,
+}
+
+/// Whether a namespace is the container's own or the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamespaceMode {
     /// Its own.
     #[default]
     Private,
+    /// Its own, which others may join (IPC namespaces, with `/dev/shm`).
+    Shareable,
+    /// Its own, without `/dev/shm` (IPC namespaces).
+    Bare,
+    /// Another container's: its id, or in a request its name.
+    Container(String),
     /// The host's.
     Host,
 }
@@ -215,6 +244,8 @@ pub struct HostConfig {
     pub annotations: BTreeMap<String, String>,
     /// When it is started anew.
     pub restart: RestartPolicy,
+    /// Puts a small program before the container's, which passes signals on and reaps orphans.
+    pub init: bool,
     /// Containers whose mounts it gets too, as `NAME[:ro|rw]`.
     pub volumes_from: Vec<String>,
     /// Its networks. A request need not repeat the one that is the mode; a record has them all.
@@ -378,6 +409,8 @@ pub struct CreateRequest {
     pub host: HostConfig,
     /// `None`: the host's.
     pub platform: Option<Platform>,
+    /// User and group of who asks, as far as they are known.
+    pub caller: Option<(u32, u32)>,
 }
 
 /// Ids of the host that a user namespace maps 0 and up to.
@@ -444,11 +477,22 @@ pub struct Record {
     /// Whether somebody asked its process to end, when it ended last.
     #[serde(default)]
     pub stop_asked: bool,
+    /// Whether it works, as far as its health check knows; `None` without one.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// Whether a restart policy is about to start it anew; filled in for those who look.
+    #[serde(skip)]
+    pub is_restarting: bool,
     /// Where it is in its life.
     pub lifecycle: Lifecycle,
 }
 
 impl Record {
+    /// The name of its state, as `ps` and filters have it.
+    pub fn state_name(&self) -> &'static str {
+        if self.is_restarting { "restarting" } else { self.lifecycle.name() }
+    }
+
     /// Network mode, which the engine has filled in when it made the record.
     pub fn network_mode(&self) -> NetworkMode {
         self.host.network_mode.clone().unwrap_or(NetworkMode::None)

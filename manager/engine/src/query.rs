@@ -87,8 +87,8 @@ impl Engine {
         let mut found: Vec<Arc<Record>> = self
             .all()
             .iter()
-            .map(|container| container.record())
-            .filter(|record| all || record.lifecycle.is_alive())
+            .map(|container| container.view())
+            .filter(|record| all || record.lifecycle.is_alive() || record.is_restarting)
             .filter(|record| filters.iter().all(|filter| filter.matches(record)))
             .collect();
         found.truncate(query.limit.unwrap_or(usize::MAX));
@@ -101,7 +101,7 @@ impl Engine {
     /// [`EngineError::NoSuchContainer`].
     pub fn inspect(&self, name: &str) -> Result<Details, EngineError> {
         let container = self.find(name)?;
-        let record = container.record();
+        let record = container.view();
         let settings = &self.shared.settings;
         let runtime = match record.host.runtime.as_str() {
             "" => settings.default_runtime.clone(),
@@ -159,7 +159,8 @@ impl Engine {
                     .collect(),
             )),
             "status" => {
-                let known = ["created", "running", "paused", "exited", "removing", "dead"];
+                let known =
+                    ["created", "running", "restarting", "paused", "exited", "removing", "dead"];
                 match values.iter().find(|value| !known.contains(&value.as_str())) {
                     Some(value) => Err(invalid(format!("{value:?} is no state of a container"))),
                     None => Ok(Filter::Status(owned())),
@@ -200,7 +201,7 @@ impl Filter {
             Self::Name(parts) => parts
                 .iter()
                 .any(|part| record.name.as_str().contains(part.trim_matches(['^', '$', '/']))),
-            Self::Status(states) => states.iter().any(|state| state == record.lifecycle.name()),
+            Self::Status(states) => states.iter().any(|state| state == record.state_name()),
             // All of several labels must be there, as in Docker.
             Self::Label(labels) => labels.iter().all(|(key, value)| {
                 record

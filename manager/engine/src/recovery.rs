@@ -166,6 +166,7 @@ impl Engine {
         drop(container.set_task(task.clone()));
         drop(turn);
         self.watch_exit(Arc::clone(container), task);
+        self.watch_health(container);
     }
 
     /// It ended, and its shim waits to be asked.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::container::Container;
 use crate::engine::{Engine, Shared};
 use crate::error::EngineError;
+use crate::id::ContainerId;
 use crate::lifecycle::{Event, Lifecycle};
 use crate::model::Record;
 
@@ -54,8 +55,9 @@ impl Engine {
             if let Ok(removing) = turn.after(Event::RemoveBegun) {
                 turn.commit(removing);
             }
-            let outcome =
-                self.blocking("a removal", move |shared| take_away(shared, &record, volumes)).await;
+            let heir = self.heir(&record);
+            let work = move |shared: &Shared| take_away(shared, &record, volumes, heir.as_ref());
+            let outcome = self.blocking("a removal", work).await;
             let record = container.record();
             if let Err(error) = outcome {
                 let failed = Event::RemoveFailed { error: error.chain() };
@@ -73,10 +75,33 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Another container that has the same id range, which stays taken while one of them exists.
+    fn heir(&self, record: &Record) -> Option<ContainerId> {
+        record.id_range?;
+        self.all()
+            .iter()
+            .find(|other| {
+                *other.id() != record.id
+                    && other.record().id_range == record.id_range
+                    && other.record().lifecycle != Lifecycle::Removing
+            })
+            .map(|other| other.id().clone())
+    }
+}
+
 /// Takes the container out of the database, and then its files away.
-fn take_away(shared: &Shared, record: &Record, volumes: bool) -> Result<(), EngineError> {
+fn take_away(
+    shared: &Shared,
+    record: &Record,
+    volumes: bool,
+    heir: Option<&ContainerId>,
+) -> Result<(), EngineError> {
     let (ns, id) = (&shared.settings.namespace, record.id.as_str());
     let volumes = shared.store.transaction(|tx| {
+        if let Some(heir) = heir {
+            tx.pass_id_range(ns, id, heir.as_str())?;
+        }
         tx.delete_container(ns, id)?;
         shared.snapshotter.remove_in(tx, ns, &record.snapshot_key)?;
         if volumes { shared.remove_anonymous_in(tx, record) } else { Ok(Vec::new()) }

@@ -19,6 +19,8 @@ use crate::model::Record;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long to wait for a container that is needed by another.
+const NEEDED_WITHIN: Duration = Duration::from_secs(30);
 /// A container that ran so long is not failing.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,7 @@ impl Engine {
             )
             .await
             .is_ok();
+            engine.await_needs(&container).await;
             // Somebody started, stopped or removed it meanwhile.
             if !container.take_planned_restart() || overtaken {
                 return;
@@ -124,6 +127,17 @@ impl Engine {
                     "a restart policy could not start a container");
             }
         });
+    }
+
+    /// Waits, for a while, until the containers run whose namespaces this one shares.
+    async fn await_needs(&self, container: &Container) {
+        for id in Self::needs(&container.record()) {
+            let Ok(other) = self.find(&id) else { continue };
+            let mut watch = other.watch();
+            let runs = watch.wait_for(|progress| progress.alive || progress.removed);
+            // One that does not start in time makes this start fail, with its name.
+            let _ = tokio::time::timeout(NEEDED_WITHIN, runs).await;
+        }
     }
 
     async fn start_anew(&self, container: &Arc<Container>) -> Result<(), crate::EngineError> {

@@ -17,6 +17,8 @@ pub struct Settings {
     pub namespace: Namespace,
     /// Shim program.
     pub shim: PathBuf,
+    /// Program for containers that ask for an init, if it is installed.
+    pub init: Option<PathBuf>,
     /// Shims write more into their logs.
     pub shim_debug: bool,
     /// Runtimes by name, with their programs.

@@ -35,7 +35,7 @@ use crate::shim::launch::runtime_options;
 use crate::shim::task::{CreateTask, Stdio};
 use crate::shim::{Bundle, LaunchError, TaskClient, TaskError};
 use crate::signal::Signal;
-use crate::spec::{self, NetworkOf};
+use crate::spec::{self, Joins, NetworkOf};
 use crate::users::{self, AccountFiles, Identity};
 use crate::volumes::MountSources;
 
@@ -94,6 +94,7 @@ impl Engine {
             Ok(task) => {
                 self.tell(&container.record(), "start", &[]);
                 self.watch_exit(Arc::clone(container), task);
+                self.watch_health(container);
                 Ok(())
             }
             Err(error) => {
@@ -138,9 +139,10 @@ impl Engine {
         }
         let to_prepare = Arc::clone(record);
         let network_of = self.network_of(record)?;
+        let joins = self.joins(record)?;
         let prepared = self
             .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare, network_of.as_ref()).inspect_err(|_| {
+                prepare(shared, &to_prepare, network_of.as_ref(), &joins).inspect_err(|_| {
                     let _ = shared.bundle(&to_prepare.id).remove();
                     shared.release_volumes(&to_prepare);
                 })
@@ -265,6 +267,7 @@ impl Engine {
 impl Engine {
     /// Ends a container's hold on its volumes, on a thread made for waiting if it has any.
     pub(crate) async fn give_volumes_back(&self, record: &Record) {
+        self.shared.unmount_shared_memory(record);
         if record.mounts.is_empty() {
             return;
         }
@@ -310,6 +313,7 @@ pub(crate) fn prepare(
     shared: &Shared,
     record: &Record,
     network_of: Option<&NetworkOf>,
+    joins: &Joins,
 ) -> Result<Prepared, EngineError> {
     let dir = shared.dir(&record.id);
     let owner = record.id_range.map_or(0, |range| range.start);
@@ -321,6 +325,7 @@ pub(crate) fn prepare(
     // The exit of an earlier run must not be taken for that of this one.
     remove_if_there(&dir.exit_record())?;
     let sources = shared.hold_volumes(record)?;
+    shared.mount_shared_memory(record, spec::shm_bytes(record))?;
     if network_of.is_none() {
         etc_files::write(record, &dir, owner)?;
     }
@@ -338,6 +343,8 @@ pub(crate) fn prepare(
         sources: &sources.paths,
         last_capability: shared.host.last_capability,
         network_of,
+        joins,
+        init: init_program(shared, record)?,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;
     let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {
@@ -378,6 +385,17 @@ fn make_volatile(mount: &mut keg_store::Mount) -> Result<(), EngineError> {
         _ => mount.options.push("volatile".to_owned()),
     }
     Ok(())
+}
+
+/// The program that is put before a container's, if that was asked for.
+fn init_program<'a>(shared: &'a Shared, record: &Record) -> Result<Option<&'a Path>, EngineError> {
+    if !record.host.init {
+        return Ok(None);
+    }
+    match &shared.settings.init {
+        Some(program) => Ok(Some(program)),
+        None => Err(EngineError::NoInit { container: record.name.as_str().to_owned() }),
+    }
 }
 
 fn task_mount(mount: keg_store::Mount) -> TaskMount {

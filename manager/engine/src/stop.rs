@@ -128,7 +128,11 @@ impl Engine {
 
     /// Sends a signal, and lets a frozen container go on so that it takes it. One that has ended
     /// meanwhile is no error.
-    async fn signal(&self, container: &Arc<Container>, signal: Signal) -> Result<(), EngineError> {
+    pub(crate) async fn signal(
+        &self,
+        container: &Arc<Container>,
+        signal: Signal,
+    ) -> Result<(), EngineError> {
         let Some(task) = container.task() else { return Ok(()) };
         let task_error = |source| EngineError::Task { container: container.label(), source };
         match task.kill("", signal, false).await {

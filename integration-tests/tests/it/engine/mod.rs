@@ -2,6 +2,8 @@
 
 mod crash;
 mod exec;
+mod health;
 mod isolation;
 mod restart;
+mod sharing;
 mod volumes;

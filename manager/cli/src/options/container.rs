@@ -8,6 +8,7 @@ use keg_proto::keg::v1::{
     ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, Resources, TerminalSize,
 };
 
+use super::life::LifeFlags;
 use super::network::NetworkFlags;
 use super::{environment, mounts, platform, policy, security, size};
 use crate::failure::Failure;
@@ -94,10 +95,12 @@ pub(crate) struct ContainerFlags {
     /// Host name inside
     #[arg(short = 'h', long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) hostname: String,
+    #[command(flatten)]
+    pub(crate) life: LifeFlags,
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
-    /// IPC namespace: "private" or "host"
+    /// IPC namespace: "private", "shareable", "none", "host" or "container:NAME"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) ipc: String,
     /// Set a label (NAME[=VALUE])
@@ -123,7 +126,7 @@ pub(crate) struct ContainerFlags {
     /// Preference of the out-of-memory killer, -1000 to 1000
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub(crate) oom_score_adj: Option<i32>,
-    /// PID namespace: its own, or "host"
+    /// PID namespace: its own, "host" or "container:NAME"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) pid: String,
     /// Most processes and threads; -1 for unlimited
@@ -195,7 +198,8 @@ pub(crate) struct ContainerFlags {
         hide_default_value = true
     )]
     pub(crate) user: String,
-    /// User namespace: "auto" (an id range of its own, the default) or "host"
+    /// User namespace: "auto[:size=N]" (an id range of its own, the default), "host",
+    /// "keep-id[:uid=N,gid=N]" (you are that user inside) or "container:NAME"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) userns: String,
     /// UTS namespace: its own, or "host"
@@ -291,6 +295,7 @@ impl ContainerFlags {
             stop_signal: self.stop_signal.clone(),
             stop_timeout_secs: self.stop_timeout,
             terminal_size: terminal_size.filter(|_| self.tty),
+            health_check: self.life.health_check().map_err(Failure::usage)?,
             domainname: self.network.domainname.clone(),
             exposed_ports: self.network.expose.clone(),
         };
@@ -336,6 +341,7 @@ impl ContainerFlags {
             annotations: policy::pairs(&self.annotation).map_err(Failure::usage)?,
             restart_policy,
             volumes_from: self.volumes_from.clone(),
+            init: self.life.init,
             ..HostConfig::default()
         };
         self.network.describe(&mut host).map_err(Failure::usage)?;

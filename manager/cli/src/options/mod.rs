@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod environment;
 pub(crate) mod filters;
+pub(crate) mod life;
 pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod platform;

@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use keg_proto::keg::v1::{
-    ContainerConfig, ContainerState, ContainerSummary, ExitStatus, HostConfig,
-    InspectContainerResponse, MountPoint, Resources, RestartPolicy, Ulimit,
+    ContainerConfig, ContainerState, ContainerSummary, ExitStatus, Health, HealthCheck,
+    HealthProbe, HostConfig, InspectContainerResponse, MountPoint, Resources, RestartPolicy,
+    Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, network, ports, texts_or_null};
@@ -94,6 +95,7 @@ pub(crate) fn state_word(state: ContainerState) -> &'static str {
         ContainerState::Running => "running",
         ContainerState::Paused => "paused",
         ContainerState::Exited => "exited",
+        ContainerState::Restarting => "restarting",
         ContainerState::Removing => "removing",
         ContainerState::Dead => "dead",
         ContainerState::Unspecified => "unknown",
@@ -105,13 +107,21 @@ fn status(container: &ContainerSummary, now: Timestamp) -> String {
     let up = || humanize::duration(moment::seconds_since(container.started_at.as_ref(), now));
     match container.state() {
         ContainerState::Created => "Created".to_owned(),
-        ContainerState::Running => format!("Up {}", up()),
+        ContainerState::Running => match container.health_status.as_str() {
+            "" => format!("Up {}", up()),
+            "starting" => format!("Up {} (health: starting)", up()),
+            health => format!("Up {} ({health})", up()),
+        },
         ContainerState::Paused => format!("Up {} (Paused)", up()),
-        ContainerState::Exited => {
+        ContainerState::Exited | ContainerState::Restarting => {
+            let word = match container.state() {
+                ContainerState::Restarting => "Restarting",
+                _ => "Exited",
+            };
             let ended = container.status.as_ref();
             let code = ended.map_or(0, |status| status.code);
             let at = ended.and_then(|status| status.exited_at.as_ref());
-            format!("Exited ({code}) {} ago", humanize::duration(moment::seconds_since(at, now)))
+            format!("{word} ({code}) {} ago", humanize::duration(moment::seconds_since(at, now)))
         }
         ContainerState::Removing => "Removal In Progress".to_owned(),
         ContainerState::Dead => "Dead".to_owned(),
@@ -135,7 +145,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Created", Value::Text(moment::rfc3339(summary.created_at.as_ref()))),
         ("Path", Value::text(&container.path)),
         ("Args", Value::texts(&container.args)),
-        ("State", state(&summary)),
+        ("State", state(&summary, container.health.as_ref())),
         ("Image", Value::text(&summary.image_id)),
         ("ResolvConfPath", Value::text(&container.resolv_conf_path)),
         ("HostnamePath", Value::text(&container.hostname_path)),
@@ -160,17 +170,17 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
     ])
 }
 
-fn state(summary: &ContainerSummary) -> Value {
+fn state(summary: &ContainerSummary, health_of: Option<&Health>) -> Value {
     let state = summary.state();
     let none = ExitStatus::default();
     let ended = summary.status.as_ref().unwrap_or(&none);
     let runs = matches!(state, ContainerState::Running | ContainerState::Paused);
     let code = if runs { 0 } else { ended.code };
-    Value::record([
+    let mut fields = vec![
         ("Status", Value::text(state_word(state))),
         ("Running", Value::Bool(runs)),
         ("Paused", Value::Bool(state == ContainerState::Paused)),
-        ("Restarting", Value::Bool(false)),
+        ("Restarting", Value::Bool(state == ContainerState::Restarting)),
         ("OOMKilled", Value::Bool(ended.oom_killed && !runs)),
         ("Dead", Value::Bool(state == ContainerState::Dead)),
         ("Pid", Value::unsigned(summary.pid)),
@@ -178,7 +188,11 @@ fn state(summary: &ContainerSummary) -> Value {
         ("Error", Value::text(&ended.error)),
         ("StartedAt", Value::Text(moment::rfc3339(summary.started_at.as_ref()))),
         ("FinishedAt", Value::Text(moment::rfc3339(ended.exited_at.as_ref()))),
-    ])
+    ];
+    if let Some(found) = health_of {
+        fields.push(("Health", health(found)));
+    }
+    Value::Record(fields)
 }
 
 fn host_config(host: &HostConfig, runtime: &str) -> Value {
@@ -197,6 +211,7 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         .collect();
     Value::record([
         ("Binds", texts_or_null(&binds)),
+        ("Init", Value::Bool(host.init)),
         ("VolumesFrom", texts_or_null(&host.volumes_from)),
         ("NetworkMode", Value::text(&host.network_mode)),
         ("PortBindings", ports::bindings(&host.port_bindings)),
@@ -288,6 +303,36 @@ fn mount_point(mount: &MountPoint) -> Value {
     Value::Record(fields)
 }
 
+/// Docker has times in nanoseconds.
+fn health_check(check: &HealthCheck) -> Value {
+    let nanos = |msec: u64| Value::unsigned(msec.saturating_mul(1_000_000));
+    Value::record([
+        ("Test", Value::texts(&check.test)),
+        ("Interval", nanos(check.interval_msec)),
+        ("Timeout", nanos(check.timeout_msec)),
+        ("StartPeriod", nanos(check.start_period_msec)),
+        ("StartInterval", nanos(check.start_interval_msec)),
+        ("Retries", Value::unsigned(check.retries)),
+        ("OnFailure", Value::text(&check.on_failure)),
+    ])
+}
+
+fn health(health: &Health) -> Value {
+    let probe = |probe: &HealthProbe| {
+        Value::record([
+            ("Start", Value::Text(moment::rfc3339(probe.start.as_ref()))),
+            ("End", Value::Text(moment::rfc3339(probe.end.as_ref()))),
+            ("ExitCode", Value::Int(probe.exit_code.into())),
+            ("Output", Value::text(&probe.output)),
+        ])
+    };
+    Value::record([
+        ("Status", Value::text(&health.status)),
+        ("FailingStreak", Value::unsigned(health.failing_streak)),
+        ("Log", Value::List(health.log.iter().map(probe).collect())),
+    ])
+}
+
 fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value {
     let stop_timeout = config.stop_timeout_secs.map_or(Value::Null, Value::unsigned);
     Value::record([
@@ -304,6 +349,7 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
         ("WorkingDir", Value::text(&config.working_dir)),
         ("Entrypoint", texts_or_null(&config.entrypoint)),
         ("Labels", labels_map(&config.labels)),
+        ("Healthcheck", config.health_check.as_ref().map_or(Value::Null, health_check)),
         ("StopSignal", Value::text(&config.stop_signal)),
         ("StopTimeout", stop_timeout),
     ])

@@ -9,16 +9,20 @@ use keg_engine::{Details, EngineError, LiveEndpoint};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
+use super::health;
 use super::host::{host_from_pb, host_to_pb};
 use super::mounts::{mount_point_to_pb, mount_to_pb};
 use super::{exit_to_pb, network, platform_from_pb, signal_from_pb, size_from_pb, timestamp_to_pb};
 use crate::status::{invalid, to_status};
 
-/// Converts a request for a new container.
+/// Converts a request for a new container; `caller` is the user and group of who asks.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` naming the field that makes no sense.
-pub(crate) fn create_from_pb(request: pb::CreateContainerRequest) -> Result<CreateRequest, Status> {
+pub(crate) fn create_from_pb(
+    request: pb::CreateContainerRequest,
+    caller: Option<(u32, u32)>,
+) -> Result<CreateRequest, Status> {
     let name = match request.name.as_str() {
         "" => None,
         name => Some(
@@ -31,6 +35,7 @@ pub(crate) fn create_from_pb(request: pb::CreateContainerRequest) -> Result<Crea
         config: config_from_pb(request.config.unwrap_or_default())?,
         host: host_from_pb(request.host_config.unwrap_or_default())?,
         platform: request.platform.as_ref().map(platform_from_pb),
+        caller,
     })
 }
 
@@ -55,7 +60,7 @@ pub(crate) fn summary_to_pb(
         image_id: record.image.id.clone(),
         command: record.process.args.clone(),
         created_at: Some(timestamp_to_pb(record.created_at)),
-        state: state_to_pb(&record.lifecycle).into(),
+        state: state_to_pb(record).into(),
         started_at: record.lifecycle.started_at().map(timestamp_to_pb),
         status: record.lifecycle.exit().map(exit_to_pb).or(dead),
         pid: record.lifecycle.pid().unwrap_or_default(),
@@ -65,6 +70,11 @@ pub(crate) fn summary_to_pb(
         mount_points: record.mounts.iter().map(|mount| mount_point_to_pb(mount, volumes)).collect(),
         ports: network::ports_to_pb(record, endpoints),
         networks: network::names_to_pb(record),
+        health_status: record
+            .health
+            .as_ref()
+            .map_or("", |health| health.status.as_str())
+            .to_owned(),
     }
 }
 
@@ -90,6 +100,7 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
             .as_ref()
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default(),
+        health: record.health.as_ref().map(health::health_to_pb),
         networks: network::endpoints_to_pb(record, &details.endpoints),
         hosts_path: path_to_pb(&details.etc_dir.etc("hosts")),
         hostname_path: path_to_pb(&details.etc_dir.etc("hostname")),
@@ -128,6 +139,7 @@ fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status
         stop_timeout_secs: config.stop_timeout_secs,
         terminal_size: config.terminal_size.map(size_from_pb).transpose()?,
         exposed_ports: network::exposed_from_pb(&config.exposed_ports)?,
+        health_check: config.health_check.map(health::check_from_pb).transpose()?,
     })
 }
 
@@ -156,11 +168,13 @@ fn config_to_pb(record: &Record) -> pb::ContainerConfig {
             .map(|size| pb::TerminalSize { width: size.width.into(), height: size.height.into() }),
         domainname: config.domainname.clone(),
         exposed_ports: config.exposed_ports.iter().map(ToString::to_string).collect(),
+        health_check: config.health_check.as_ref().map(health::check_to_pb),
     }
 }
 
-fn state_to_pb(lifecycle: &Lifecycle) -> pb::ContainerState {
-    match lifecycle {
+fn state_to_pb(record: &Record) -> pb::ContainerState {
+    match &record.lifecycle {
+        _ if record.is_restarting => pb::ContainerState::Restarting,
         Lifecycle::Created { .. } => pb::ContainerState::Created,
         Lifecycle::Running { .. } => pb::ContainerState::Running,
         Lifecycle::Paused { .. } => pb::ContainerState::Paused,
@@ -187,14 +201,14 @@ mod tests {
     fn refused(change: impl FnOnce(&mut pb::CreateContainerRequest)) -> String {
         let mut request = request();
         change(&mut request);
-        let status = create_from_pb(request).unwrap_err();
+        let status = create_from_pb(request, None).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         status.message().to_owned()
     }
 
     #[test]
     fn an_empty_request_gets_every_default() {
-        let created = create_from_pb(request()).unwrap();
+        let created = create_from_pb(request(), None).unwrap();
 
         assert_eq!(created.name, None);
         assert_eq!(created.host, HostConfig::default());

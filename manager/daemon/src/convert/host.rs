@@ -1,6 +1,8 @@
 //! What a container gets of its host: `HostConfig`, both ways.
 
-use keg_engine::model::{HostConfig, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode};
+use keg_engine::model::{
+    HostConfig, KeptId, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode,
+};
 use keg_engine::{EngineError, RestartPolicy};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
@@ -15,14 +17,7 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         "" | "default" => None,
         name => Some(name.parse().map_err(|error| to_status(&EngineError::UnknownNetwork(error)))?),
     };
-    let userns = match host.userns_mode.as_str() {
-        "" | "auto" => UsernsMode::Auto,
-        "host" => UsernsMode::Host,
-        other => {
-            let problem = format!("unknown mode {other:?}: give \"auto\" or \"host\"");
-            return Err(invalid("userns_mode", problem));
-        }
-    };
+    let userns = userns_from_pb(&host.userns_mode)?;
     Ok(HostConfig {
         mounts: host.mounts.into_iter().map(mount_from_pb).collect::<Result<_, _>>()?,
         network_mode,
@@ -59,6 +54,7 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         annotations: host.annotations.into_iter().collect(),
         restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
         volumes_from: host.volumes_from,
+        init: host.init,
         networks: network::attachments_from_pb(host.networks)?,
         ports: network::publish_from_pb(&host.publish)?,
         publish_all: host.publish_all_ports,
@@ -77,16 +73,12 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
         auto_remove: host.auto_remove,
         resources: Some(resources_to_pb(&host.resources)),
         read_only_rootfs: host.read_only_rootfs,
-        userns_mode: match host.userns {
-            UsernsMode::Auto => "auto",
-            UsernsMode::Host => "host",
-        }
-        .to_owned(),
+        userns_mode: userns_to_pb(&host.userns),
         runtime: host.runtime.clone(),
-        pid_mode: namespace_to_pb(host.pid_mode),
-        ipc_mode: namespace_to_pb(host.ipc_mode),
-        uts_mode: namespace_to_pb(host.uts_mode),
-        cgroupns_mode: namespace_to_pb(host.cgroupns_mode),
+        pid_mode: namespace_to_pb(&host.pid_mode),
+        ipc_mode: namespace_to_pb(&host.ipc_mode),
+        uts_mode: namespace_to_pb(&host.uts_mode),
+        cgroupns_mode: namespace_to_pb(&host.cgroupns_mode),
         cap_add: host.cap_add.clone(),
         cap_drop: host.cap_drop.clone(),
         privileged: host.privileged,
@@ -117,6 +109,7 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
             },
         }),
         volumes_from: host.volumes_from.clone(),
+        init: host.init,
         publish: Vec::new(),
         port_bindings: host.ports.iter().map(network::binding_to_pb).collect(),
         publish_all_ports: host.publish_all,
@@ -129,16 +122,73 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
 }
 
 fn namespace_from_pb(field: &'static str, mode: &str) -> Result<NamespaceMode, Status> {
-    match mode {
-        "" | "private" => Ok(NamespaceMode::Private),
-        "host" => Ok(NamespaceMode::Host),
-        other => Err(invalid(field, format!("unknown mode {other:?}: give \"host\" or nothing"))),
+    match (mode, mode.split_once(':')) {
+        ("" | "private", _) => Ok(NamespaceMode::Private),
+        ("host", _) => Ok(NamespaceMode::Host),
+        ("shareable", _) if field == "ipc_mode" => Ok(NamespaceMode::Shareable),
+        ("none", _) if field == "ipc_mode" => Ok(NamespaceMode::Bare),
+        (_, Some(("container", name))) if ["ipc_mode", "pid_mode"].contains(&field) => {
+            Ok(NamespaceMode::Container(name.to_owned()))
+        }
+        _ => Err(invalid(field, format!("unknown mode {mode:?}: give \"host\" or nothing"))),
     }
 }
 
-fn namespace_to_pb(mode: NamespaceMode) -> String {
+fn namespace_to_pb(mode: &NamespaceMode) -> String {
     match mode {
         NamespaceMode::Private => String::new(),
+        NamespaceMode::Shareable => "shareable".to_owned(),
+        NamespaceMode::Bare => "none".to_owned(),
+        NamespaceMode::Container(id) => format!("container:{id}"),
         NamespaceMode::Host => "host".to_owned(),
+    }
+}
+
+fn userns_from_pb(mode: &str) -> Result<UsernsMode, Status> {
+    let unknown = || {
+        let problem = format!(
+            "unknown mode {mode:?}: give \"auto[:size=N]\", \"host\", \"container:NAME\" or \
+             \"keep-id[:uid=N,gid=N]\""
+        );
+        invalid("userns_mode", problem)
+    };
+    let (word, rest) = mode.split_once(':').unwrap_or((mode, ""));
+    let mut numbers = Vec::new();
+    if word == "auto" || word == "keep-id" {
+        for option in rest.split(',').filter(|option| !option.is_empty()) {
+            let (key, value) = option.split_once('=').ok_or_else(unknown)?;
+            numbers.push((key, value.parse::<u32>().map_err(|_| unknown())?));
+        }
+    }
+    match (word, numbers.as_slice()) {
+        ("" | "auto" | "private", []) => Ok(UsernsMode::Auto),
+        ("auto", [("size", size)]) => Ok(UsernsMode::Sized(*size)),
+        ("host", _) if rest.is_empty() => Ok(UsernsMode::Host),
+        ("container", _) if !rest.is_empty() => Ok(UsernsMode::Container(rest.to_owned())),
+        ("keep-id", options) => {
+            let mut kept = KeptId::default();
+            for (key, number) in options {
+                match *key {
+                    "uid" => kept.uid = Some(*number),
+                    "gid" => kept.gid = Some(*number),
+                    _ => return Err(unknown()),
+                }
+            }
+            Ok(UsernsMode::KeepId(kept))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+fn userns_to_pb(mode: &UsernsMode) -> String {
+    match mode {
+        UsernsMode::Auto => "auto".to_owned(),
+        UsernsMode::Sized(size) => format!("auto:size={size}"),
+        UsernsMode::Container(id) => format!("container:{id}"),
+        UsernsMode::Host => "host".to_owned(),
+        UsernsMode::KeepId(kept) => {
+            let (uid, gid) = (kept.uid.unwrap_or_default(), kept.gid.unwrap_or_default());
+            format!("keep-id:uid={uid},gid={gid}")
+        }
     }
 }

@@ -11,6 +11,7 @@ use keg_engine::model::Record;
 use keg_engine::signal::Signal;
 use keg_engine::{Engine, EngineError, ListQuery, LogsRequest, Patience, WaitCondition};
 use keg_proto::keg::v1 as pb;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Answers;
@@ -40,7 +41,8 @@ impl pb::containers_server::Containers for Containers {
         &self,
         request: Request<pb::CreateContainerRequest>,
     ) -> Result<Response<pb::CreateContainerResponse>, Status> {
-        let request = convert::create_from_pb(request.into_inner())?;
+        let caller = caller(&request);
+        let request = convert::create_from_pb(request.into_inner(), caller)?;
         let created = self.engine.create(request).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::CreateContainerResponse {
             id: created.id.as_str().to_owned(),
@@ -254,6 +256,12 @@ impl pb::containers_server::Containers for Containers {
         let processes = processes.into_iter().map(convert::process_to_pb).collect();
         Ok(Response::new(pb::TopResponse { processes }))
     }
+}
+
+/// User and group of who asks, if a socket of this machine tells.
+fn caller<T>(request: &Request<T>) -> Option<(u32, u32)> {
+    let peer = request.extensions().get::<UdsConnectInfo>()?.peer_cred?;
+    Some((peer.uid(), peer.gid()))
 }
 
 /// Negative seconds mean for ever.

@@ -16,7 +16,7 @@ pub mod resources;
 pub mod seccomp;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Box as ConsoleSize, BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder,
@@ -90,8 +90,27 @@ pub struct Input<'a> {
     pub sources: &'a BTreeMap<PathBuf, PathBuf>,
     /// Highest capability that the running kernel knows.
     pub last_capability: u8,
+    /// What it shares with others.
+    pub joins: &'a Joins,
+    /// The program that is put before its own.
+    pub init: Option<&'a Path>,
     /// The container whose network namespace it is to have, if that is another's.
     pub network_of: Option<&'a NetworkOf>,
+}
+
+/// What a container shares with others, and what of the host it is to see.
+#[derive(Debug, Clone, Default)]
+pub struct Joins {
+    /// User namespace to join.
+    pub user: Option<PathBuf>,
+    /// PID namespace to join.
+    pub pid: Option<PathBuf>,
+    /// IPC namespace to join.
+    pub ipc: Option<PathBuf>,
+    /// Directory of the host that is `/dev/shm`.
+    pub shm: Option<PathBuf>,
+    /// Whether the host has `/dev/mqueue`.
+    pub has_mqueue: bool,
 }
 
 /// A container whose network namespace another is to have.
@@ -129,7 +148,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
-        .set_process(Some(process(record, input.identity, &selected)?))
+        .set_process(Some(first_process(input, &selected)?))
         .set_mounts(Some(mounts::build(input)))
         .set_linux(Some(linux(input, &selected)))
         .set_hostname(None)
@@ -147,7 +166,23 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
     Ok(spec)
 }
 
-/// The first process.
+/// Bytes of `/dev/shm`.
+pub(crate) fn shm_bytes(record: &Record) -> u64 {
+    record.host.shm_size_bytes.unwrap_or(mounts::SHM_BYTES)
+}
+
+/// The first process; an init before it, if there is one.
+fn first_process(input: &Input<'_>, selected: &Capabilities) -> Result<Process, SpecError> {
+    let mut process = process(input.record, input.identity, selected)?;
+    if input.init.is_some() {
+        let args = [mounts::INIT, "--"].map(str::to_owned);
+        let own = input.record.process.args.iter().cloned();
+        process.set_args(Some(args.into_iter().chain(own).collect()));
+    }
+    Ok(process)
+}
+
+/// A process of the container, by default its first.
 fn process(
     record: &Record,
     identity: &Identity,
@@ -272,7 +307,7 @@ fn linux(input: &Input<'_>, selected: &Capabilities) -> Linux {
     if confined && host.seccomp == SeccompChoice::Default {
         linux.set_seccomp(Some(seccomp::default_filter(selected)));
     }
-    if let Some(range) = record.id_range {
+    if let (Some(range), None) = (record.id_range, &input.joins.user) {
         linux.set_uid_mappings(Some(mapping(range))).set_gid_mappings(Some(mapping(range)));
     }
     let sysctls = sysctls(record);
@@ -311,14 +346,14 @@ fn namespaces(input: &Input<'_>) -> Vec<LinuxNamespace> {
     let record = input.record;
     let host = &record.host;
     let joins = input.network_of.is_some();
-    let own = |mode: NamespaceMode| mode == NamespaceMode::Private;
+    let own = |mode: &NamespaceMode| *mode != NamespaceMode::Host;
     let wanted = [
         (LinuxNamespaceType::User, record.id_range.is_some()),
         (LinuxNamespaceType::Mount, true),
-        (LinuxNamespaceType::Pid, own(host.pid_mode)),
-        (LinuxNamespaceType::Ipc, own(host.ipc_mode)),
-        (LinuxNamespaceType::Uts, own(host.uts_mode)),
-        (LinuxNamespaceType::Cgroup, own(host.cgroupns_mode)),
+        (LinuxNamespaceType::Pid, own(&host.pid_mode)),
+        (LinuxNamespaceType::Ipc, own(&host.ipc_mode)),
+        (LinuxNamespaceType::Uts, own(&host.uts_mode)),
+        (LinuxNamespaceType::Cgroup, own(&host.cgroupns_mode)),
         (LinuxNamespaceType::Network, record.network_mode().has_own_namespace() || joins),
     ];
     wanted
@@ -327,9 +362,15 @@ fn namespaces(input: &Input<'_>) -> Vec<LinuxNamespace> {
         .map(|(typ, _)| {
             let mut namespace = LinuxNamespace::default();
             namespace.set_typ(typ);
-            if typ == LinuxNamespaceType::Network {
-                namespace.set_path(input.network_of.map(|other| other.namespace.clone()));
-            }
+            namespace.set_path(match typ {
+                LinuxNamespaceType::Network => {
+                    input.network_of.map(|other| other.namespace.clone())
+                }
+                LinuxNamespaceType::User => input.joins.user.clone(),
+                LinuxNamespaceType::Pid => input.joins.pid.clone(),
+                LinuxNamespaceType::Ipc => input.joins.ipc.clone(),
+                _ => None,
+            });
             namespace
         })
         .collect()

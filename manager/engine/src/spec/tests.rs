@@ -36,6 +36,8 @@ pub(crate) fn record() -> Record {
         snapshot_key: "web".into(),
         restart_count: 0,
         stop_asked: false,
+        health: None,
+        is_restarting: false,
         lifecycle: Lifecycle::Created { failure: None },
     }
 }
@@ -64,6 +66,8 @@ fn spec_of(record: &Record, identity: &Identity) -> Result<Value, SpecError> {
         sources: &sources,
         last_capability: 40,
         network_of: None,
+        joins: &Joins { has_mqueue: true, ..Joins::default() },
+        init: None,
     };
     build(&input).map(|spec| serde_json::to_value(spec).unwrap())
 }

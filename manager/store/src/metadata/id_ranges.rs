@@ -80,6 +80,22 @@ impl WriteTx<'_> {
     }
 }
 
+impl WriteTx<'_> {
+    /// Makes a range another container's, which lives longer than the one that had it and uses it
+    /// too. That there is none to pass on, or that the other has one of its own, is no error.
+    ///
+    /// # Errors
+    /// Only if the database fails.
+    pub fn pass_id_range(&self, ns: &Namespace, from: &str, to: &str) -> Result<(), MetadataError> {
+        self.change(
+            "UPDATE OR IGNORE id_ranges SET container = ?3 WHERE namespace = ?1 AND container = ?2",
+            params![ns.as_str(), from, to],
+        )
+        .map_err(MetadataError::sql("pass an id range on"))?;
+        Ok(())
+    }
+}
+
 /// Returns the base of the first range that meets none of `taken` (ascending, ends excluded).
 fn lowest_free(pool: &IdRangePool, taken: &[(u64, u64)]) -> Option<u32> {
     let mut taken = taken.iter().copied().peekable();
