@@ -63,21 +63,28 @@ fn memory_is_shared_with_who_joins_the_ipc_namespace_and_with_nobody_else() {
     }
     let _ = daemon.keg(["exec", "open", "sh", "-c", "echo hi > /dev/shm/note"]).success();
 
-    let read = |mode: &str| daemon.keg(["run", "--rm", "--ipc", mode, &image, "cat", "/dev/shm/note"]);
+    let read =
+        |mode: &str| daemon.keg(["run", "--rm", "--ipc", mode, &image, "cat", "/dev/shm/note"]);
 
     assert_eq!(read("container:open").success().stdout, "hi\n");
     assert!(read("private").stderr.contains("No such file"));
     assert!(read("container:closed").stderr.contains("shareable"));
     assert!(read("none").stderr.contains("No such file"));
     let _ = daemon.keg(["rm", "-f", "open"]).success();
-    assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains(&*daemon.root().join("containers").display().to_string()));
+    assert!(
+        !fs::read_to_string("/proc/self/mounts")
+            .unwrap()
+            .contains(&*daemon.root().join("containers").display().to_string())
+    );
 }
 
 #[test]
 fn a_range_has_the_size_that_was_asked_for() {
     requires!(root, user_namespaces);
     let (daemon, image) = Daemon::with_busybox();
-    let run = |mode: &str| daemon.keg(["run", "--rm", "--userns", mode, &image, "cat", "/proc/self/uid_map"]);
+    let run = |mode: &str| {
+        daemon.keg(["run", "--rm", "--userns", mode, &image, "cat", "/proc/self/uid_map"])
+    };
 
     let map = run("auto:size=1000").success().stdout;
 
@@ -117,8 +124,6 @@ fn what_waits_for_its_restart_says_so_and_can_be_stopped() {
     });
     let _ = daemon.keg(["stop", "one"]).success();
 
-    wait_until("it is stopped", PATIENCE, || {
-        daemon.inspect("one")["State"]["Status"] == "exited"
-    });
+    wait_until("it is stopped", PATIENCE, || daemon.inspect("one")["State"]["Status"] == "exited");
     assert_eq!(daemon.inspect("one")["State"]["Restarting"], false);
 }

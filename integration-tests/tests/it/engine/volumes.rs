@@ -49,7 +49,8 @@ fn an_empty_volume_gets_what_the_image_has_and_keeps_what_is_written() {
     let (daemon, image) = with_volume_image();
 
     let first = sh(&daemon, &["-v", "kept:/data"], &image, "ls /data; echo mine > /data/own");
-    let second = sh(&daemon, &["-v", "kept:/data"], &image, "ls /data; busybox stat -c %u:%g:%a /data");
+    let second =
+        sh(&daemon, &["-v", "kept:/data"], &image, "ls /data; busybox stat -c %u:%g:%a /data");
     let empty = sh(&daemon, &["-v", "bare:/data:nocopy"], &image, "ls /data");
 
     assert_eq!((first.as_str(), empty.as_str()), ("of-image\n", ""));

@@ -12,6 +12,7 @@ use crate::lifecycle::Lifecycle;
 use crate::model::Record;
 use crate::shim::TaskClient;
 use crate::shim::task::Stdio;
+use crate::spec::Joins;
 use crate::start::prepare;
 
 use super::FilesError;
@@ -108,7 +109,7 @@ impl<'a> View<'a> {
         let to_prepare = Arc::clone(&record);
         let mut prepared = engine
             .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare, None).inspect_err(|_| {
+                prepare(shared, &to_prepare, None, &Joins::default()).inspect_err(|_| {
                     let _ = shared.bundle(&to_prepare.id).remove();
                     shared.release_volumes(&to_prepare);
                 })
