@@ -54,6 +54,8 @@ pub(crate) enum RuntimeError {
     },
     #[error("{operation}: {message}")]
     Failed { operation: &'static str, message: String, reason: Option<Reason> },
+    #[error("{operation}: the runtime was killed by signal {signal}: {message}")]
+    Killed { operation: &'static str, signal: i32, message: String },
     #[error("wait for the OCI runtime {binary:?}: its end was not seen")]
     Lost { binary: PathBuf },
     #[error("read what the OCI runtime printed")]
@@ -462,10 +464,13 @@ fn explain(operation: &'static str, log: &Path, printed: &[u8], exit: Exit) -> R
         let printed = String::from_utf8_lossy(printed);
         match (printed.trim(), exit.cause) {
             ("", Cause::Code(code)) => (format!("it ended with exit status {code}"), None),
-            ("", Cause::Signal(signal)) => (format!("it was killed by signal {signal}"), None),
+            ("", Cause::Signal(_)) => ("it said nothing".to_owned(), None),
             (text, _) => (text.to_owned(), None),
         }
     });
+    if let Cause::Signal(signal) = exit.cause {
+        return RuntimeError::Killed { operation, signal, message };
+    }
     let reason = reason.or_else(|| reason_of_text(&message).map(str::to_owned)).map(Reason);
     RuntimeError::Failed { operation, message, reason }
 }
@@ -566,6 +571,9 @@ not json
 
         let error = explain("OCI runtime start failed", Path::new("/nonexistent"), b" ", killed);
 
-        assert_eq!(error.to_string(), "OCI runtime start failed: it was killed by signal 9");
+        assert_eq!(
+            error.to_string(),
+            "OCI runtime start failed: the runtime was killed by signal 9: it said nothing"
+        );
     }
 }

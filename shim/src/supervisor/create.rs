@@ -15,7 +15,7 @@ use crate::oom::OomWatch;
 use crate::process::{Happening, Process};
 use crate::reaper::Pid;
 use crate::rootfs;
-use crate::runtime_cli::Runtime;
+use crate::runtime_cli::{Runtime, RuntimeError};
 use crate::self_log;
 use crate::stdio::{OurEnds, Owner, Streams};
 
@@ -91,17 +91,17 @@ impl Supervisor {
         let pid_file = task.bundle.init_pid_file();
         let (ends, ours) =
             streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
-        task.runtime
-            .create(&task.id, task.bundle.dir(), &pid_file, ends)
-            .await
-            .map_err(TaskError::Runtime)?;
+        let created = task.runtime.create(&task.id, task.bundle.dir(), &pid_file, ends).await;
+        if let Err(RuntimeError::Killed { .. }) = &created {
+            // It had no time to undo what it did.
+            self.discard(task).await;
+        }
+        created.map_err(TaskError::Runtime)?;
         let pid = match self.connect_init(task, ours).await {
             Ok(pid) => pid,
             Err(error) => {
                 // The runtime made a container that nobody can use.
-                if let Err(error) = task.runtime.delete(&task.id, true).await {
-                    self_log::warn("undo a failed create", &error);
-                }
+                self.discard(task).await;
                 return Err(error);
             }
         };
@@ -115,6 +115,12 @@ impl Supervisor {
             exited,
         ));
         Ok(())
+    }
+
+    async fn discard(&self, task: &Task) {
+        if let Err(error) = task.runtime.delete(&task.id, true).await {
+            self_log::warn("undo a failed create", &error);
+        }
     }
 
     async fn connect_init(&self, task: &Task, ours: OurEnds) -> Result<Pid, TaskError> {
@@ -153,10 +159,12 @@ impl Supervisor {
         let (ends, ours) =
             init.streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
         let pid_file = task.bundle.init_pid_file();
-        task.runtime
-            .restore(&task.id, task.bundle.dir(), &pid_file, checkpoint, ends)
-            .await
-            .map_err(TaskError::Runtime)?;
+        let restored =
+            task.runtime.restore(&task.id, task.bundle.dir(), &pid_file, checkpoint, ends).await;
+        if let Err(RuntimeError::Killed { .. }) = &restored {
+            self.discard(task).await;
+        }
+        restored.map_err(TaskError::Runtime)?;
         let pid = self.connect_init(task, ours).await?;
         init.streams.open_stdin().map_err(TaskError::Stdio)?;
         init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;

@@ -3,6 +3,7 @@
 mod attach;
 mod bootstrap;
 mod checkpoint;
+mod daemon_killed;
 mod disk_full;
 mod exec;
 mod faults;
