@@ -12,6 +12,7 @@ mod group_engine;
 mod group_network;
 mod group_images;
 mod group_runtime;
+mod group_shim;
 mod machine;
 mod report;
 mod runner;
@@ -31,6 +32,7 @@ groups:
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
   engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
   network    the default network, ports, traffic and names: keg, docker, podman
+  shim       memory, wake-ups, logs, latency and start of supervisors: our shim, containerd's, conmon
 
   --rounds N   runs of each side (default 30)
   --keep       writes results/GROUP.json, the result that README is drawn from
@@ -73,6 +75,7 @@ fn bench(args: &[String]) -> anyhow::Result<()> {
         Some("engine") => group_engine::measure(rounds)?,
         Some("network") => group_network::measure(rounds)?,
         Some("images") => group_images::measure(rounds)?,
+        Some("shim") => group_shim::measure(rounds)?,
         Some("draw") => return report::draw_all(&results_dir()),
         Some(other) => bail!("unknown group {other:?}\n{USAGE}"),
     };

@@ -54,6 +54,20 @@ impl Shim {
         Self::with_runtime(bundle, env::var_os("KEG_TEST_RUNTIME").map(PathBuf::from))
     }
 
+    /// Starts a shim that gets runtime options on its standard input, as containerd gives them.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn started_with(bundle: Bundle, options: &Options) -> Self {
+        let any = prost_types::Any {
+            type_url: "containerd.runc.v1.Options".to_owned(),
+            value: options.encode_to_vec(),
+        };
+        Self::launch(bundle, None, &any.encode_to_vec())
+    }
+
     /// Starts a shim that is to use the runtime `program`; `None`: keg-runtime.
     ///
     /// # Panics
@@ -61,6 +75,11 @@ impl Shim {
     #[must_use]
     #[track_caller]
     pub fn with_runtime(bundle: Bundle, program: Option<PathBuf>) -> Self {
+        Self::launch(bundle, program, b"")
+    }
+
+    #[track_caller]
+    fn launch(bundle: Bundle, program: Option<PathBuf>, input: &[u8]) -> Self {
         let id = Runtime::new_id();
         let bundle = bundle.prepare(&id);
         let scratch = Scratch::new();
@@ -80,7 +99,8 @@ impl Shim {
             root: scratch.join("peer").display().to_string(),
             ..Options::default()
         });
-        let tree = Tree::spawn(&command(&id, &bundle, &scratch, "start"));
+        let start = command(&id, &bundle, &scratch, "start");
+        let tree = Tree::spawn_with_stdin(&start, scratch.file("input", input));
         let exit_code = tree.wait_exit(tree.main_pid(), PATIENCE);
         assert_eq!(exit_code, 0, "the shim does not start: {}", tree.stderr());
         let address = tree.stdout();

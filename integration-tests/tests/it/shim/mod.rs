@@ -7,6 +7,7 @@ mod daemon_killed;
 mod disk_full;
 mod exec;
 mod faults;
+mod limits;
 mod log;
 mod rootfs;
 mod stdio;

@@ -1,0 +1,373 @@
+//! One container and its supervisor, whichever that is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use keg_fixtures::daemon::path_with_our_programs;
+use keg_fixtures::wait::{PATIENCE, poll};
+use keg_fixtures::{Bundle, Runtime, Scratch, programs};
+use keg_proto::containerd::runc::v1::Options;
+use keg_proto::containerd::task::v2 as task;
+use keg_ttrpc::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use prost::Message;
+
+use super::{number_of, succeed};
+use crate::runner::Sample;
+
+const TASK: &str = "containerd.task.v2.Task";
+
+/// A supervisor's program.
+#[derive(Debug)]
+pub(super) struct Peer {
+    name: String,
+    program: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Keg,
+    /// A shim of containerd's that calls this runc.
+    Shim(PathBuf),
+    Conmon(PathBuf),
+}
+
+/// Where the container's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    None,
+    Fifo,
+    /// A file, as it comes.
+    File,
+    /// A log of our own writer's.
+    Log(&'static str),
+    /// conmon's.
+    K8sFile,
+}
+
+impl Output {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Fifo => "fifo",
+            Self::File => "file",
+            Self::Log(format) => format,
+            Self::K8sFile => "k8s-file",
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn keg() -> Self {
+        let program = programs::ours("containerd-shim-keg-v2");
+        Self { name: "containerd-shim-keg-v2".into(), program, kind: Kind::Keg }
+    }
+
+    pub(super) fn shim(name: &str, program: PathBuf, runc: PathBuf) -> Self {
+        Self { name: name.into(), program, kind: Kind::Shim(runc) }
+    }
+
+    pub(super) fn conmon(program: PathBuf, runc: PathBuf) -> Self {
+        Self { name: "conmon".into(), program, kind: Kind::Conmon(runc) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn version(&self) -> String {
+        let flag = if matches!(self.kind, Kind::Conmon(_)) { "--version" } else { "-v" };
+        let output = Command::new(&self.program).arg(flag).output().map(|out| out.stdout);
+        let text = String::from_utf8_lossy(&output.unwrap_or_default()).into_owned();
+        let line = text.lines().find(|line| line.to_lowercase().contains("version"));
+        line.and_then(|line| line.split_whitespace().last()).unwrap_or_default().to_owned()
+    }
+
+    /// What its logs can be.
+    pub(super) fn outputs(&self) -> &'static [Output] {
+        match self.kind {
+            Kind::Keg => &[Output::Log("raw"), Output::Log("cri"), Output::Log("json-file")],
+            Kind::Shim(_) => &[Output::File],
+            Kind::Conmon(_) => &[Output::K8sFile],
+        }
+    }
+
+    pub(super) fn has_fifos(&self) -> bool {
+        !matches!(self.kind, Kind::Conmon(_))
+    }
+
+    /// Makes a container whose program waits.
+    pub(super) fn create(&self, bundle: Bundle, output: Output) -> anyhow::Result<Supervised> {
+        let id = Runtime::new_id();
+        let bundle = bundle.set("/linux/cgroupsPath", format!("/{id}"));
+        let scratch = Scratch::new();
+        match &self.kind {
+            Kind::Conmon(runc) => self.conmon_create(runc, id, bundle, scratch),
+            Kind::Keg => self.shim_create(None, id, bundle, scratch, output),
+            Kind::Shim(runc) => self.shim_create(Some(runc), id, bundle, scratch, output),
+        }
+    }
+
+    /// Makes a container that runs.
+    pub(super) fn start(&self, bundle: Bundle, output: Output) -> anyhow::Result<Supervised> {
+        let container = self.create(bundle, output)?;
+        container.run()?;
+        Ok(container)
+    }
+
+    fn shim_create(
+        &self,
+        runc: Option<&PathBuf>,
+        id: String,
+        bundle: Bundle,
+        scratch: Scratch,
+        output: Output,
+    ) -> anyhow::Result<Supervised> {
+        let started = shim_command(&self.program, &id, &bundle, &scratch, "start").output()?;
+        let address = String::from_utf8(started.stdout)?;
+        let socket = address.trim().strip_prefix("unix://").unwrap_or(address.trim()).to_owned();
+        if !started.status.success() || socket.is_empty() {
+            bail!("{:?}: {}", self.program, String::from_utf8_lossy(&started.stderr));
+        }
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = executor.block_on(Client::connect(&socket))?;
+        let mut request = task::CreateTaskRequest {
+            id: id.clone(),
+            bundle: bundle.path().display().to_string(),
+            ..task::CreateTaskRequest::default()
+        };
+        let log = scratch.join("log").display().to_string();
+        match output {
+            Output::None | Output::K8sFile => {}
+            Output::File => request.stdout = format!("file://{log}"),
+            Output::Log(format) => request.stdout = format!("keg://{log}?format={format}"),
+            Output::Fifo => {
+                for (name, field) in [("in", &mut request.stdin), ("out", &mut request.stdout)] {
+                    let fifo = scratch.join(name);
+                    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+                    *field = fifo.display().to_string();
+                }
+            }
+        }
+        request.options = runc.map(|runc| prost_types::Any {
+            type_url: "containerd.runc.v1.Options".to_owned(),
+            value: Options {
+                binary_name: runc.display().to_string(),
+                root: scratch.join("runc").display().to_string(),
+                ..Options::default()
+            }
+            .encode_to_vec(),
+        });
+        let call = client.call(TASK, "Create", &request, Some(PATIENCE));
+        let _: task::CreateTaskResponse = executor.block_on(call)?;
+        let connect = task::ConnectRequest { id: id.clone() };
+        let call = client.call(TASK, "Connect", &connect, Some(PATIENCE));
+        let answer: task::ConnectResponse = executor.block_on(call)?;
+        let program = self.program.clone();
+        let held = Held::Shim { client, executor, program };
+        Ok(Supervised { supervisor: answer.shim_pid, held, id, bundle, scratch })
+    }
+
+    fn conmon_create(
+        &self,
+        runc: &Path,
+        id: String,
+        bundle: Bundle,
+        scratch: Scratch,
+    ) -> anyhow::Result<Supervised> {
+        let mut command = Command::new(&self.program);
+        command.args(["--cid", &id, "--cuuid", &id, "--name", &id, "--full-attach"]);
+        command.arg("--runtime").arg(runc).arg("--bundle").arg(bundle.path());
+        command.arg("--runtime-arg").arg("--root");
+        command.arg("--runtime-arg").arg(scratch.directory("runc"));
+        command.arg("--container-pidfile").arg(scratch.join("pid"));
+        command.arg("--conmon-pidfile").arg(scratch.join("conmon"));
+        command.arg("--exit-dir").arg(scratch.directory("exit"));
+        command.arg("--log-path").arg(format!("k8s-file:{}", scratch.join("log").display()));
+        succeed(&mut command)?;
+        let number = |name: &str| {
+            let read = || fs::read_to_string(scratch.join(name)).ok()?.trim().parse().ok();
+            poll(PATIENCE, read).with_context(|| format!("conmon wrote no {name}"))
+        };
+        // The container is there when its pid file is.
+        let _: u32 = number("pid")?;
+        let supervisor = number("conmon")?;
+        let held = Held::Conmon { runc: runc.to_owned() };
+        Ok(Supervised { supervisor, held, id, bundle, scratch })
+    }
+}
+
+fn shim_command(
+    program: &Path,
+    id: &str,
+    bundle: &Bundle,
+    scratch: &Scratch,
+    action: &str,
+) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-namespace", "bench", "-id", id, "-address"]).arg(scratch.join("d.sock"));
+    command.args(["-publish-binary", "/bin/true", action]).current_dir(bundle.path());
+    command
+        .env("TTRPC_ADDRESS", scratch.join("events.sock"))
+        .env("GRPC_ADDRESS", scratch.join("d.sock"))
+        .env("NAMESPACE", "bench")
+        .env("MAX_SHIM_VERSION", "2")
+        .env("PATH", path_with_our_programs())
+        .stdin(std::process::Stdio::null());
+    command
+}
+
+/// A container with its supervisor; both end with the value.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    supervisor: u32,
+    held: Held,
+    id: String,
+    bundle: Bundle,
+    scratch: Scratch,
+}
+
+#[derive(Debug)]
+enum Held {
+    Shim { client: Client, executor: tokio::runtime::Runtime, program: PathBuf },
+    Conmon { runc: PathBuf },
+}
+
+impl Supervised {
+    /// Runs the container's program.
+    pub(super) fn run(&self) -> anyhow::Result<()> {
+        match &self.held {
+            Held::Conmon { runc } => succeed(self.runc(runc).args(["start", &self.id])),
+            Held::Shim { .. } => {
+                let id = self.id.clone();
+                let request = task::StartRequest { id, exec_id: String::new() };
+                let _: task::StartResponse = self.call("Start", &request)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for its end, after which its log is complete.
+    pub(super) fn wait(&self) -> anyhow::Result<()> {
+        match &self.held {
+            Held::Conmon { .. } => {
+                let exit = self.scratch.join("exit").join(&self.id);
+                poll(PATIENCE, || exit.exists().then_some(())).context("conmon wrote no exit")
+            }
+            Held::Shim { .. } => {
+                let id = self.id.clone();
+                let request = task::WaitRequest { id, exec_id: String::new() };
+                let _: task::WaitResponse = self.call("Wait", &request)?;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn fifos(&self) -> (PathBuf, PathBuf) {
+        (self.scratch.join("in"), self.scratch.join("out"))
+    }
+
+    pub(super) fn pss_kib(&self) -> anyhow::Result<u64> {
+        number_of(self.supervisor, "smaps_rollup", "Pss:")
+    }
+
+    pub(super) fn threads(&self) -> anyhow::Result<u64> {
+        number_of(self.supervisor, "status", "Threads:")
+    }
+
+    /// How often its threads were put on a processor.
+    pub(super) fn switches(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.supervisor))? {
+            let task = task?.file_name().to_string_lossy().parse()?;
+            sum += number_of(task, "status", "voluntary_ctxt_switches:")?;
+        }
+        Ok(sum)
+    }
+
+    fn runc(&self, runc: &Path) -> Command {
+        let mut command = Command::new(runc);
+        command.arg("--root").arg(self.scratch.join("runc"));
+        command
+    }
+
+    fn call<Req, Resp>(&self, method: &str, request: &Req) -> anyhow::Result<Resp>
+    where
+        Req: Message,
+        Resp: Message + Default,
+    {
+        let Held::Shim { client, executor, .. } = &self.held else { bail!("conmon has no calls") };
+        Ok(executor.block_on(client.call(TASK, method, request, Some(PATIENCE)))?)
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        let id = || self.id.clone();
+        match &self.held {
+            Held::Conmon { runc } => {
+                succeed(self.runc(runc).args(["delete", "--force", &self.id]))?;
+            }
+            Held::Shim { program, .. } => {
+                let request =
+                    task::KillRequest { id: id(), signal: 9, all: true, ..Default::default() };
+                // It may have ended by itself.
+                let _: anyhow::Result<()> = self.call("Kill", &request);
+                self.wait()?;
+                let request = task::DeleteRequest { id: id(), exec_id: String::new() };
+                let _: task::DeleteResponse = self.call("Delete", &request)?;
+                let request = task::ShutdownRequest { id: id(), now: true };
+                // Who shuts down need not answer.
+                let _: anyhow::Result<()> = self.call("Shutdown", &request);
+                let mut clean =
+                    shim_command(program, &self.id, &self.bundle, &self.scratch, "delete");
+                succeed(&mut clean)?;
+            }
+        }
+        let supervisor = Pid::from_raw(i32::try_from(self.supervisor)?);
+        // Adopted by this process.
+        let _ = kill(supervisor, Signal::SIGKILL);
+        let _ = waitpid(supervisor, None);
+        Ok(())
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("bench: {} is not ended: {error:#}", self.id);
+        }
+    }
+}
+
+/// What keg-runtime itself needs for a start.
+pub(super) fn runtime_alone(bundle: Bundle) -> anyhow::Result<Sample> {
+    let scratch = Scratch::new();
+    let id = Runtime::new_id();
+    let bundle = bundle.set("/linux/cgroupsPath", format!("/{id}"));
+    let runtime = |args: &[&str]| {
+        let mut command = Command::new(programs::ours("keg-runtime"));
+        command.arg("--root").arg(scratch.join("root")).args(args);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+    };
+    let run = |mut command: Command| {
+        let status = command.stdin(std::process::Stdio::null()).status()?;
+        if status.success() { Ok(()) } else { bail!("{command:?}: {status}") }
+    };
+    let pid_file = scratch.join("pid").display().to_string();
+    let path = bundle.path().display().to_string();
+    let begin = Instant::now();
+    run(runtime(&["create", "--bundle", &path, "--pid-file", &pid_file, &id]))?;
+    run(runtime(&["start", &id]))?;
+    let wall = begin.elapsed();
+    let init = Pid::from_raw(fs::read_to_string(&pid_file)?.trim().parse()?);
+    run(runtime(&["kill", &id, "KILL"]))?;
+    waitpid(init, None)?;
+    run(runtime(&["delete", &id]))?;
+    Ok(Sample { wall, ..Sample::default() })
+}
