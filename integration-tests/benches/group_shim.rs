@@ -116,7 +116,7 @@ fn log_throughput(peers: &[Peer], rounds: usize) -> anyhow::Result<Measure> {
     type Run<'a> = (String, Box<dyn Fn() -> anyhow::Result<Duration> + 'a>);
     let mut sides: Vec<Run<'_>> = Vec::new();
     for peer in peers {
-        for output in peer.outputs() {
+        for output in peer.outputs().iter().copied() {
             let run = move || {
                 let container = peer.create(bundle(&command), output)?;
                 let begin = Instant::now();
@@ -237,7 +237,12 @@ fn number_of(pid: u32, file: &str, key: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let numbers = text.lines().filter_map(|line| {
-        line.strip_prefix(key)?.trim_start_matches(':').split_whitespace().next()?.parse().ok()
+        line.strip_prefix(key)?
+            .trim_start_matches(':')
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
     });
     Ok(numbers.sum::<u64>())
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Shim, requires, wait_until};
-use keg_proto::containerd::cgroups::v1::Metrics;
 use keg_proto::containerd::runc::v1::Options;
 use keg_proto::containerd::task::v2 as task;
+use keg_proto::io::containerd::cgroups::v1::Metrics;
 use keg_ttrpc::{CallError, Code};
 use prost::Message as _;
 use prost_types::Any;
