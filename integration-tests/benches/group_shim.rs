@@ -13,7 +13,7 @@
 mod supervised;
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use keg_fixtures::{Bundle, Scratch, programs};
 
-use self::supervised::{Output, Peer, Supervised};
+use self::supervised::{Events, Output, Peer, Supervised};
 use crate::machine::Machine;
 use crate::report::{BenchResult, Comparison, Measure, Value, today};
 use crate::runner::{self, Sample, Side};
@@ -46,7 +46,8 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         bail!("the shim group starts containers as root: run it as root");
     }
     nix::sys::prctl::set_child_subreaper(true)?;
-    let peers = peers();
+    let events = Events::listen()?;
+    let peers = peers(&events);
     let mut measures = idle(&peers)?;
     measures.push(log_throughput(&peers, rounds.clamp(3, 10))?);
     measures.push(latency(&peers)?);
@@ -61,20 +62,20 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     })
 }
 
-fn peers() -> Vec<Peer> {
+fn peers(events: &Events) -> Vec<Peer> {
     let found = |variable: &str, name: &str| {
         env::var_os(variable).map(PathBuf::from).or_else(|| programs::installed(name))
     };
-    let mut peers = vec![Peer::keg()];
+    let mut peers = vec![Peer::keg(events)];
     let Some(runc) = found("KEG_PEER_RUNC", "runc") else { return peers };
     for (name, program) in [
         ("containerd-shim-runc-v2", found("KEG_PEER_SHIM_RUNC", "containerd-shim-runc-v2")),
         ("rust-extensions shim", env::var_os("KEG_PEER_SHIM_RUST").map(PathBuf::from)),
     ] {
-        peers.extend(program.map(|program| Peer::shim(name, program, runc.clone())));
+        peers.extend(program.map(|program| Peer::shim(name, program, runc.clone(), events)));
     }
     let conmon = found("KEG_PEER_CONMON", "conmon");
-    peers.extend(conmon.map(|program| Peer::conmon(program, runc)));
+    peers.extend(conmon.map(|program| Peer::conmon(program, runc, events)));
     peers
 }
 
@@ -163,11 +164,8 @@ fn latency(peers: &[Peer]) -> anyhow::Result<Measure> {
     let mut measure = named("a line to `cat` in the container and back, median", "µs");
     for peer in peers.iter().filter(|peer| peer.has_fifos()) {
         let container = peer.create(bundle(&["/bin/cat"]), Output::Fifo)?;
-        let (input, output) = container.fifos();
-        let output = std::thread::spawn(move || File::open(output));
         container.run()?;
-        let mut input = File::options().write(true).open(input)?;
-        let output = output.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        let (mut input, output) = container.fifos()?;
         let mut output = BufReader::new(output);
         let mut line = String::new();
         let mut times = Vec::with_capacity(ROUND_TRIPS);

@@ -1,6 +1,8 @@
 //! One container and its supervisor, whichever that is.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -22,9 +24,49 @@ use crate::runner::Sample;
 
 const TASK: &str = "containerd.task.v2.Task";
 
+/// Takes the events of all shims, as a daemon would, and forgets them.
+#[derive(Debug)]
+pub(super) struct Events {
+    scratch: Scratch,
+}
+
+impl Events {
+    /// Listens, for as long as this process lives.
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let scratch = Scratch::new();
+        let listener = std::os::unix::net::UnixListener::bind(scratch.join("events.sock"))?;
+        listener.set_nonblocking(true)?;
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::spawn(move || {
+            executor.block_on(async {
+                let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
+                while let Ok((connection, _)) = listener.accept().await {
+                    tokio::spawn(async move {
+                        let _ = keg_ttrpc::serve(connection, &Forget).await;
+                    });
+                }
+            });
+        });
+        Ok(Self { scratch })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.scratch.join("events.sock")
+    }
+}
+
+struct Forget;
+
+impl keg_ttrpc::Service for Forget {
+    async fn call(&self, _: keg_ttrpc::Request) -> Result<Vec<u8>, keg_ttrpc::Status> {
+        Ok(Vec::new())
+    }
+}
+
 /// A supervisor's program.
 #[derive(Debug)]
 pub(super) struct Peer {
+    events: PathBuf,
     name: String,
     program: PathBuf,
     kind: Kind,
@@ -64,17 +106,21 @@ impl Output {
 }
 
 impl Peer {
-    pub(super) fn keg() -> Self {
+    pub(super) fn keg(events: &Events) -> Self {
         let program = programs::ours("containerd-shim-keg-v2");
-        Self { name: "containerd-shim-keg-v2".into(), program, kind: Kind::Keg }
+        Self::of("containerd-shim-keg-v2", program, Kind::Keg, events)
     }
 
-    pub(super) fn shim(name: &str, program: PathBuf, runc: PathBuf) -> Self {
-        Self { name: name.into(), program, kind: Kind::Shim(runc) }
+    pub(super) fn shim(name: &str, program: PathBuf, runc: PathBuf, events: &Events) -> Self {
+        Self::of(name, program, Kind::Shim(runc), events)
     }
 
-    pub(super) fn conmon(program: PathBuf, runc: PathBuf) -> Self {
-        Self { name: "conmon".into(), program, kind: Kind::Conmon(runc) }
+    pub(super) fn conmon(program: PathBuf, runc: PathBuf, events: &Events) -> Self {
+        Self::of("conmon", program, Kind::Conmon(runc), events)
+    }
+
+    fn of(name: &str, program: PathBuf, kind: Kind, events: &Events) -> Self {
+        Self { name: name.to_owned(), program, kind, events: events.socket() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -129,7 +175,13 @@ impl Peer {
         scratch: Scratch,
         output: Output,
     ) -> anyhow::Result<Supervised> {
-        let started = shim_command(&self.program, &id, &bundle, &scratch, "start").output()?;
+        // Where a shim logs, and wants a reader: this descriptor.
+        let log_fifo = bundle.path().join("log");
+        nix::unistd::mkfifo(&log_fifo, nix::sys::stat::Mode::S_IRWXU)?;
+        let log_reader =
+            File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(log_fifo)?;
+        let mut start = start_command(&self.program, &id, &bundle, &scratch);
+        let started = start.env("TTRPC_ADDRESS", &self.events).output()?;
         let address = String::from_utf8(started.stdout)?;
         let socket = address.trim().strip_prefix("unix://").unwrap_or(address.trim()).to_owned();
         if !started.status.success() || socket.is_empty() {
@@ -143,15 +195,30 @@ impl Peer {
             ..task::CreateTaskRequest::default()
         };
         let log = scratch.join("log").display().to_string();
+        let mut fifos = Vec::new();
         match output {
             Output::None | Output::K8sFile => {}
-            Output::File => request.stdout = format!("file://{log}"),
-            Output::Log(format) => request.stdout = format!("keg://{log}?format={format}"),
+            Output::File => {
+                // containerd's shim cannot do without either of them.
+                request.stdout = format!("file://{log}");
+                request.stderr.clone_from(&request.stdout);
+            }
+            Output::Log(format) => {
+                request.stdout = format!("keg://{log}?format={format}");
+                request.stderr.clone_from(&request.stdout);
+            }
             Output::Fifo => {
-                for (name, field) in [("in", &mut request.stdin), ("out", &mut request.stdout)] {
+                let streams = [
+                    ("in", &mut request.stdin),
+                    ("out", &mut request.stdout),
+                    ("err", &mut request.stderr),
+                ];
+                for (name, field) in streams {
                     let fifo = scratch.join(name);
                     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
                     *field = fifo.display().to_string();
+                    // containerd's shim waits for the other end.
+                    fifos.push(File::options().read(true).write(true).open(fifo)?);
                 }
             }
         }
@@ -165,13 +232,13 @@ impl Peer {
             .encode_to_vec(),
         });
         let call = client.call(TASK, "Create", &request, Some(PATIENCE));
-        let _: task::CreateTaskResponse = executor.block_on(call)?;
+        let created: Result<task::CreateTaskResponse, _> = executor.block_on(call);
+        created.with_context(|| words(log_reader.try_clone()))?;
         let connect = task::ConnectRequest { id: id.clone() };
         let call = client.call(TASK, "Connect", &connect, Some(PATIENCE));
         let answer: task::ConnectResponse = executor.block_on(call)?;
-        let program = self.program.clone();
-        let held = Held::Shim { client, executor, program };
-        Ok(Supervised { supervisor: answer.shim_pid, held, id, bundle, scratch })
+        let held = Held::Shim { client, executor, fifos, _log_reader: log_reader };
+        Ok(Supervised { supervisor: answer.shim_pid, held, id, scratch, _bundle: bundle })
     }
 
     fn conmon_create(
@@ -199,22 +266,22 @@ impl Peer {
         let _: u32 = number("pid")?;
         let supervisor = number("conmon")?;
         let held = Held::Conmon { runc: runc.to_owned() };
-        Ok(Supervised { supervisor, held, id, bundle, scratch })
+        Ok(Supervised { supervisor, held, id, scratch, _bundle: bundle })
     }
 }
 
-fn shim_command(
-    program: &Path,
-    id: &str,
-    bundle: &Bundle,
-    scratch: &Scratch,
-    action: &str,
-) -> Command {
+/// What a shim has logged, if it did at all.
+fn words(log: std::io::Result<File>) -> String {
+    let mut said = vec![0; 64 << 10];
+    let count = log.and_then(|mut log| log.read(&mut said)).unwrap_or(0);
+    format!("the shim's log: {}", String::from_utf8_lossy(&said[..count]).trim())
+}
+
+fn start_command(program: &Path, id: &str, bundle: &Bundle, scratch: &Scratch) -> Command {
     let mut command = Command::new(program);
     command.args(["-namespace", "bench", "-id", id, "-address"]).arg(scratch.join("d.sock"));
-    command.args(["-publish-binary", "/bin/true", action]).current_dir(bundle.path());
+    command.args(["-publish-binary", "/bin/true", "start"]).current_dir(bundle.path());
     command
-        .env("TTRPC_ADDRESS", scratch.join("events.sock"))
         .env("GRPC_ADDRESS", scratch.join("d.sock"))
         .env("NAMESPACE", "bench")
         .env("MAX_SHIM_VERSION", "2")
@@ -229,13 +296,13 @@ pub(super) struct Supervised {
     supervisor: u32,
     held: Held,
     id: String,
-    bundle: Bundle,
     scratch: Scratch,
+    _bundle: Bundle,
 }
 
 #[derive(Debug)]
 enum Held {
-    Shim { client: Client, executor: tokio::runtime::Runtime, program: PathBuf },
+    Shim { client: Client, executor: tokio::runtime::Runtime, fifos: Vec<File>, _log_reader: File },
     Conmon { runc: PathBuf },
 }
 
@@ -269,8 +336,12 @@ impl Supervised {
         }
     }
 
-    pub(super) fn fifos(&self) -> (PathBuf, PathBuf) {
-        (self.scratch.join("in"), self.scratch.join("out"))
+    /// The other ends of standard input and output.
+    pub(super) fn fifos(&self) -> anyhow::Result<(&File, &File)> {
+        match &self.held {
+            Held::Shim { fifos, .. } if fifos.len() == 3 => Ok((&fifos[0], &fifos[1])),
+            _ => bail!("its streams are no FIFOs"),
+        }
     }
 
     pub(super) fn pss_kib(&self) -> anyhow::Result<u64> {
@@ -312,7 +383,7 @@ impl Supervised {
             Held::Conmon { runc } => {
                 succeed(self.runc(runc).args(["delete", "--force", &self.id]))?;
             }
-            Held::Shim { program, .. } => {
+            Held::Shim { .. } => {
                 let request =
                     task::KillRequest { id: id(), signal: 9, all: true, ..Default::default() };
                 // It may have ended by itself.
@@ -323,9 +394,6 @@ impl Supervised {
                 let request = task::ShutdownRequest { id: id(), now: true };
                 // Who shuts down need not answer.
                 let _: anyhow::Result<()> = self.call("Shutdown", &request);
-                let mut clean =
-                    shim_command(program, &self.id, &self.bundle, &self.scratch, "delete");
-                succeed(&mut clean)?;
             }
         }
         let supervisor = Pid::from_raw(i32::try_from(self.supervisor)?);
