@@ -160,7 +160,8 @@ fn cgroup_dirs(name: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for hierarchy in fs::read_dir(CGROUP_ROOT)? {
         let hierarchy = hierarchy?;
-        if hierarchy.file_type()?.is_dir() {
+        // A directory may be left where nothing is mounted.
+        if hierarchy.path().join("cgroup.procs").exists() {
             dirs.push(hierarchy.path().join(name));
         }
     }
