@@ -7,10 +7,10 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, commit, completion, cp, create, diff, events, exec, export, history, image_inspect,
-    image_prune, images, import, info, inspect, kill, load, login, logout, logs, man, network,
-    pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start, stop,
-    system_check, system_df, tag, top, version, volume, wait,
+    attach, commit, completion, container_prune, cp, create, diff, events, exec, export, history,
+    image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs,
+    man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start,
+    stats, stop, system_check, system_df, tag, top, update, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -118,6 +118,10 @@ pub(crate) enum Command {
     Login(login::LoginArgs),
     /// Forget a registry's credentials
     Logout(logout::LogoutArgs),
+    /// Show what containers use, as they use it
+    Stats(stats::StatsArgs),
+    /// Change limits and restart policies of containers
+    Update(update::UpdateArgs),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show the daemon's settings, what it holds, and what the host offers
@@ -176,6 +180,8 @@ pub(crate) enum ContainerCommand {
     Pause(pause::PauseArgs),
     /// Show where a container's ports are published
     Port(port::PortArgs),
+    /// Remove all containers that do not run
+    Prune(container_prune::ContainerPruneArgs),
     /// Give a container another name
     Rename(rename::RenameArgs),
     /// Stop containers, and start them again
@@ -187,12 +193,16 @@ pub(crate) enum ContainerCommand {
     Run(Box<run::RunArgs>),
     /// Start containers
     Start(start::StartArgs),
+    /// Show what containers use, as they use it
+    Stats(stats::StatsArgs),
     /// Stop containers
     Stop(stop::StopArgs),
     /// List the processes of a container
     Top(top::TopArgs),
     /// Let the processes of paused containers go on
     Unpause(pause::PauseArgs),
+    /// Change limits and restart policies of containers
+    Update(update::UpdateArgs),
     /// Wait for containers to end, and print their exit codes
     Wait(wait::WaitArgs),
 }
@@ -283,9 +293,11 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::Save(args) => save::run(args, host).await,
         Command::Search(args) => search::run(args, host).await,
         Command::Start(args) => start::run(args, host).await,
+        Command::Stats(args) => stats::run(args, host).await,
         Command::Stop(args) => stop::run(args, host).await,
         Command::System(SystemCommand::Check(args)) => system_check::run(args, host).await,
         Command::System(SystemCommand::Df(args)) => system_df::run(args, host).await,
+        Command::Update(args) => update::run(args, host).await,
         Command::System(SystemCommand::Events(args)) => events::run(args, host).await,
         Command::System(SystemCommand::Info(args)) => info::run(args, host).await,
         Command::Tag(args) => tag::run(args, host).await,
@@ -312,12 +324,15 @@ async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, 
         ContainerCommand::Ls(args) => ps::run(args, host).await,
         ContainerCommand::Pause(args) => pause::pause(args, host).await,
         ContainerCommand::Port(args) => port::run(args, host).await,
+        ContainerCommand::Prune(args) => container_prune::run(args, host).await,
         ContainerCommand::Rename(args) => rename::run(args, host).await,
         ContainerCommand::Restart(args) => restart::run(args, host).await,
         ContainerCommand::Rm(args) => rm::run(args, host).await,
         ContainerCommand::Run(args) => run::run(*args, host).await,
         ContainerCommand::Start(args) => start::run(args, host).await,
+        ContainerCommand::Stats(args) => stats::run(args, host).await,
         ContainerCommand::Stop(args) => stop::run(args, host).await,
+        ContainerCommand::Update(args) => update::run(args, host).await,
         ContainerCommand::Top(args) => top::run(args, host).await,
         ContainerCommand::Unpause(args) => pause::unpause(args, host).await,
         ContainerCommand::Wait(args) => wait::run(args, host).await,

@@ -8,6 +8,7 @@ use keg_proto::keg::v1::containers_client::ContainersClient;
 use keg_proto::keg::v1::events_client::EventsClient;
 use keg_proto::keg::v1::files_client::FilesClient;
 use keg_proto::keg::v1::images_client::ImagesClient;
+use keg_proto::keg::v1::limits_client::LimitsClient;
 use keg_proto::keg::v1::networks_client::NetworksClient;
 use keg_proto::keg::v1::registries_client::RegistriesClient;
 use keg_proto::keg::v1::storage_client::StorageClient;
@@ -123,6 +124,11 @@ impl Daemon {
     /// Calls about containers' files.
     pub(crate) fn files(&self) -> FilesClient<Channel> {
         FilesClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Calls about what containers use, and may use.
+    pub(crate) fn limits(&self) -> LimitsClient<Channel> {
+        LimitsClient::new(self.channel.clone())
     }
 
     /// Calls about what happens.

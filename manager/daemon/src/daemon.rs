@@ -16,6 +16,7 @@ use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
 use keg_proto::keg::v1::files_server::FilesServer;
 use keg_proto::keg::v1::images_server::ImagesServer;
+use keg_proto::keg::v1::limits_server::LimitsServer;
 use keg_proto::keg::v1::networks_server::NetworksServer;
 use keg_proto::keg::v1::registries_server::RegistriesServer;
 use keg_proto::keg::v1::storage_server::StorageServer;
@@ -275,6 +276,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <StorageServer<services::Storage> as tonic::server::NamedService>::NAME,
         <EventsServer<services::Events> as tonic::server::NamedService>::NAME,
         <FilesServer<services::Files> as tonic::server::NamedService>::NAME,
+        <LimitsServer<services::Limits> as tonic::server::NamedService>::NAME,
         <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
         <NetworksServer<services::Networks> as tonic::server::NamedService>::NAME,
     ];
@@ -295,6 +297,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         .add_service(ContainersServer::new(services::Containers::new(engine.clone())))
         .add_service(EventsServer::new(services::Events::new(engine.clone())))
         .add_service(FilesServer::new(services::Files::new(engine.clone())))
+        .add_service(LimitsServer::new(services::Limits::new(engine.clone())))
         .add_service(VolumesServer::new(services::Volumes::new(engine.clone())))
         .add_service(NetworksServer::new(services::Networks::new(engine.clone())))
         .add_service(health_service)

@@ -27,8 +27,8 @@ use crate::id::{ContainerId, ContainerName};
 use crate::joining;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
-    CreateRequest, ExposedPort, IdRange, ImageUse, Mount, MountSource, NamespaceMode, ProcessPlan,
-    Record, UsernsMode,
+    CreateRequest, ExposedPort, HostConfig, IdRange, ImageUse, Mount, MountSource, NamespaceMode,
+    ProcessPlan, Record, UsernsMode,
 };
 use crate::names::made_up;
 use crate::process_plan;
@@ -265,7 +265,16 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
     if request.host.auto_remove && request.host.restart != RestartPolicy::No {
         return invalid("restart", "a container that is removed when it ends cannot be restarted");
     }
-    let limits = &request.host.resources;
+    check_limits(shared, &request.host)?;
+    check_mounts(request)
+}
+
+/// Refuses limits that contradict each other, or the host.
+pub(crate) fn check_limits(shared: &Shared, host: &HostConfig) -> Result<(), EngineError> {
+    let invalid = |field, problem: &str| {
+        Err(EngineError::InvalidField { field, problem: problem.to_owned() })
+    };
+    let limits = &host.resources;
     if limits.memory_bytes.is_some_and(|limit| limit < MEMORY_BYTES_MIN) {
         return invalid("memory", "the least memory that a container can be given is 6 MiB");
     }
@@ -293,7 +302,7 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
             problem: format!("this host has {} processors; give 0.01 to {0}.00", shared.host.cpus),
         });
     }
-    check_mounts(request)
+    Ok(())
 }
 
 fn check_mounts(request: &CreateRequest) -> Result<(), EngineError> {

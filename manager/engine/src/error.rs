@@ -140,6 +140,18 @@ pub enum EngineError {
         /// What it was, for programs.
         reason: Reason,
     },
+    /// The runtime would not do something else with one that runs.
+    #[error("container {container}: {action}: {complaint}")]
+    Refused {
+        /// The container.
+        container: String,
+        /// What could not be done, as a sentence.
+        action: &'static str,
+        /// What the runtime said.
+        complaint: String,
+        /// What it was, for programs.
+        reason: Reason,
+    },
     /// The shim could not be run.
     #[error("the shim of container {container} could not be run")]
     Launch {
@@ -295,6 +307,17 @@ impl EngineError {
         }
     }
 
+    /// The same, if it was not the start that the runtime refused, but something else.
+    #[must_use]
+    pub(crate) fn refused(self, action: &'static str) -> Self {
+        match self {
+            Self::Runtime { container, complaint, reason } => {
+                Self::Refused { container, action, complaint, reason }
+            }
+            other => other,
+        }
+    }
+
     /// The text with all its causes.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -370,7 +393,7 @@ impl Explain for EngineError {
             | Self::NotPaused { .. }
             | Self::Dead { .. } => Reason::ContainerNotRunning,
             Self::BeingRemoved { .. } => Reason::ContainerBeingRemoved,
-            Self::Runtime { reason, .. } => *reason,
+            Self::Runtime { reason, .. } | Self::Refused { reason, .. } => *reason,
             Self::Launch { source: LaunchError::Bundle { source, .. }, .. }
             | Self::File { source, .. } => io_reason(source),
             Self::Launch { .. } | Self::Task { .. } | Self::Streams { .. } => Reason::ShimFailed,
@@ -422,10 +445,12 @@ impl Explain for EngineError {
             Self::OtherNotRunning { .. } => "start that one first, with `keg start`",
             Self::Paused { .. } => "let it go on with `keg unpause`",
             Self::Dead { .. } => "remove it with `keg rm`",
-            Self::Runtime { reason: Reason::CommandNotFound, .. } => {
+            Self::Runtime { reason: Reason::CommandNotFound, .. }
+            | Self::Refused { reason: Reason::CommandNotFound, .. } => {
                 "check the command's spelling and that the image has it"
             }
-            Self::Runtime { reason: Reason::CommandNotExecutable, .. } => {
+            Self::Runtime { reason: Reason::CommandNotExecutable, .. }
+            | Self::Refused { reason: Reason::CommandNotExecutable, .. } => {
                 "check that the file is executable and made for this machine's architecture"
             }
             Self::Launch { source: LaunchError::Execute { .. }, .. } => {
@@ -473,6 +498,7 @@ impl Explain for EngineError {
             | Self::BeingRemoved { container }
             | Self::Dead { container, .. }
             | Self::Runtime { container, .. }
+            | Self::Refused { container, .. }
             | Self::Launch { container, .. }
             | Self::Task { container, .. }
             | Self::Streams { container, .. }

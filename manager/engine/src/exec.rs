@@ -26,6 +26,9 @@ use crate::signal::Signal;
 use crate::spec;
 use crate::start::{chain, runtime_error, user_identity};
 
+/// What a runtime's refusal means here.
+const NOT_RUN: &str = "the command could not be run";
+
 /// A process to run.
 #[derive(Debug, Clone, Default)]
 pub struct ExecRequest {
@@ -108,7 +111,9 @@ impl Engine {
         let (detach, stdin) = (request.detach, request.stdin);
         let process_json = self.exec_process(Arc::clone(&record), request).await?;
         let exec = ExecTask { exec_id: id.clone(), process_json, stdio };
-        task.exec(exec).await.map_err(|error| runtime_error(container.label(), error))?;
+        task.exec(exec)
+            .await
+            .map_err(|error| runtime_error(container.label(), error).refused(NOT_RUN))?;
         let started = run(&task, &id, detach, stdin, container).await;
         let (pid, streams) = match started {
             Ok(started) => started,
@@ -266,7 +271,10 @@ async fn run(
                 .map_err(|source| EngineError::Streams { container: container.label(), source })?,
         )
     };
-    let pid = task.start(id).await.map_err(|error| runtime_error(container.label(), error))?;
+    let pid = task
+        .start(id)
+        .await
+        .map_err(|error| runtime_error(container.label(), error).refused(NOT_RUN))?;
     Ok((pid, streams))
 }
 

@@ -282,6 +282,33 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
 }
 
+impl Resources {
+    /// These limits, with those of `change` that are set in their place. Done on the stored form,
+    /// so that no limit is forgotten here.
+    ///
+    /// # Errors
+    /// Never, unless the two do not store alike.
+    pub fn changed_by(&self, change: &Self) -> Result<Self, serde_json::Error> {
+        let mut limits = serde_json::to_value(self)?;
+        let change = serde_json::to_value(change)?;
+        if let (Some(limits), Some(change)) = (limits.as_object_mut(), change.as_object()) {
+            let is_set = |value: &serde_json::Value| match value {
+                serde_json::Value::Null => false,
+                serde_json::Value::Bool(value) => *value,
+                serde_json::Value::Array(values) => !values.is_empty(),
+                _ => true,
+            };
+            limits.extend(
+                change
+                    .iter()
+                    .filter(|(_, value)| is_set(value))
+                    .map(|(key, value)| (key.clone(), value.clone())),
+            );
+        }
+        serde_json::from_value(limits)
+    }
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]

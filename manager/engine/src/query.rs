@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keg_image::{ImageError, ImageUser};
-use keg_store::Digest;
+use keg_image::ImageUser;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::filters::Filter;
 use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
 use crate::model::{ContainerDir, Record};
@@ -24,6 +24,17 @@ pub struct ListQuery {
     pub limit: Option<usize>,
     /// Keys, and for each the values of which one must match.
     pub filters: BTreeMap<String, Vec<String>>,
+    /// Measures them, which reads all that they have written.
+    pub sizes: bool,
+}
+
+/// What a container takes on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes of what it has written.
+    pub written_bytes: u64,
+    /// Bytes of that and of its image.
+    pub total_bytes: u64,
 }
 
 /// One container in full.
@@ -58,17 +69,6 @@ pub struct Counts {
     pub stopped: u64,
 }
 
-/// A filter, checked.
-#[derive(Debug)]
-enum Filter {
-    Id(Vec<String>),
-    Name(Vec<String>),
-    Status(Vec<String>),
-    Label(Vec<(String, Option<String>)>),
-    Ancestor { texts: Vec<String>, ids: Vec<Digest> },
-    Exited(Vec<u32>),
-}
-
 impl Engine {
     /// Lists containers, newest first.
     ///
@@ -81,8 +81,7 @@ impl Engine {
             .map(|(key, values)| self.filter(key, values))
             .collect::<Result<_, _>>()?;
         // Who asks for a state asks for it whether it runs or not.
-        let by_state =
-            filters.iter().any(|filter| matches!(filter, Filter::Status(_) | Filter::Exited(_)));
+        let by_state = filters.iter().any(Filter::is_of_state);
         let all = query.all || query.limit.is_some() || by_state;
         let mut found: Vec<Arc<Record>> = self
             .all()
@@ -125,6 +124,31 @@ impl Engine {
         self.find(id.as_str()).map(|container| container.endpoints()).unwrap_or_default()
     }
 
+    /// Measures containers. One that cannot be measured, since it has just been removed, takes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Only if the daemon is ending.
+    pub async fn sizes(&self, records: Vec<Arc<Record>>) -> Result<Vec<Size>, EngineError> {
+        self.blocking("sizes of containers", move |shared| {
+            let ns = &shared.settings.namespace;
+            let size = |record: &Arc<Record>| {
+                let key = &record.snapshot_key;
+                let written_bytes = shared.snapshotter.usage(ns, key).map_or(0, |u| u.size_bytes);
+                let mut total_bytes = written_bytes;
+                let parent = |key: &str| shared.snapshotter.stat(ns, key).ok()?.parent;
+                let mut below = parent(key);
+                while let Some(key) = below {
+                    total_bytes += shared.snapshotter.usage(ns, &key).map_or(0, |u| u.size_bytes);
+                    below = parent(&key);
+                }
+                Size { written_bytes, total_bytes }
+            };
+            Ok(records.iter().map(size).collect())
+        })
+        .await
+    }
+
     /// Counts containers by state.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -142,84 +166,6 @@ impl Engine {
     pub fn image_users(&self) -> Vec<ImageUser> {
         self.all().iter().filter_map(|container| image_user(container)).collect()
     }
-
-    fn filter(&self, key: &str, values: &[String]) -> Result<Filter, EngineError> {
-        let invalid = |problem: String| EngineError::InvalidField { field: "filter", problem };
-        let owned = || values.to_vec();
-        match key {
-            "id" => Ok(Filter::Id(owned())),
-            "name" => Ok(Filter::Name(owned())),
-            "label" => Ok(Filter::Label(
-                values
-                    .iter()
-                    .map(|value| match value.split_once('=') {
-                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                        None => (value.clone(), None),
-                    })
-                    .collect(),
-            )),
-            "status" => {
-                let known =
-                    ["created", "running", "restarting", "paused", "exited", "removing", "dead"];
-                match values.iter().find(|value| !known.contains(&value.as_str())) {
-                    Some(value) => Err(invalid(format!("{value:?} is no state of a container"))),
-                    None => Ok(Filter::Status(owned())),
-                }
-            }
-            "exited" => values
-                .iter()
-                .map(|value| {
-                    value.parse().map_err(|_| invalid(format!("{value:?} is no exit code")))
-                })
-                .collect::<Result<_, _>>()
-                .map(Filter::Exited),
-            "ancestor" => Ok(Filter::Ancestor { texts: owned(), ids: self.image_ids(values)? }),
-            _ => Err(invalid(format!("there is no filter {key:?}"))),
-        }
-    }
-
-    /// The ids of the images that are here under these names.
-    fn image_ids(&self, names: &[String]) -> Result<Vec<Digest>, EngineError> {
-        let mut ids = Vec::new();
-        for name in names {
-            match self.shared.images.resolve(name, None) {
-                Ok(image) => ids.push(image.id),
-                Err(ImageError::NotFound { .. } | ImageError::Reference { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(ids)
-    }
-}
-
-impl Filter {
-    fn matches(&self, record: &Record) -> bool {
-        match self {
-            Self::Id(prefixes) => {
-                prefixes.iter().any(|prefix| record.id.as_str().starts_with(prefix))
-            }
-            Self::Name(parts) => parts
-                .iter()
-                .any(|part| record.name.as_str().contains(part.trim_matches(['^', '$', '/']))),
-            Self::Status(states) => states.iter().any(|state| state == record.state_name()),
-            // All of several labels must be there, as in Docker.
-            Self::Label(labels) => labels.iter().all(|(key, value)| {
-                record
-                    .config
-                    .labels
-                    .get(key)
-                    .is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
-            }),
-            Self::Ancestor { texts, ids } => {
-                texts.contains(&record.image.reference)
-                    || ids.iter().any(|id| id.as_str() == record.image.id)
-            }
-            Self::Exited(codes) => match &record.lifecycle {
-                Lifecycle::Exited { exit, .. } => codes.contains(&exit.code),
-                _ => false,
-            },
-        }
-    }
 }
 
 fn image_user(container: &Container) -> Option<ImageUser> {
@@ -229,41 +175,4 @@ fn image_user(container: &Container) -> Option<ImageUser> {
         image_id: record.image.id.parse().ok()?,
         is_running: record.lifecycle.is_alive(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::tests::record;
-
-    #[test]
-    fn filters_match_as_dockers_do() {
-        let mut record = record();
-        record.config.labels.insert("tier".into(), "db".into());
-        record.image.reference = "redis:7".into();
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let label = |key: &str, value: Option<&str>| (key.to_owned(), value.map(str::to_owned));
-
-        let matching = [
-            Filter::Id(words(&["1f1f"])),
-            Filter::Name(words(&["none", "we"])),
-            Filter::Name(words(&["^/web$"])),
-            Filter::Status(words(&["running", "created"])),
-            Filter::Label(vec![label("tier", None), label("tier", Some("db"))]),
-            Filter::Ancestor { texts: words(&["redis:7"]), ids: vec![] },
-        ];
-        for filter in matching {
-            assert!(filter.matches(&record), "{filter:?}");
-        }
-        let others = [
-            Filter::Id(words(&["2f"])),
-            Filter::Status(words(&["exited"])),
-            Filter::Label(vec![label("tier", Some("web"))]),
-            Filter::Label(vec![label("tier", None), label("owner", None)]),
-            Filter::Exited(vec![0]),
-        ];
-        for filter in others {
-            assert!(!filter.matches(&record), "{filter:?}");
-        }
-    }
 }

@@ -259,7 +259,11 @@ impl Images {
         let prefix = text.strip_prefix("sha256:").unwrap_or(text);
         let is_hex = prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if prefix.is_empty() || prefix.len() > 64 || !is_hex {
-            return Err(not_found(text));
+            // What cannot be a name is not looked for elsewhere.
+            return Err(match Reference::parse(text) {
+                Ok(_) => not_found(text),
+                Err(source) => ImageError::Reference { source },
+            });
         }
         let mut found: Vec<ImageRecord> =
             self.list()?.into_iter().filter(|record| record.id.hex().starts_with(prefix)).collect();

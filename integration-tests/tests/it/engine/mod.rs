@@ -2,6 +2,7 @@
 
 mod crash;
 mod exec;
+mod files;
 mod health;
 mod isolation;
 mod restart;

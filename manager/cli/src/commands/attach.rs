@@ -48,7 +48,7 @@ struct NotRunning {
 /// Joins the container; the exit code is its process's.
 pub(crate) async fn run(args: AttachArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
-    let request = InspectContainerRequest { container: args.container.clone() };
+    let request = InspectContainerRequest { container: args.container.clone(), size: false };
     let found = daemon.containers().inspect(request).await?.into_inner();
     let summary = found.summary.unwrap_or_default();
     if summary.state() != ContainerState::Running {

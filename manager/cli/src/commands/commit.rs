@@ -35,9 +35,6 @@ pub(crate) struct CommitArgs {
         action = clap::ArgAction::Set
     )]
     pause: bool,
-    /// Do not pause the container
-    #[arg(long, conflicts_with = "pause")]
-    no_pause: bool,
     /// Name or id of the container
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -55,7 +52,7 @@ pub(crate) async fn run(args: CommitArgs, host: &str) -> Result<u8, Failure> {
         author: args.author,
         message: args.message,
         changes: args.change,
-        pause: args.pause && !args.no_pause,
+        pause: args.pause,
     };
     let image = daemon.files().commit(request).await?.into_inner().image.unwrap_or_default();
     output::print_line(&image.id)?;

@@ -9,7 +9,7 @@
 //! by Docker's rules.
 
 use std::fs;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, IsTerminal as _, PipeReader, PipeWriter};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -332,7 +332,7 @@ fn join<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, Failure> {
 }
 
 fn tell(args: &CpArgs, bytes: u64, target: &str) {
-    if !args.quiet {
+    if !args.quiet && io::stderr().is_terminal() {
         let size = humanize::size(bytes);
         output::complain(&format!("Successfully copied {size} to {target}\n"));
     }

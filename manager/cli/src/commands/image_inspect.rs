@@ -19,5 +19,5 @@ pub(crate) struct ImageInspectArgs {
 
 /// Shows them.
 pub(crate) async fn run(args: ImageInspectArgs, host: &str) -> Result<u8, Failure> {
-    show(&args.images, args.format.as_deref(), Some(Kind::Image), host).await
+    show(&args.images, args.format.as_deref(), Some(Kind::Image), false, host).await
 }

@@ -1,8 +1,9 @@
-//! `keg inspect`: shows everything known of containers, images and networks.
+//! `keg inspect`: shows everything known of containers, images, networks and volumes.
 
 use clap::{Args, ValueEnum};
 use keg_proto::keg::v1::{
     ErrorReason, InspectContainerRequest, InspectImageRequest, InspectNetworkRequest,
+    InspectVolumeRequest,
 };
 
 use crate::client::Daemon;
@@ -21,6 +22,8 @@ pub(crate) enum Kind {
     Image,
     /// A network.
     Network,
+    /// A volume.
+    Volume,
 }
 
 #[derive(Debug, Args)]
@@ -32,9 +35,13 @@ pub(crate) struct InspectArgs {
     /// Print as "json" or by a Go template
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Look for objects of this kind only: container, image or network
+    /// Look for objects of this kind only: container, image, network or
+    /// volume
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     r#type: Option<Kind>,
+    /// Measure what containers take on the disk
+    #[arg(short = 's', long)]
+    size: bool,
     /// Names or ids
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
@@ -45,6 +52,9 @@ pub(crate) struct ContainerInspectArgs {
     /// Print as "json" or by a Go template
     #[arg(short = 'f', long, value_name = "FORMAT")]
     format: Option<String>,
+    /// Measure what containers take on the disk
+    #[arg(short = 's', long)]
+    size: bool,
     /// Names or ids of containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -52,19 +62,19 @@ pub(crate) struct ContainerInspectArgs {
 
 /// Nothing has that name.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no container, image or network {name:?}")]
+#[error("there is no container, image, network or volume {name:?}")]
 struct NothingOfThatName {
     name: String,
 }
 
 /// Shows objects of any kind.
 pub(crate) async fn run(args: InspectArgs, host: &str) -> Result<u8, Failure> {
-    show(&args.names, args.format.as_deref(), args.r#type, host).await
+    show(&args.names, args.format.as_deref(), args.r#type, args.size, host).await
 }
 
 /// Shows containers.
 pub(crate) async fn run_container(args: ContainerInspectArgs, host: &str) -> Result<u8, Failure> {
-    show(&args.containers, args.format.as_deref(), Some(Kind::Container), host).await
+    show(&args.containers, args.format.as_deref(), Some(Kind::Container), args.size, host).await
 }
 
 /// Shows what is found, as one JSON list or a line each, and complains of what is not.
@@ -75,6 +85,7 @@ pub(crate) async fn show(
     names: &[String],
     format: Option<&str>,
     kind: Option<Kind>,
+    size: bool,
     host: &str,
 ) -> Result<u8, Failure> {
     let template = Template::parse_format(format).map_err(Failure::usage)?;
@@ -82,7 +93,7 @@ pub(crate) async fn show(
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in names {
-        match look_up(&daemon, name, kind).await {
+        match look_up(&daemon, name, kind, size).await {
             Ok(value) => found.push(value),
             Err(failure) => failures.push(failure),
         }
@@ -101,10 +112,15 @@ pub(crate) async fn show(
     if failures.is_empty() { Ok(0) } else { Err(Failure::reported()) }
 }
 
-/// Finds a container of that name, else an image, else a network, unless one kind is asked for.
-async fn look_up(daemon: &Daemon, name: &str, kind: Option<Kind>) -> Result<Value, Failure> {
+/// Finds a container of that name, else an image, a network, a volume, unless one kind is asked for.
+async fn look_up(
+    daemon: &Daemon,
+    name: &str,
+    kind: Option<Kind>,
+    size: bool,
+) -> Result<Value, Failure> {
     if kind.is_none_or(|kind| kind == Kind::Container) {
-        let request = InspectContainerRequest { container: name.to_owned() };
+        let request = InspectContainerRequest { container: name.to_owned(), size };
         match daemon.containers().inspect(request).await.map_err(Failure::from) {
             Ok(response) => return Ok(views::container::inspect(response.get_ref())),
             Err(failure) if kind.is_none() && is_missing(&failure) => {}
@@ -119,11 +135,21 @@ async fn look_up(daemon: &Daemon, name: &str, kind: Option<Kind>) -> Result<Valu
             Err(failure) => return Err(failure),
         }
     }
-    let request = InspectNetworkRequest { network: name.to_owned() };
-    match daemon.networks().inspect(request).await.map_err(Failure::from) {
-        Ok(response) => Ok(views::network::inspect(response.get_ref())),
+    if kind.is_none_or(|kind| kind == Kind::Network) {
+        let request = InspectNetworkRequest { network: name.to_owned() };
+        match daemon.networks().inspect(request).await.map_err(Failure::from) {
+            Ok(response) => return Ok(views::network::inspect(response.get_ref())),
+            Err(failure) if kind.is_none() && is_missing(&failure) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let request = InspectVolumeRequest { name: name.to_owned(), size: false };
+    match daemon.volumes().inspect(request).await.map_err(Failure::from) {
+        Ok(response) => {
+            Ok(views::volume::inspect(&response.into_inner().volume.unwrap_or_default()))
+        }
         Err(failure) if kind.is_none() && is_missing(&failure) => {
-            let remedy = "list what there is with `keg ps -a`, `keg images` and `keg network ls`";
+            let remedy = "list what there is with `keg ps -a`, `keg images`, `keg network ls` and `keg volume ls`";
             let nothing = NothingOfThatName { name: name.to_owned() };
             Err(Failure::client(nothing).with_remedy(remedy))
         }
@@ -139,6 +165,7 @@ fn is_missing(failure: &Failure) -> bool {
             ErrorReason::ContainerNotFound
                 | ErrorReason::ImageNotFound
                 | ErrorReason::NetworkNotFound
+                | ErrorReason::VolumeNotFound
                 | ErrorReason::UnsupportedByHost
                 | ErrorReason::InvalidReference
                 | ErrorReason::InvalidArgument

@@ -33,7 +33,7 @@ struct NotPublished {
 /// Shows them.
 pub(crate) async fn run(args: PortArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
-    let request = InspectContainerRequest { container: args.container.clone() };
+    let request = InspectContainerRequest { container: args.container.clone(), size: false };
     let container = daemon.containers().inspect(request).await?.into_inner();
     let mut ports = container.summary.unwrap_or_default().ports;
     ports.retain(|port| port.host_port != 0);

@@ -9,10 +9,13 @@ use crate::failure::Failure;
 use crate::options::filters::Filters;
 use crate::output;
 use crate::table::RowFormat;
-use crate::views::container::{COLUMNS, RowStyle, row};
+use crate::views::container::{COLUMNS, COLUMNS_WITH_SIZE, RowStyle, row};
 
 /// Filters that the daemon knows.
-const FILTERS: [&str; 6] = ["id", "name", "status", "label", "ancestor", "exited"];
+const FILTERS: [&str; 13] = [
+    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network",
+    "publish", "expose", "health",
+];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -25,7 +28,8 @@ pub(crate) struct PsArgs {
     /// Show those too that do not run
     #[arg(short = 'a', long)]
     all: bool,
-    /// Keep those that match (id, name, status, label, ancestor, exited)
+    /// Keep those that match (id, name, status, label, ancestor, exited, before, since, volume,
+    /// network, publish, expose, health)
     #[arg(short = 'f', long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Print as "json", "table TEMPLATE" or by a Go template
@@ -43,6 +47,9 @@ pub(crate) struct PsArgs {
     /// Print ids only
     #[arg(short = 'q', long)]
     quiet: bool,
+    /// Show what they take on the disk, which is measured
+    #[arg(short = 's', long)]
+    size: bool,
 }
 
 impl PsArgs {
@@ -58,8 +65,9 @@ impl PsArgs {
 
 /// Lists.
 pub(crate) async fn run(args: PsArgs, host: &str) -> Result<u8, Failure> {
+    let columns = if args.size { COLUMNS_WITH_SIZE } else { COLUMNS };
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::usage)?;
     let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
     let asks_for_state =
         !filters.values("status").is_empty() || !filters.values("exited").is_empty();
@@ -67,6 +75,8 @@ pub(crate) async fn run(args: PsArgs, host: &str) -> Result<u8, Failure> {
         all: args.all || asks_for_state,
         limit: args.limit(),
         filters: filters.into_message(|values| ContainerFilterValues { values }),
+        // A template that shows sizes asks for them.
+        sizes: args.size || format.may_read("Size"),
     };
 
     let daemon = Daemon::connect(host).await?;
@@ -78,6 +88,6 @@ pub(crate) async fn run(args: PsArgs, host: &str) -> Result<u8, Failure> {
         with_created_at: format.may_read("CreatedAt"),
     };
     let rows = containers.iter().map(|container| row(container, style));
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(columns, rows).map_err(Failure::usage)?)?;
     Ok(0)
 }

@@ -57,7 +57,7 @@ async fn start_and_join(
     interactive: bool,
     detach_keys: DetachKeys,
 ) -> Result<u8, Failure> {
-    let request = InspectContainerRequest { container: container.to_owned() };
+    let request = InspectContainerRequest { container: container.to_owned(), size: false };
     let found = daemon.containers().inspect(request).await?.into_inner();
     let config = found.config.unwrap_or_default();
     let id = found.summary.unwrap_or_default().id;

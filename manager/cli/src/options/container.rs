@@ -533,4 +533,140 @@ mod tests {
             assert!(error.contains(expected), "{line}: {error}");
         }
     }
+
+    /// An example for each of Docker's flags that say something of the container.
+    const EXAMPLES: [(&str, &str); 78] = [
+        ("--add-host", "--add-host a:1.2.3.4"),
+        ("--annotation", "--annotation a=b"),
+        ("--attach", "-a stdin"),
+        ("--blkio-weight", "--blkio-weight 100"),
+        ("--blkio-weight-device", "--blkio-weight-device /dev/null:100"),
+        ("--cap-add", "--cap-add SYS_TIME"),
+        ("--cap-drop", "--cap-drop CHOWN"),
+        ("--cgroup-parent", "--cgroup-parent /a"),
+        ("--cgroupns", "--cgroupns host"),
+        ("--cpu-period", "--cpu-period 50000"),
+        ("--cpu-quota", "--cpu-quota 50000"),
+        ("--cpu-rt-period", "--cpu-rt-period 50000"),
+        ("--cpu-rt-runtime", "--cpu-rt-runtime 50000"),
+        ("--cpu-shares", "-c 512"),
+        ("--cpus", "--cpus 0.5"),
+        ("--cpuset-cpus", "--cpuset-cpus 0"),
+        ("--cpuset-mems", "--cpuset-mems 0"),
+        ("--device", "--device /dev/null"),
+        ("--device-cgroup-rule", "--device-cgroup-rule c:1:3:r"),
+        ("--device-read-bps", "--device-read-bps /dev/null:1m"),
+        ("--device-read-iops", "--device-read-iops /dev/null:100"),
+        ("--device-write-bps", "--device-write-bps /dev/null:1m"),
+        ("--device-write-iops", "--device-write-iops /dev/null:100"),
+        ("--dns", "--dns 1.2.3.4"),
+        ("--dns-option", "--dns-option ndots:2"),
+        ("--dns-search", "--dns-search example.org"),
+        ("--domainname", "--domainname example.org"),
+        ("--entrypoint", "--entrypoint sh"),
+        ("--env", "-e A=1"),
+        ("--env-file", "--env-file /etc/os-release"),
+        ("--expose", "--expose 80"),
+        ("--gpus", "--gpus all"),
+        ("--group-add", "--group-add 7"),
+        ("--health-cmd", "--health-cmd true"),
+        ("--health-interval", "--health-cmd true --health-interval 5s"),
+        ("--health-retries", "--health-cmd true --health-retries 5"),
+        ("--health-start-interval", "--health-cmd true --health-start-interval 2s"),
+        ("--health-start-period", "--health-cmd true --health-start-period 2s"),
+        ("--health-timeout", "--health-cmd true --health-timeout 2s"),
+        ("--hostname", "-h name"),
+        ("--init", "--init"),
+        ("--interactive", "-i"),
+        ("--ip", "--network net --ip 10.0.0.9"),
+        ("--ip6", "--network net --ip6 fd00::9"),
+        ("--ipc", "--ipc host"),
+        ("--label", "-l a=b"),
+        ("--log-opt", "--log-opt max-size=1m"),
+        ("--mac-address", "--network net --mac-address 02:00:00:00:00:01"),
+        ("--memory", "-m 64m"),
+        ("--memory-reservation", "--memory-reservation 32m"),
+        ("--memory-swap", "-m 64m --memory-swap 128m"),
+        ("--memory-swappiness", "--memory-swappiness 10"),
+        ("--mount", "--mount type=tmpfs,target=/t"),
+        ("--name", "--name n"),
+        ("--network", "--network none"),
+        ("--network-alias", "--network net --network-alias a"),
+        ("--no-healthcheck", "--no-healthcheck"),
+        ("--oom-kill-disable", "--oom-kill-disable"),
+        ("--oom-score-adj", "--oom-score-adj 5"),
+        ("--pid", "--pid host"),
+        ("--pids-limit", "--pids-limit 10"),
+        ("--platform", "--platform linux/arm64"),
+        ("--privileged", "--privileged"),
+        ("--publish", "-p 80:80"),
+        ("--publish-all", "-P"),
+        ("--read-only", "--read-only"),
+        ("--restart", "--restart always"),
+        ("--rm", "--rm"),
+        ("--runtime", "--runtime r"),
+        ("--security-opt", "--security-opt no-new-privileges"),
+        ("--shm-size", "--shm-size 1m"),
+        ("--stop-signal", "--stop-signal 3"),
+        ("--stop-timeout", "--stop-timeout 3"),
+        ("--sysctl", "--sysctl net.ipv4.ip_forward=1"),
+        ("--tmpfs", "--tmpfs /t"),
+        ("--tty", "-t"),
+        ("--ulimit", "--ulimit nofile=5"),
+        ("--user", "-u 1"),
+    ];
+
+    /// The rest of them; an array of more would be no easier to read.
+    const MORE_EXAMPLES: [(&str, &str); 6] = [
+        ("--userns", "--userns host"),
+        ("--uts", "--uts host"),
+        ("--volume", "-v a:/a"),
+        ("--volume-driver", "--volume-driver local -v a:/a"),
+        ("--volumes-from", "--volumes-from c"),
+        ("--workdir", "-w /w"),
+    ];
+
+    /// Flags that are this program's own business, or were tried elsewhere with files of their own.
+    const NOT_OF_THE_CONTAINER: [&str; 9] = [
+        "--cidfile",
+        "--detach",
+        "--detach-keys",
+        "--label-file",
+        "--log-driver",
+        "--progress",
+        "--pull",
+        "--quiet",
+        "--sig-proxy",
+    ];
+
+    #[test]
+    fn every_flag_that_is_called_done_reaches_the_request() {
+        let table = include_str!("../../COMPATIBILITY.md");
+        let section = table.split("### `create`").nth(1).expect("a section about create");
+        let section = section.split("\n### ").next().expect("its text");
+        let mut tried = 0;
+        for line in section.lines().filter(|line| line.contains("| done |")) {
+            let flag = line.split('`').nth(1).expect("a flag");
+            if NOT_OF_THE_CONTAINER.contains(&flag) || flag == "--net" {
+                continue;
+            }
+            let examples = EXAMPLES.iter().chain(&MORE_EXAMPLES);
+            let example = examples.clone().find(|(name, _)| *name == flag);
+            let (_, example) = example.unwrap_or_else(|| panic!("{flag} needs an example here"));
+            // Without the flag itself; what it needs besides stays.
+            let rest: Vec<&str> = example.split(" --").collect();
+            let besides = match rest.as_slice() {
+                [first, ..] if rest.len() > 1 && !first.starts_with(flag) => *first,
+                _ => "",
+            };
+
+            let with =
+                describe(&format!("{example} img")).unwrap_or_else(|e| panic!("{flag}: {e}"));
+            let without = describe(&format!("{besides} img")).expect("without the flag");
+
+            assert_ne!(with, without, "{flag} changes nothing");
+            tried += 1;
+        }
+        assert!(tried > 50, "only {tried} flags were found in the table");
+    }
 }

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use keg_proto::keg::v1::{
-    ContainerConfig, ContainerState, ContainerSummary, ExitStatus, Health, HealthCheck,
-    HealthProbe, HostConfig, InspectContainerResponse, MountPoint, Resources, RestartPolicy,
-    Ulimit,
+    ContainerConfig, ContainerSize, ContainerState, ContainerSummary, ExitStatus, Health,
+    HealthCheck, HealthProbe, HostConfig, InspectContainerResponse, MountPoint, Resources,
+    RestartPolicy, Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, network, ports, texts_or_null};
@@ -31,9 +31,16 @@ pub(crate) const COLUMNS: Columns = Columns {
         ("Networks", "NETWORKS"),
         ("Ports", "PORTS"),
         ("RunningFor", "CREATED"),
+        ("Size", "SIZE"),
         ("State", "STATE"),
         ("Status", "STATUS"),
     ],
+};
+
+/// Columns of `ps --size`.
+pub(crate) const COLUMNS_WITH_SIZE: Columns = Columns {
+    table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}\t{{.Size}}",
+    ..COLUMNS
 };
 
 /// How rows are made.
@@ -75,9 +82,16 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
         ("Networks", Value::Text(container.networks.join(","))),
         ("Ports", Value::Text(ports::line(&container.ports))),
         ("RunningFor", Value::Text(format!("{age} ago"))),
+        ("Size", Value::Text(container.size.as_ref().map_or("0B".to_owned(), size))),
         ("State", Value::text(state_word(container.state()))),
         ("Status", Value::Text(status(container, style.now))),
     ])
+}
+
+/// What a container takes: "1.1MB (virtual 5.2MB)".
+fn size(size: &ContainerSize) -> String {
+    let total = humanize::size(size.total_bytes);
+    format!("{} (virtual {total})", humanize::size(size.written_bytes))
 }
 
 /// What `ps` shows of a mount: where it comes from.
@@ -140,7 +154,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
             ("Length", Value::unsigned(range.length)),
         ])
     });
-    Value::record([
+    let mut fields = vec![
         ("Id", Value::text(&summary.id)),
         ("Created", Value::Text(moment::rfc3339(summary.created_at.as_ref()))),
         ("Path", Value::text(&container.path)),
@@ -167,7 +181,12 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
                 ("SnapshotKey", Value::text(&container.snapshot_key)),
             ]),
         ),
-    ])
+    ];
+    if let Some(size) = &summary.size {
+        fields.push(("SizeRw", Value::unsigned(size.written_bytes)));
+        fields.push(("SizeRootFs", Value::unsigned(size.total_bytes)));
+    }
+    Value::record(fields)
 }
 
 fn state(summary: &ContainerSummary, health_of: Option<&Health>) -> Value {

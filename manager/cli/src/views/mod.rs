@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod stats;
 pub(crate) mod system;
 pub(crate) mod tree;
 pub(crate) mod usage;

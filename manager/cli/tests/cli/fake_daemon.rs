@@ -350,6 +350,13 @@ impl Containers for Fake {
         not_scripted()
     }
 
+    async fn prune(
+        &self,
+        _: Request<PruneContainersRequest>,
+    ) -> Result<Response<PruneContainersResponse>, Status> {
+        not_scripted()
+    }
+
     async fn list(
         &self,
         _: Request<ListContainersRequest>,

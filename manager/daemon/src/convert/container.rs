@@ -5,7 +5,7 @@ use std::path::Path;
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::Lifecycle;
 use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
-use keg_engine::{Details, EngineError, LiveEndpoint};
+use keg_engine::{Details, EngineError, LiveEndpoint, Size};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
@@ -75,7 +75,13 @@ pub(crate) fn summary_to_pb(
             .as_ref()
             .map_or("", |health| health.status.as_str())
             .to_owned(),
+        size: None,
     }
+}
+
+/// Converts what a container takes on the disk.
+pub(crate) fn size_of_to_pb(size: Size) -> pb::ContainerSize {
+    pb::ContainerSize { written_bytes: size.written_bytes, total_bytes: size.total_bytes }
 }
 
 /// Converts everything that is known of a container.

@@ -130,13 +130,20 @@ impl pb::containers_server::Containers for Containers {
                 .into_iter()
                 .map(|(key, values)| (key, values.values))
                 .collect(),
+            sizes: request.sizes,
         };
         let records = self.engine.list(&query).map_err(|error| to_status(&error))?;
         let volumes = self.engine.settings().volumes();
         let summary = |record: &Record| {
             convert::summary_to_pb(record, &volumes, &self.engine.endpoints(&record.id))
         };
-        let containers = records.iter().map(|record| summary(record)).collect();
+        let mut containers: Vec<_> = records.iter().map(|record| summary(record)).collect();
+        if query.sizes {
+            let sizes = self.engine.sizes(records).await.map_err(|error| to_status(&error))?;
+            for (container, size) in containers.iter_mut().zip(sizes) {
+                container.size = Some(convert::size_of_to_pb(size));
+            }
+        }
         Ok(Response::new(pb::ListContainersResponse { containers }))
     }
 
@@ -144,9 +151,15 @@ impl pb::containers_server::Containers for Containers {
         &self,
         request: Request<pb::InspectContainerRequest>,
     ) -> Result<Response<pb::InspectContainerResponse>, Status> {
-        let name = request.into_inner().container;
-        let details = self.engine.inspect(&name).map_err(|error| to_status(&error))?;
-        Ok(Response::new(convert::details_to_pb(&details)))
+        let request = request.into_inner();
+        let details = self.engine.inspect(&request.container).map_err(|error| to_status(&error))?;
+        let mut answer = convert::details_to_pb(&details);
+        if let (true, Some(summary)) = (request.size, &mut answer.summary) {
+            let sizes = self.engine.sizes(vec![details.record]).await;
+            let sizes = sizes.map_err(|error| to_status(&error))?;
+            summary.size = sizes.first().copied().map(convert::size_of_to_pb);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn attach(
@@ -255,6 +268,19 @@ impl pb::containers_server::Containers for Containers {
         let processes = self.engine.top(&name).await.map_err(|error| to_status(&error))?;
         let processes = processes.into_iter().map(convert::process_to_pb).collect();
         Ok(Response::new(pb::TopResponse { processes }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<pb::PruneContainersRequest>,
+    ) -> Result<Response<pb::PruneContainersResponse>, Status> {
+        let filters = request.into_inner().filters;
+        let filters = filters.into_iter().map(|(key, values)| (key, values.values)).collect();
+        let pruned = self.engine.prune(filters).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::PruneContainersResponse {
+            containers: pruned.containers,
+            reclaimed_bytes: i64::try_from(pruned.reclaimed_bytes).unwrap_or(i64::MAX),
+        }))
     }
 }
 

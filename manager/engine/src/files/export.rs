@@ -1,10 +1,10 @@
 //! The whole root file system as an archive, and what of it the container changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keg_image::config_comment;
 use keg_image::diff::{
-    DiffOptions, PathChange, archive_merged, changes_of_trees, changes_of_upper,
+    ChangeKind, DiffOptions, PathChange, archive_merged, changes_of_trees, changes_of_upper,
 };
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,9 @@ use super::{FilesError, owners};
 use crate::engine::{Engine, Shared};
 use crate::error::EngineError;
 use crate::model::{Entrypoint, Record};
+
+/// Files that every container has of its own, mounted on empty ones if the image has none.
+const PLACES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
 
 impl Engine {
     /// Archives a container's root file system, without what is mounted in it, and with what an
@@ -62,13 +65,32 @@ impl Engine {
                 (false, Some(base)) => changes_of_trees(base, &directory, &owners(&record)),
                 _ => changes_of_upper(&directory, &lower),
             };
-            changes.map_err(|error| EngineError::Files {
+            let changes = changes.map_err(|error| EngineError::Files {
                 container: container.label(),
                 source: FilesError::Archive(error),
-            })
+            })?;
+            Ok(without_places(changes, &directory))
         })
         .await
     }
+}
+
+/// Leaves out what was made only to mount our own files on, and a directory that nothing else
+/// changed.
+fn without_places(mut changes: Vec<PathChange>, directory: &Path) -> Vec<PathChange> {
+    let is_place = |change: &PathChange| {
+        let path = change.path.strip_prefix("/").unwrap_or(&change.path);
+        change.kind == ChangeKind::Added
+            && PLACES.iter().any(|place| Path::new(place) == change.path)
+            && std::fs::symlink_metadata(directory.join(path)).is_ok_and(|file| file.len() == 0)
+    };
+    let before = changes.len();
+    changes.retain(|change| !is_place(change));
+    let others = changes.iter().filter(|change| change.path.starts_with("/etc")).count();
+    if before != changes.len() && others == 1 {
+        changes.retain(|change| change.path != Path::new("/etc"));
+    }
+    changes
 }
 
 /// The directory of a container's snapshot, and those below it, uppermost first.
@@ -121,6 +143,10 @@ pub(super) fn own_config(record: &Record) -> Map<String, Value> {
     }
     config.insert("WorkingDir".into(), json!(record.process.working_dir.to_string_lossy()));
     config.insert("User".into(), json!(record.process.user));
+    if !asked.exposed_ports.is_empty() {
+        let ports = asked.exposed_ports.iter().map(|port| (port.to_string(), json!({})));
+        config.insert("ExposedPorts".into(), Value::Object(ports.collect()));
+    }
     if let Some(signal) = asked.stop_signal {
         config.insert("StopSignal".into(), json!(signal.to_string()));
     }

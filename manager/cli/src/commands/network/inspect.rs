@@ -23,5 +23,5 @@ pub(crate) struct NetworkInspectArgs {
 
 /// Shows them.
 pub(crate) async fn run(args: NetworkInspectArgs, host: &str) -> Result<u8, Failure> {
-    show(&args.networks, args.format.as_deref(), Some(Kind::Network), host).await
+    show(&args.networks, args.format.as_deref(), Some(Kind::Network), false, host).await
 }
