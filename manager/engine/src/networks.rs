@@ -317,7 +317,7 @@ impl Engine {
         }
         let mut changed = Record::clone(&record);
         changed.host.networks.push(attachment.clone());
-        changed.host.network_mode.clone_from(&Some(mode_of(&changed)));
+        changed.host.network_mode = Some(mode_of(&changed));
         let before = container.endpoints();
         let mut live = before.clone();
         if let Some(pid) = record.lifecycle.pid() {

@@ -214,7 +214,8 @@ impl Engine {
         prepared: Prepared,
     ) -> (Option<TaskClient>, Result<u32, EngineError>) {
         let label = || record.name.as_str().to_owned();
-        let options = runtime_options(&prepared.runtime);
+        let options =
+            runtime_options(&prepared.runtime, record.id_range.map_or(0, |range| range.start));
         let id = record.id.as_str();
         let address = match self.shared.shim.start(id, bundle, options.as_ref()).await {
             Ok(address) => address,

@@ -322,7 +322,9 @@ impl Cni {
             }
         }
         let path = self.path(record);
-        if let Err(error) = fs::remove_file(&path) {
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = ?path, %error, "cannot remove the record of a CNI attachment");
         }
     }

@@ -16,7 +16,10 @@ fn a_network_is_created_listed_inspected_used_and_removed() {
         .success()
         .stdout;
 
-    let listed = keg("network ls --format {{.Name}}:{{.Driver}}:{{.Scope}}").success().stdout;
+    let listed = keg("network ls -f driver=bridge -f driver=host -f driver=null \
+                      --format {{.Name}}:{{.Driver}}:{{.Scope}}")
+    .success()
+    .stdout;
     assert_eq!(
         listed,
         "bridge:bridge:local\nfront:bridge:local\nhost:host:local\nnone:null:local\n"

@@ -150,12 +150,19 @@ impl Bundle {
     }
 }
 
-/// Options for the runtime: which program, and nothing else unless it is known.
-pub fn runtime_options(binary: &str) -> Option<Any> {
-    if binary.is_empty() {
+/// Options for the runtime: which program (empty: the shim chooses), and who owns the pipes of the
+/// container's streams. That is the container's root: one who is not mapped in its user namespace
+/// could not be asked for them by `/dev/stdout`.
+pub fn runtime_options(binary: &str, owner: u32) -> Option<Any> {
+    if binary.is_empty() && owner == 0 {
         return None;
     }
-    let options = Options { binary_name: binary.to_owned(), ..Options::default() };
+    let options = Options {
+        binary_name: binary.to_owned(),
+        io_uid: owner,
+        io_gid: owner,
+        ..Options::default()
+    };
     Some(Any { type_url: "containerd.runc.v1.Options".to_owned(), value: options.encode_to_vec() })
 }
 
@@ -341,7 +348,7 @@ mod tests {
         );
         let bundle = bundle(dir.path());
 
-        let address = shim.start("abc", &bundle, runtime_options("/r").as_ref()).await.unwrap();
+        let address = shim.start("abc", &bundle, runtime_options("/r", 0).as_ref()).await.unwrap();
 
         assert_eq!(address, "unix:///x");
         assert_eq!(bundle.address().unwrap().as_deref(), Some("unix:///x"));
