@@ -60,6 +60,9 @@ impl Daemon {
         daemon.start();
         let image = format!("{}/busybox:latest", registry.address());
         daemon.pull(&image);
+        // Its end is asked for by a connection, which only that machine can make.
+        let machine = daemon.machine.clone().expect("a machine");
+        machine.run(move || drop(registry));
         (daemon, image)
     }
 
