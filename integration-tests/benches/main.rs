@@ -9,8 +9,8 @@
 //! `results/`; README's tables and charts are drawn from it (`draw`), never written by hand.
 
 mod group_engine;
-mod group_network;
 mod group_images;
+mod group_network;
 mod group_runtime;
 mod group_shim;
 mod machine;

@@ -125,9 +125,11 @@ impl Machine {
     }
 
     fn hear_within(&self, address: &str, patience: Duration) -> io::Result<String> {
-        self.ask(address, "\n", patience)
+        self.ask(address, "", patience)
     }
 
+    /// Asks, if there is a question (a server that closes with it unread resets the connection), and
+    /// listens.
     fn ask(&self, address: &str, question: &str, patience: Duration) -> io::Result<String> {
         let address: SocketAddr = address.parse().expect("an address");
         self.run(|| {

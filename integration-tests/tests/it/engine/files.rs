@@ -61,8 +61,21 @@ fn an_export_imported_again_runs_as_the_container_did() {
     let (daemon, image) = Daemon::with_busybox();
     let scratch = Scratch::new();
     let archive = text(scratch.path().join("one.tar"));
-    let run = ["create", "--name", "one", "-e", "GREETING=hello", "-w", "/tmp", "-u", "7", &image,
-        "sh", "-c", "echo $GREETING $(pwd) $(id -u)"];
+    let run = [
+        "create",
+        "--name",
+        "one",
+        "-e",
+        "GREETING=hello",
+        "-w",
+        "/tmp",
+        "-u",
+        "7",
+        &image,
+        "sh",
+        "-c",
+        "echo $GREETING $(pwd) $(id -u)",
+    ];
     let _ = daemon.keg(run).success();
     let _ = daemon.keg(["export", "-o", &archive, "one"]).success();
 
@@ -105,8 +118,8 @@ fn files_are_copied_both_ways_whether_it_runs_or_not() {
     fs::write(here("src/sub/f"), "content").unwrap();
     fs::create_dir(here("out")).unwrap();
     let _ = daemon.keg(["create", "--name", "stopped", "-v", "vol:/vol", &image, "true"]).success();
-    let _ = daemon
-        .run_detached(["--name", "running", "-v", "vol2:/vol", &image, "/probe", "pause"]);
+    let _ =
+        daemon.run_detached(["--name", "running", "-v", "vol2:/vol", &image, "/probe", "pause"]);
     daemon.wait_for_line("running", "ready");
 
     for name in ["stopped", "running"] {
@@ -125,7 +138,8 @@ fn files_are_copied_both_ways_whether_it_runs_or_not() {
         assert_eq!(fs::metadata(here("single")).unwrap().uid(), 0);
     }
     // What was copied belongs to the container's root, also on a volume.
-    let seen = ["exec", "running", "stat", "-c", "%u:%g", "/tmp/src/sub/f", "/vol/renamed", "/fresh"];
+    let seen =
+        ["exec", "running", "stat", "-c", "%u:%g", "/tmp/src/sub/f", "/vol/renamed", "/fresh"];
     assert_eq!(daemon.keg(seen).success().stdout, "0:0\n0:0\n0:0\n");
     let started = ["run", "--rm", "-v", "vol:/vol", &image, "stat", "-c", "%u", "/vol/renamed"];
     assert_eq!(daemon.keg(started).success().stdout, "0\n");

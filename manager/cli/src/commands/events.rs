@@ -12,7 +12,7 @@ use crate::views::event;
 use crate::{moment, output};
 
 /// Filters that the daemon knows.
-const FILTERS: [&str; 6] = ["type", "action", "event", "container", "image", "label"];
+const FILTERS: [&str; 7] = ["type", "action", "event", "container", "image", "label", "network"];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -20,7 +20,7 @@ const FILTERS: [&str; 6] = ["type", "action", "event", "container", "image", "la
   keg events -f type=container -f event=die
   keg events --since 10m --until 0s         what happened in the last ten minutes")]
 pub(crate) struct EventsArgs {
-    /// Keep those that match (type, event, container, image, label)
+    /// Keep those that match (type, event, container, image, label, network)
     #[arg(short = 'f', long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Print as "json" or by a Go template
