@@ -84,6 +84,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         setting: "An image of 320 MiB, from a registry on the same machine; daemons measured with \
                   their clients"
             .into(),
+        measures: Vec::new(),
         comparisons,
     })
 }
@@ -255,7 +256,7 @@ impl<'a> Peers<'a> {
         }
         sides.push(side("podman", || {
             self.forget(image);
-            runner::measure(&mut self.podman(&["pull", "-q", "--tls-verify=false", image])?)
+            runner::measure(&mut self.podman(&["pull", "-q", "--tls-verify=false", image])?, None)
         }));
         sides.push(side("ctr", || {
             self.forget(image);
@@ -266,7 +267,7 @@ impl<'a> Peers<'a> {
             let mut skopeo = Command::new(installed("skopeo")?);
             skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
             skopeo.arg(format!("docker://{image}")).arg(format!("dir:{}", directory.display()));
-            let sample = runner::measure(&mut skopeo)?;
+            let sample = runner::measure(&mut skopeo, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
@@ -275,7 +276,7 @@ impl<'a> Peers<'a> {
             fs::create_dir_all(&directory)?;
             let mut shell = Command::new("bash");
             shell.args(["-euo", "pipefail", "-c", &floor]).current_dir(&directory);
-            let sample = runner::measure(&mut shell)?;
+            let sample = runner::measure(&mut shell, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
@@ -303,7 +304,7 @@ impl<'a> Peers<'a> {
                 side("podman", || {
                     // It refuses to write over a file.
                     let _ = fs::remove_file(&podman);
-                    runner::measure(&mut self.podman(&["save", "-q", "-o", &podman, image])?)
+                    runner::measure(&mut self.podman(&["save", "-q", "-o", &podman, image])?, None)
                 }),
                 side("ctr", || self.with_ctr(&["image", "export", &ctr, image])),
             ],
@@ -323,7 +324,7 @@ impl<'a> Peers<'a> {
                 }),
                 side("podman", || {
                     self.forget(image);
-                    runner::measure(&mut self.podman(&["load", "-q", "-i", &docker])?)
+                    runner::measure(&mut self.podman(&["load", "-q", "-i", &docker])?, None)
                 }),
             ],
             rounds,
@@ -340,7 +341,7 @@ impl<'a> Peers<'a> {
         let name = |side: &str| {
             format!("{}/{side}{}:1", repository.replace("bench", "pushed"), self.next())
         };
-        let copied = |command: &mut Command| runner::measure(command);
+        let copied = |command: &mut Command| runner::measure(command, None);
         runner::compare(
             &mut [
                 side("keg", || {
@@ -394,7 +395,7 @@ impl<'a> Peers<'a> {
                 }),
                 side("podman", || {
                     again("podman")?;
-                    runner::measure(&mut self.podman(&["rmi", image])?)
+                    runner::measure(&mut self.podman(&["rmi", image])?, None)
                 }),
                 side("ctr", || {
                     again("ctr")?;
@@ -462,7 +463,7 @@ fn floor_script(image: &str) -> anyhow::Result<String> {
 fn with_daemon(daemon: Pid, client: &mut Command) -> anyhow::Result<Sample> {
     let before = machine::cpu_of_tree(daemon)?;
     machine::forget_peak(daemon)?;
-    let sample = runner::measure(client)?;
+    let sample = runner::measure(client, None)?;
     let after = machine::cpu_of_tree(daemon)?;
     Ok(Sample {
         wall: sample.wall,

@@ -96,6 +96,8 @@ fn idle(peers: &[Peer]) -> anyhow::Result<Vec<Measure>> {
                 .map(|_| peer.start(bundle(&["/bin/sleep", "3600"]), Output::None))
                 .collect::<anyhow::Result<_>>()?;
             if count == 1 {
+                // What the start has left to do is no idling.
+                std::thread::sleep(IDLE / 2);
                 let before = all[0].switches()?;
                 std::thread::sleep(IDLE);
                 let switches = all[0].switches()? - before;

@@ -93,7 +93,7 @@ pub(crate) fn forget_peak(pid: Pid) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If it is gone.
-pub(crate) fn peak_kib_of(pid: Pid) -> anyhow::Result<i64> {
+pub(crate) fn peak_kib_of(pid: Pid) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
     let number = line.split_whitespace().nth(1).context("no number")?;

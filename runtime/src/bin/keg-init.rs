@@ -69,7 +69,8 @@ fn supervise(command: &mut Command) -> io::Result<u8> {
     if nix::unistd::getpid().as_raw() != 1 {
         nix::sys::prctl::set_child_subreaper(true)?;
     }
-    command.arg0(command.get_program().to_owned());
+    let program = command.get_program().to_owned();
+    command.arg0(program);
     let child = command.spawn()?;
     let child = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     loop {

@@ -90,7 +90,7 @@ erase) rm -f "$kept" ;;
 esac
 "#;
     std::fs::write(&helper, script).unwrap();
-    std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
     let directory = daemon.scratch().directory(".docker");
     let config = json!({"credHelpers": {registry.address(): "it"}}).to_string();
     std::fs::write(directory.join("config.json"), config).unwrap();
