@@ -140,6 +140,22 @@ pub mod needs {
         machine(programs::criu().is_some(), "a CRIU that works with this kernel (.ci/newer-peers)")
     }
 
+    /// Asks for newuidmap, which maps the ids that are lent to a user.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn uidmap() -> Result<(), Missing> {
+        program("newuidmap")
+    }
+
+    /// Asks for Debian's podman.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn podman() -> Result<(), Missing> {
+        program("podman").and_then(|()| program("conmon"))
+    }
+
     /// Asks for Debian's runc.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ pub use host::Host;
 pub use image::{Image, Layer};
 pub use machine::Machine;
 pub use outcome::Outcome;
-pub use peers::{Containerd, Dockerd};
+pub use peers::{Containerd, Dockerd, Podman};
 pub use registry::{BadRegistry, Registry};
 pub use report::Report;
 pub use runtime::{Container, Runtime, Status};

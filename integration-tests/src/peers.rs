@@ -354,6 +354,77 @@ impl Drop for Dockerd {
     }
 }
 
+/// Debian's podman on private directories, with keg-runtime as its runtime.
+///
+/// Its defaults raise limits and lower the oom score, which needs CAP_SYS_RESOURCE: a configuration of
+/// its own asks for neither.
+#[derive(Debug)]
+pub struct Podman {
+    cgroup: String,
+    scratch: Scratch,
+}
+
+impl Podman {
+    /// Makes the directories and a root filesystem for containers.
+    #[must_use]
+    pub fn new() -> Self {
+        let scratch = Scratch::new();
+        let name = scratch.path().file_name().and_then(OsStr::to_str).expect("UTF-8");
+        let cgroup = format!("keg-it-podman-{}", name.replace('.', "-"));
+        let config = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+                      [engine]\nevents_logger = \"none\"\n";
+        let _ = scratch.file("containers.conf", config);
+        crate::bundle::fill_rootfs(&scratch.directory("rootfs"));
+        Self { cgroup, scratch }
+    }
+
+    /// Runs `podman` to its end.
+    ///
+    /// # Panics
+    /// If it is not installed.
+    #[must_use]
+    #[track_caller]
+    pub fn podman<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Outcome {
+        let mut command = Command::new(programs::installed("podman").expect("podman is missing"));
+        for (option, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(option).arg(self.scratch.join(directory));
+        }
+        command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--runtime"]);
+        command.arg(programs::ours("keg-runtime")).args(args);
+        command.env("CONTAINERS_CONF", self.scratch.join("containers.conf"));
+        Outcome::of(&mut command, PATIENCE)
+    }
+
+    /// Runs a script in a new container, with further options of `podman run`.
+    #[must_use]
+    #[track_caller]
+    pub fn run(&self, options: &[&str], script: &str) -> Outcome {
+        let parent = format!("--cgroup-parent=/{}", self.cgroup);
+        let rootfs = self.scratch.join("rootfs");
+        let fixed = ["run", "--network=none", "--cgroups=no-conmon", &parent];
+        let rest = ["--rootfs", rootfs.to_str().expect("UTF-8"), "sh", "-c", script];
+        self.podman(fixed.iter().chain(options).chain(&rest))
+    }
+}
+
+impl Default for Podman {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.podman(["rm", "--all", "--force", "--time", "0"]);
+        // It keeps its store mounted on itself.
+        let _ = nix::mount::umount(&self.scratch.join("root/vfs"));
+        let _ = nix::mount::umount(&self.scratch.join("root"));
+        for cgroup in crate::runtime::cgroups_of(&self.cgroup) {
+            remove_cgroup(&cgroup);
+        }
+    }
+}
+
 /// Removes a cgroup that a peer leaves behind, children first.
 fn remove_cgroup(cgroup: &Path) {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {

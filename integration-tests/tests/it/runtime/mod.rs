@@ -12,6 +12,7 @@ mod mounts;
 mod namespaces;
 mod paths;
 mod process;
+mod rootless;
 mod seccomp;
 mod sysctl;
 mod terminal;

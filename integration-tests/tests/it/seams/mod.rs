@@ -1,5 +1,7 @@
 //! Our programs beside those that people run today: each of ours in their place.
 
+mod binary_name;
 mod containerd;
 mod dockerd;
+mod podman;
 mod runc;
