@@ -5,6 +5,7 @@ mod checkpoint;
 mod escapes;
 mod exec;
 mod hooks;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod manage;

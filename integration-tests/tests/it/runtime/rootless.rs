@@ -194,6 +194,15 @@ fn a_user_with_lent_ids_has_other_users_in_a_container() {
 }
 
 #[test]
+fn groups_cannot_be_dropped_where_the_users_own_is_the_only_one() {
+    requires!(root, user_namespaces, our_runtime);
+    let home = Home::new();
+    let bundle = unprivileged(Bundle::busybox().sh("cat /proc/self/setgroups"), &own_id());
+
+    assert_eq!(home.run(&bundle).success().stdout, "deny\n");
+}
+
+#[test]
 fn ids_that_nobody_lends_are_refused_with_the_list_to_look_at() {
     requires!(root, user_namespaces, uidmap, our_runtime);
     let home = Home::new();
