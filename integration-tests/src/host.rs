@@ -148,14 +148,6 @@ pub mod needs {
         program("newuidmap")
     }
 
-    /// Asks for Debian's podman.
-    ///
-    /// # Errors
-    /// It is not installed.
-    pub fn podman() -> Result<(), Missing> {
-        program("podman").and_then(|()| program("conmon"))
-    }
-
     /// Asks for Debian's runc.
     ///
     /// # Errors

@@ -37,7 +37,9 @@ impl Home {
     }
 
     fn lending_ids() -> Self {
-        Self { lends_ids: true, ..Self::new() }
+        let mut home = Self::new();
+        home.lends_ids = true;
+        home
     }
 
     /// Runs a command of the runtime as the user.
@@ -266,7 +268,8 @@ fn a_limit_holds_in_a_cgroup_that_is_delegated_to_the_user() {
     requires!(root, user_namespaces, our_runtime, cgroup_v1);
     let delegated = Delegated::new();
     let path = format!("/{}/container", delegated.name);
-    let home = Home { delegated: Some(delegated), ..Home::new() };
+    let mut home = Home::new();
+    home.delegated = Some(delegated);
     let bundle = unprivileged(Bundle::probe().args(["fork", "20"]), &own_id())
         .set("/linux/resources", json!({ "pids": { "limit": 5 } }))
         .set("/linux/cgroupsPath", path);
