@@ -27,7 +27,7 @@ use nix::unistd::{Gid, Pid, Uid, setsid};
 use super::error::{LaunchError, explain_limit, step_error};
 use super::failure::{AtStep, Failure, Step, describe_program};
 use super::launch::{Console, connect_console, connect_listener};
-use super::message::{ChildEnd, ToParent, channel};
+use super::message::{ChildEnd, ParentEnd, ToParent, channel};
 use crate::cgroup::{Cgroup, Entrance};
 use crate::console::{self, Receiver};
 use crate::namespaces::NamespaceKind;
@@ -39,6 +39,7 @@ use crate::rootfs::resolve::Root;
 use crate::security::lsm::ExecLabel;
 use crate::security::seccomp::Program;
 use crate::state_store::OciState;
+use crate::sys::AsErrno as _;
 use crate::sys::clone::{Cloned, Kinship, clone_alone};
 use crate::sys::process::{exit_now, join_session_keyring, kill_by_pidfd};
 
@@ -109,6 +110,7 @@ pub fn exec(request: ExecRequest<'_>) -> Result<Executed, LaunchError> {
         console: connect_console(process.terminal, request.console)?,
         setgroups_denied,
         extra_env: request.extra_env,
+        user_first: has_user && !super::idmap::is_privileged(),
     };
     make(job)
 }
@@ -134,7 +136,8 @@ fn make(job: Job<'_>) -> Result<Executed, LaunchError> {
     )
     .map_err(host("open the runtime's PID namespace"))?;
     super::idmap::hide().map_err(host("hide the runtime"))?;
-    if job.plan.namespaces.has(NamespaceKind::Pid) {
+    let joins_pids = job.plan.namespaces.has(NamespaceKind::Pid) && !job.user_first;
+    if joins_pids {
         setns(job.init_fd, CloneFlags::CLONE_NEWPID)
             .map_err(host("join the container's PID namespace"))?;
     }
@@ -149,20 +152,43 @@ fn make(job: Job<'_>) -> Result<Executed, LaunchError> {
         Err(errno) => return Err(LaunchError::Clone { errno }),
     };
     drop(theirs);
-    let executed = Executed { pid, pidfd };
-    let outcome = setns(own, CloneFlags::CLONE_NEWPID)
+    let mut executed = Executed { pid, pidfd };
+    let back = if joins_pids { setns(own, CloneFlags::CLONE_NEWPID) } else { Ok(()) };
+    let outcome = back
         .map_err(host("come back from the container's PID namespace"))
-        .and_then(|()| match ours.receive() {
-            Ok(None) => Ok(()),
-            Ok(Some(ToParent::Failed(failure))) => Err(explain(failure, job.plan, job.process)),
-            Ok(Some(_)) => Err(host("talk to the process")(Errno::EBADMSG)),
-            Err(errno) => Err(host("talk to the process")(errno)),
-        });
+        .and_then(|()| listen(&ours, &mut executed, &job));
     if outcome.is_err() {
         let _ = kill_by_pidfd(&executed.pidfd);
         let _ = nix::sys::wait::waitpid(executed.pid, None);
     }
     outcome.map(|()| executed)
+}
+
+/// Listens until the program runs.
+fn listen(channel: &ParentEnd, executed: &mut Executed, job: &Job<'_>) -> Result<(), LaunchError> {
+    let talk = |errno| LaunchError::Host { what: "talk to the process", errno };
+    loop {
+        match channel.receive().map_err(talk)? {
+            None => return Ok(()),
+            Some(ToParent::InitPid(pid)) => executed.replace(Pid::from_raw(pid)).map_err(talk)?,
+            Some(ToParent::Failed(failure)) => {
+                return Err(explain(failure, job.plan, job.process));
+            }
+            Some(_) => return Err(talk(Errno::EBADMSG)),
+        }
+    }
+}
+
+impl Executed {
+    /// The process before this one has made it, and ends.
+    fn replace(&mut self, pid: Pid) -> Result<(), Errno> {
+        nix::sys::wait::waitpid(self.pid, None)?;
+        let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
+        self.pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
+            .map_err(|error| error.as_errno())?;
+        self.pid = pid;
+        Ok(())
+    }
 }
 
 fn explain(failure: Failure, plan: &ContainerPlan, process: &ProcessPlan) -> LaunchError {
@@ -191,17 +217,36 @@ struct Job<'a> {
     console: Option<Receiver>,
     setgroups_denied: bool,
     extra_env: &'a [CString],
+    /// An unprivileged runtime may join the other namespaces only once it is in the user namespace,
+    /// and from there it does not come back: the process that joins makes another.
+    user_first: bool,
 }
 
 impl Job<'_> {
     fn run(mut self, channel: &ChildEnd) -> ! {
-        let Err(failure) = self.start();
+        let Err(failure) = self.start(channel);
         // If the other end is gone too, nobody is left to be told.
         let _ = channel.send(ToParent::Failed(failure));
         exit_now(1)
     }
 
-    fn start(&mut self) -> Result<std::convert::Infallible, Failure> {
+    /// Joins the user namespace and makes the process that goes on from there.
+    fn continue_as_sibling(&self, channel: &ChildEnd) -> Result<(), Failure> {
+        set_dumpable(false).at(Step::JoinContainer)?;
+        setns(self.init_fd, NamespaceKind::User.flag()).at(Step::JoinContainer)?;
+        if self.plan.namespaces.has(NamespaceKind::Pid) {
+            setns(self.init_fd, NamespaceKind::Pid.flag()).at(Step::JoinContainer)?;
+        }
+        match clone_alone(0, Kinship::Sibling, None).at(Step::CloneInit)? {
+            Cloned::Child => Ok(()),
+            Cloned::Parent { pid, .. } => {
+                let told = channel.send(ToParent::InitPid(pid.as_raw()));
+                exit_now(i32::from(told.is_err()));
+            }
+        }
+    }
+
+    fn start(&mut self, channel: &ChildEnd) -> Result<std::convert::Infallible, Failure> {
         let process = self.process;
         umask(Mode::empty());
         process::pin(Pid::from_raw(0), process.exec_cpu_affinity.initial.as_ref())?;
@@ -216,6 +261,9 @@ impl Job<'_> {
         process::apply_rlimits(process)?;
         process::apply_properties(process)?;
         process::apply_container_properties(self.plan)?;
+        if self.user_first {
+            self.continue_as_sibling(channel)?;
+        }
         self.join()?;
         setsid().at(Step::Session)?;
         if let Ok(name) = CString::new(format!("_ses.{}", self.state.id)) {
@@ -242,6 +290,7 @@ impl Job<'_> {
         let kinds = NamespaceKind::ALL
             .into_iter()
             .filter(|kind| *kind != NamespaceKind::Pid && namespaces.has(*kind))
+            .filter(|kind| *kind != NamespaceKind::User || !self.user_first)
             .fold(CloneFlags::empty(), |flags, kind| flags | kind.flag());
         if !kinds.is_empty() {
             setns(self.init_fd, kinds).at(Step::JoinContainer)?;

@@ -40,7 +40,7 @@ fn a_false_ptmx_of_the_image_gives_no_terminal() {
         let outcome = host.runtime().create_with(bundle, &flags).err();
 
         let outcome = outcome.expect("it has no terminal to give");
-        assert!(outcome.error.contains("pseudo-terminal"), "{outcome:?}");
+        assert!(outcome.error.contains("/dev"), "{outcome:?}");
     }
 }
 
