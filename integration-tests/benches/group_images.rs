@@ -256,7 +256,7 @@ impl<'a> Peers<'a> {
         }
         sides.push(side("podman", || {
             self.forget(image);
-            runner::measure(&mut self.podman(&["pull", "-q", "--tls-verify=false", image])?, None)
+            runner::measure(&self.podman(&["pull", "-q", "--tls-verify=false", image])?, None)
         }));
         sides.push(side("ctr", || {
             self.forget(image);
@@ -267,7 +267,7 @@ impl<'a> Peers<'a> {
             let mut skopeo = Command::new(installed("skopeo")?);
             skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
             skopeo.arg(format!("docker://{image}")).arg(format!("dir:{}", directory.display()));
-            let sample = runner::measure(&mut skopeo, None)?;
+            let sample = runner::measure(&skopeo, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
@@ -276,7 +276,7 @@ impl<'a> Peers<'a> {
             fs::create_dir_all(&directory)?;
             let mut shell = Command::new("bash");
             shell.args(["-euo", "pipefail", "-c", &floor]).current_dir(&directory);
-            let sample = runner::measure(&mut shell, None)?;
+            let sample = runner::measure(&shell, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
@@ -304,7 +304,7 @@ impl<'a> Peers<'a> {
                 side("podman", || {
                     // It refuses to write over a file.
                     let _ = fs::remove_file(&podman);
-                    runner::measure(&mut self.podman(&["save", "-q", "-o", &podman, image])?, None)
+                    runner::measure(&self.podman(&["save", "-q", "-o", &podman, image])?, None)
                 }),
                 side("ctr", || self.with_ctr(&["image", "export", &ctr, image])),
             ],
@@ -324,7 +324,7 @@ impl<'a> Peers<'a> {
                 }),
                 side("podman", || {
                     self.forget(image);
-                    runner::measure(&mut self.podman(&["load", "-q", "-i", &docker])?, None)
+                    runner::measure(&self.podman(&["load", "-q", "-i", &docker])?, None)
                 }),
             ],
             rounds,
@@ -395,7 +395,7 @@ impl<'a> Peers<'a> {
                 }),
                 side("podman", || {
                     again("podman")?;
-                    runner::measure(&mut self.podman(&["rmi", image])?, None)
+                    runner::measure(&self.podman(&["rmi", image])?, None)
                 }),
                 side("ctr", || {
                     again("ctr")?;

@@ -92,7 +92,7 @@ trait Engine: Sync {
 
     /// Runs a command to its end and measures it.
     fn measured(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
-        self.host().run(|| runner::measure(&mut self.command(arguments), None))
+        self.host().run(|| runner::measure(&self.command(arguments), None))
     }
 
     /// Runs a command to its end and returns what it prints.
