@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 #[path = "../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "a crate of its own for the fuzzer")]
 mod targets;
 
 /// Runs `target` on each file of its corpus and on some hundred variations of it.
