@@ -188,6 +188,7 @@ type Fault = dyn Fn(&HttpRequest, HttpResponse) -> HttpResponse + Send + Sync;
 /// right answer to a closure, which returns what is sent.
 pub struct BadRegistry {
     port: u16,
+    listener: TcpListener,
     ended: Arc<AtomicBool>,
     requests: Arc<Mutex<Vec<HttpRequest>>>,
     server: Option<JoinHandle<()>>,
@@ -219,8 +220,9 @@ impl BadRegistry {
             ended: Arc::clone(&ended),
             requests: Arc::clone(&requests),
         });
-        let server = thread::spawn(move || serve(&listener, &shared));
-        Self { port, ended, requests, server: Some(server) }
+        let accepting = listener.try_clone().expect("duplicate a socket");
+        let server = thread::spawn(move || serve(&accepting, &shared));
+        Self { port, listener, ended, requests, server: Some(server) }
     }
 
     /// Returns "127.0.0.1:PORT".
@@ -242,8 +244,9 @@ impl BadRegistry {
 impl Drop for BadRegistry {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Wakes accept.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        // Wakes accept, in whatever network namespace the socket is; a connection would have to be
+        // made in that.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(server) = self.server.take() {
             let _ = server.join();
         }
@@ -259,10 +262,11 @@ struct Shared {
 
 fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut connections = Vec::new();
-    for connection in listener.incoming().flatten() {
+    for connection in listener.incoming() {
         if shared.ended.load(Ordering::Relaxed) {
             break;
         }
+        let Ok(connection) = connection else { continue };
         let shared = Arc::clone(shared);
         connections.push(thread::spawn(move || answer(&connection, &shared)));
     }
