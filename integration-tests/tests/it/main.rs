@@ -2,6 +2,7 @@
 //!
 //! | module | what it asks |
 //! | --- | --- |
+//! | `build` | images from Dockerfiles |
 //! | `cli` | `keg` as people type it |
 //! | `engine` | kegd: what survives its death, the walls of its containers |
 //! | `image` | pulls from good and bad registries, hostile layers |
@@ -13,6 +14,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod build;
 mod cli;
 mod engine;
 mod image;

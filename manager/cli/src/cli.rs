@@ -7,10 +7,10 @@ use clap::{Parser, Subcommand};
 
 use crate::client::DEFAULT_HOST;
 use crate::commands::{
-    attach, commit, completion, container_prune, cp, create, diff, events, exec, export, history,
-    image_inspect, image_prune, images, import, info, inspect, kill, load, login, logout, logs,
-    man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, search, start,
-    stats, stop, system_check, system_df, tag, top, update, version, volume, wait,
+    attach, build, builder, commit, completion, container_prune, cp, create, diff, events, exec,
+    export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login,
+    logout, logs, man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save,
+    search, start, stats, stop, system_check, system_df, tag, top, update, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Exec(exec::ExecArgs),
     /// List containers
     Ps(ps::PsArgs),
+    /// Make an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// Download an image from a registry
     Pull(pull::PullArgs),
     /// Send an image to its registry
@@ -131,6 +133,9 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
+    /// Manage what builds leave for later builds
+    #[command(subcommand, arg_required_else_help = true)]
+    Builder(builder::BuilderCommand),
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
@@ -211,6 +216,8 @@ pub(crate) enum ContainerCommand {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(crate) enum ImageCommand {
+    /// Make an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// Show how an image was built
     History(history::HistoryArgs),
     /// Make an image of a tar archive
@@ -258,6 +265,8 @@ pub(crate) enum SystemCommand {
 pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure> {
     match command {
         Command::Attach(args) => attach::run(args, host).await,
+        Command::Build(args) => build::run(*args, host).await,
+        Command::Builder(command) => builder::run(command, host).await,
         Command::Completion(args) => completion::run(&args),
         Command::Container(command) => execute_container(command, host).await,
         Command::Commit(args) => commit::run(args, host).await,
@@ -341,6 +350,7 @@ async fn execute_container(command: ContainerCommand, host: &str) -> Result<u8, 
 
 async fn execute_image(command: ImageCommand, host: &str) -> Result<u8, Failure> {
     match command {
+        ImageCommand::Build(args) => build::run(*args, host).await,
         ImageCommand::History(args) => history::run(args, host).await,
         ImageCommand::Import(args) => import::run(args, host).await,
         ImageCommand::Inspect(args) => image_inspect::run(args, host).await,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
+use keg_proto::keg::v1::builds_client::BuildsClient;
 use keg_proto::keg::v1::containers_client::ContainersClient;
 use keg_proto::keg::v1::events_client::EventsClient;
 use keg_proto::keg::v1::files_client::FilesClient;
@@ -84,6 +85,11 @@ impl Daemon {
             .await
             .map_err(|source| Failure::client(ConnectError::Handshake { path, source }))?;
         Ok(Self { channel })
+    }
+
+    /// Calls about builds.
+    pub(crate) fn builds(&self) -> BuildsClient<Channel> {
+        BuildsClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Calls about containers.

@@ -14,6 +14,7 @@
 )]
 
 mod archive;
+mod build;
 mod cli;
 mod client;
 mod commands;

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use keg_build::Builder;
 use keg_engine::events::EventHub;
+use keg_engine::model::IdRange;
 use keg_engine::{Engine, Settings};
 use keg_image::registry::RegistryOptions;
 use keg_image::{Images, ImagesOptions};
 use keg_network::{Cni, CniSettings, NetworkError, Networks, SubnetRequest};
 use keg_proto::DESCRIPTORS;
+use keg_proto::keg::v1::builds_server::BuildsServer;
 use keg_proto::keg::v1::containers_server::ContainersServer;
 use keg_proto::keg::v1::events_server::EventsServer;
 use keg_proto::keg::v1::files_server::FilesServer;
@@ -32,6 +35,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::builder;
 use crate::config::Config;
 use crate::notify::{State, notify};
 use crate::services;
@@ -64,7 +68,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     let _state = claim_state(&config.state)?;
     let opening = config.clone();
-    let (engine, images) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+    let (engine, images, build_ranges) =
+        tokio::task::spawn_blocking(move || open(&opening)).await??;
     let events = engine.serve_shim_events().context("cannot listen for events of shims")?;
     let recovered = engine.recover().await.context("cannot read the containers' records")?;
     tracing::info!(
@@ -74,7 +79,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         "containers found"
     );
 
-    let routes = routes(&engine, &images)?;
+    let (opening, stored) = (engine.clone(), images.clone());
+    let builder =
+        tokio::task::spawn_blocking(move || builder::open(&opening, &stored, build_ranges))
+            .await??;
+    let routes = routes(&engine, &images, builder)?;
     let (stop, stopping) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     let mut sockets = Vec::new();
@@ -152,7 +161,7 @@ fn claim_state(state: &Path) -> anyhow::Result<Flock<std::fs::File>> {
 }
 
 /// Opens what is on the disk.
-fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
+fn open(config: &Config) -> anyhow::Result<(Engine, Images, Vec<IdRange>)> {
     let store = Store::open(&config.root)
         .with_context(|| format!("cannot use the root directory {:?} (--root)", config.root))?;
     let snapshotter: Arc<dyn Snapshotter> = match OverlaySnapshotter::new(&store) {
@@ -177,7 +186,9 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
             ..ImagesOptions::default()
         },
     );
-    let settings = settings(config, store.root(), namespace)?;
+    let mut settings = settings(config, store.root(), namespace)?;
+    let (id_pool, build_ranges) = builder::split_pool(settings.id_pool);
+    settings.id_pool = id_pool;
     let networks = open_networks(config, &settings);
     let cni = Cni::new(CniSettings {
         config_dirs: config.network.cni_config_dirs.clone(),
@@ -186,7 +197,7 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images)> {
     });
     let events = Arc::new(EventHub::default());
     let engine = Engine::new(settings, store, snapshotter, images.clone(), events, networks, cni);
-    Ok((engine, images))
+    Ok((engine, images, build_ranges))
 }
 
 /// Opens the networks. A daemon without them is of use still, and says so.
@@ -266,7 +277,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// Every service of the daemon.
-fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
+fn routes(engine: &Engine, images: &Images, builder: Builder) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
     let serving = [
         <SystemServer<services::System> as tonic::server::NamedService>::NAME,
@@ -279,6 +290,7 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         <LimitsServer<services::Limits> as tonic::server::NamedService>::NAME,
         <VolumesServer<services::Volumes> as tonic::server::NamedService>::NAME,
         <NetworksServer<services::Networks> as tonic::server::NamedService>::NAME,
+        <BuildsServer<services::Builds> as tonic::server::NamedService>::NAME,
     ];
     tokio::spawn(async move {
         for name in serving {
@@ -300,6 +312,11 @@ fn routes(engine: &Engine, images: &Images) -> anyhow::Result<Routes> {
         .add_service(LimitsServer::new(services::Limits::new(engine.clone())))
         .add_service(VolumesServer::new(services::Volumes::new(engine.clone())))
         .add_service(NetworksServer::new(services::Networks::new(engine.clone())))
+        .add_service(BuildsServer::new(services::Builds::new(
+            builder,
+            engine.clone(),
+            images.clone(),
+        )))
         .add_service(health_service)
         .add_service(reflection().build_v1().context("the API's description")?)
         .add_service(reflection().build_v1alpha().context("the API's description")?))

@@ -10,6 +10,7 @@
 //! Invariant: the daemon is disposable. SIGTERM ends it in seconds, SIGKILL at any instant; what
 //! runs goes on, and the next daemon finds it.
 
+mod builder;
 mod config;
 mod convert;
 mod daemon;

@@ -399,7 +399,8 @@ fn init_program<'a>(shared: &'a Shared, record: &Record) -> Result<Option<&'a Pa
     }
 }
 
-fn task_mount(mount: keg_store::Mount) -> TaskMount {
+/// A mount of a snapshot as the Task API has it.
+pub(crate) fn task_mount(mount: keg_store::Mount) -> TaskMount {
     TaskMount {
         r#type: mount.type_,
         source: mount.source.to_string_lossy().into_owned(),

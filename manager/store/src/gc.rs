@@ -4,6 +4,7 @@
 //! roots                                   edges
 //! images ──────────▶ target blob          blob ──gc.ref.content──▶ blob
 //! containers ──────▶ snapshot             blob ──gc.ref.snapshot─▶ snapshot
+//! build results ───▶ snapshot, blob
 //! leases ──────────▶ blob, snapshot,      snapshot ──parent──▶ snapshot
 //!                    ingest               snapshot ──gc.ref…──▶ blob, snapshot
 //! label gc.root ───▶ blob, snapshot
@@ -197,6 +198,12 @@ fn roots(
     }
     for (namespace, snapshotter, key) in tx.container_snapshots()? {
         roots.push(Node::Snapshot { namespace, snapshotter, key });
+    }
+    for (namespace, snapshotter, key) in tx.build_snapshots()? {
+        roots.push(Node::Snapshot { namespace, snapshotter, key });
+    }
+    for (namespace, digest) in tx.build_blobs()? {
+        roots.push(Node::Blob { namespace, digest });
     }
     for (namespace, resource) in tx.leased_resources(jiff::Timestamp::now())? {
         match resource {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::metadata;
 
 /// Each of our crates, and those of ours that it may depend on.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("keg-runtime", &[]),
     ("keg-shim", &["keg-proto", "keg-ttrpc"]),
     ("keg-proto", &[]),
@@ -14,7 +14,11 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("keg-image", &["keg-store"]),
     ("keg-network", &["keg-store"]),
     ("keg-engine", &["keg-store", "keg-image", "keg-network", "keg-proto", "keg-ttrpc"]),
-    ("keg-daemon", &["keg-store", "keg-image", "keg-network", "keg-engine", "keg-proto"]),
+    ("keg-build", &["keg-store", "keg-image", "keg-network", "keg-engine"]),
+    (
+        "keg-daemon",
+        &["keg-store", "keg-image", "keg-network", "keg-engine", "keg-build", "keg-proto"],
+    ),
     ("keg-cli", &["keg-proto"]),
     // The benchmarks' floor makes what the runtime makes, from the profile that the engine writes.
     ("keg-integration-tests", &["keg-proto", "keg-ttrpc", "keg-engine", "keg-runtime"]),

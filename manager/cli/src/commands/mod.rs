@@ -7,6 +7,8 @@
 //! is a variant, in `cli.rs`, and a comment here would take that text's place in its help.
 
 pub(crate) mod attach;
+pub(crate) mod build;
+pub(crate) mod builder;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod container_prune;

@@ -1,5 +1,6 @@
 //! One thin file per gRPC service: each handler parses, calls one function of the engine, converts.
 
+mod builds;
 mod containers;
 mod events;
 mod files;
@@ -16,6 +17,7 @@ use std::pin::Pin;
 use tokio_stream::Stream;
 use tonic::Status;
 
+pub(crate) use builds::Builds;
 pub(crate) use containers::Containers;
 pub(crate) use events::Events;
 pub(crate) use files::Files;

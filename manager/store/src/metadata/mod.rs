@@ -8,6 +8,7 @@
 //! methods to both.
 
 mod blobs;
+mod build_cache;
 mod containers;
 mod database;
 mod error;
@@ -19,6 +20,7 @@ mod snapshots;
 mod volumes;
 
 pub use blobs::BlobInfo;
+pub use build_cache::BuildResult;
 pub use containers::{Container, Runtime};
 pub(crate) use database::Database;
 pub use database::{ReadTx, WriteTx};

@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::MetadataError;
 
 /// What leads from each version to the next: index 0 from an empty file to version 1.
-pub(super) const MIGRATIONS: [&str; 3] = [BASE, CONTAINERS, VOLUMES];
+pub(super) const MIGRATIONS: [&str; 4] = [BASE, CONTAINERS, VOLUMES, BUILD_CACHE];
 
 /// Content, images, snapshots and leases. Times are nanoseconds since 1970, labels JSON objects.
 const BASE: &str = "
@@ -140,6 +140,26 @@ CREATE TABLE volume_users (
         ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX volume_users_by_container ON volume_users (namespace, container);
+";
+
+/// Results of build steps, by what they were made of.
+const BUILD_CACHE: &str = "
+CREATE TABLE build_cache (
+    namespace   TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    result      TEXT NOT NULL,
+    snapshotter TEXT NOT NULL,
+    snapshot    TEXT,
+    blob        TEXT,
+    details     TEXT NOT NULL,
+    description TEXT NOT NULL,
+    size        INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    used_at     INTEGER NOT NULL,
+    uses        INTEGER NOT NULL,
+    PRIMARY KEY (namespace, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX build_cache_by_snapshot ON build_cache (snapshotter, namespace, snapshot);
 ";
 
 /// Brings the database to the newest version, each step in a transaction of its own.

@@ -169,6 +169,40 @@ impl<L: Layout> Snapshotter for DirectorySnapshotter<L> {
         self.dirs.commit(tx, ns, name, key, options, L::IS_DIFFERENCE)
     }
 
+    fn rename_in(
+        &self,
+        tx: &WriteTx<'_>,
+        ns: &Namespace,
+        from: &str,
+        to: &str,
+    ) -> Result<(), SnapshotError> {
+        self.dirs.committed(tx, ns, from)?;
+        if tx.find_snapshot(ns, L::NAME, to)?.is_some() {
+            return Err(SnapshotError::Exists { key: to.to_owned() });
+        }
+        Ok(tx.rename_snapshot(ns, L::NAME, from, to)?)
+    }
+
+    fn mounts_over(
+        &self,
+        ns: &Namespace,
+        key: &str,
+        lower: &[PathBuf],
+        id_range: Option<IdRange>,
+    ) -> Result<Vec<Mount>, SnapshotError> {
+        let row = self.dirs.stat(ns, key)?;
+        if let Some(parent) = row.info.parent {
+            return Err(SnapshotError::Rebase { key: key.to_owned(), parent });
+        }
+        Ok(vec![self.layout.mount(Parts {
+            files: self.dirs.files(row.number),
+            work: self.dirs.work(row.number),
+            lower: lower.to_vec(),
+            is_view: false,
+            id_range,
+        })])
+    }
+
     fn remove_in(&self, tx: &WriteTx<'_>, ns: &Namespace, key: &str) -> Result<(), SnapshotError> {
         self.dirs.remove(tx, ns, key)
     }

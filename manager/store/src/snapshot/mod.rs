@@ -177,6 +177,31 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
         options: &CommitOptions,
     ) -> Result<(), SnapshotError>;
 
+    /// Gives the committed snapshot `from` the key `to`, for all who name it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`], [`SnapshotError::Exists`] if `to` is taken.
+    fn rename_in(
+        &self,
+        tx: &WriteTx<'_>,
+        ns: &Namespace,
+        from: &str,
+        to: &str,
+    ) -> Result<(), SnapshotError>;
+
+    /// Returns how to mount the active snapshot `key`, which has no parent, on top of directories,
+    /// uppermost first; needs [`Self::can_rebase`]. The caller answers for their existence.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotFound`], [`SnapshotError::Rebase`] if it has a parent.
+    fn mounts_over(
+        &self,
+        ns: &Namespace,
+        key: &str,
+        lower: &[PathBuf],
+        id_range: Option<IdRange>,
+    ) -> Result<Vec<Mount>, SnapshotError>;
+
     /// Takes a snapshot out of the database; [`Self::cleanup`] removes its files after the
     /// transaction.
     ///

@@ -1,0 +1,456 @@
+//! One build: stages that run in parallel, each as soon as somebody needs it.
+//!
+//! ```text
+//! target ─▶ stages that it needs, statically ─▶ a task each
+//!             │  FROM other stage, COPY --from, RUN --mount=from ─▶ waits for that stage's task
+//!             └─ a stage fails ─▶ all others are given up ─▶ what is done is committed all the same
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keg_image::Platform;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::task::JoinSet;
+
+use crate::builder::{Builder, Shared};
+use crate::context::ClientContext;
+use crate::dockerfile::{Dockerfile, Instruction, RunMount};
+use crate::error::BuildError;
+use crate::ignore::Ignore;
+use crate::progress::Progress;
+use crate::request::{BuildRequest, ContextSource};
+use crate::scope::{PROXY_ARGS, Scope, platform_args, set_arg};
+use crate::session::Session;
+use crate::sources::Files as SourceFiles;
+use crate::stage::{BuiltStage, Stage};
+
+/// What a build shares with its stages.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) request: BuildRequest,
+    pub(crate) file: Dockerfile,
+    pub(crate) session: Arc<dyn Session>,
+    pub(crate) progress: Progress,
+    /// `ARG`s before the first `FROM`, and what every build has.
+    pub(crate) global_args: Vec<(String, Option<String>)>,
+    pub(crate) platform: Platform,
+    /// Results must not be later than this, seconds since 1970.
+    pub(crate) epoch_secs: Option<i64>,
+    stages: Vec<OnceCell<Result<Arc<BuiltStage>, Arc<BuildError>>>>,
+    contexts: AsyncMutex<HashMap<String, SourceFiles>>,
+    clients: Mutex<Vec<Arc<ClientContext>>>,
+    consumed: Mutex<BTreeSet<String>>,
+    materials: Mutex<BTreeMap<String, String>>,
+    /// Directories that sources are in.
+    pub(crate) kept: Mutex<Vec<crate::content::TemporaryDir>>,
+}
+
+/// What a build has come to.
+#[derive(Debug, Clone)]
+pub(crate) struct Finished {
+    pub(crate) stage: Arc<BuiltStage>,
+}
+
+impl Build {
+    pub(crate) async fn new(
+        builder: &Builder,
+        request: BuildRequest,
+        session: Arc<dyn Session>,
+        progress: Progress,
+    ) -> Result<Arc<Self>, BuildError> {
+        let shared = Arc::clone(&builder.shared);
+        let host = Platform::host();
+        let platform = request.platform.clone().unwrap_or_else(|| host.clone());
+        let mut build = Self {
+            epoch_secs: epoch(&request.build_args)?,
+            file: Dockerfile {
+                directives: crate::dockerfile::Directives::default(),
+                global_args: Vec::new(),
+                stages: Vec::new(),
+                source: Vec::new(),
+            },
+            shared,
+            session,
+            progress,
+            global_args: Vec::new(),
+            platform,
+            stages: Vec::new(),
+            contexts: AsyncMutex::default(),
+            clients: Mutex::default(),
+            consumed: Mutex::default(),
+            materials: Mutex::default(),
+            kept: Mutex::default(),
+            request,
+        };
+        let text = build.dockerfile_text().await?;
+        build.file = Dockerfile::parse(&text).map_err(|source| BuildError::Parse { source })?;
+        build.check_frontend()?;
+        build.global_args = build.evaluate_globals(&host)?;
+        build.stages = build.file.stages.iter().map(|_| OnceCell::new()).collect();
+        Ok(Arc::new(build))
+    }
+
+    /// Reads the Dockerfile from the context, unless it was sent.
+    async fn dockerfile_text(&mut self) -> Result<String, BuildError> {
+        let step = self.progress.step(format!(
+            "[internal] load build definition from {}",
+            self.request.dockerfile_name
+        ));
+        let text = match self.request.dockerfile.take() {
+            Some(text) => text,
+            None => {
+                let name = self.request.dockerfile_name.clone();
+                let read = self.read_from_context(&name).await?;
+                read.ok_or(BuildError::NoSource { path: name, is_ignored: false })?
+            }
+        };
+        step.status("transferring dockerfile", text.len() as u64, text.len() as u64, true);
+        step.done();
+        Ok(text)
+    }
+
+    /// A file that names another frontend than Docker's is for a program that is not this one.
+    fn check_frontend(&self) -> Result<(), BuildError> {
+        let Some(syntax) = &self.file.directives.syntax else { return Ok(()) };
+        let name = syntax.split_whitespace().next().unwrap_or_default();
+        let name = name.strip_prefix("docker.io/").unwrap_or(name);
+        let repository = name.split([':', '@']).next().unwrap_or(name);
+        if matches!(repository, "docker/dockerfile" | "docker/dockerfile-upstream" | "") {
+            return Ok(());
+        }
+        Err(BuildError::Malformed {
+            problem: format!(
+                "the file is written for the frontend {name}; Keg reads docker/dockerfile and runs \
+                 no others"
+            ),
+        })
+    }
+
+    fn evaluate_globals(
+        &self,
+        host: &Platform,
+    ) -> Result<Vec<(String, Option<String>)>, BuildError> {
+        let target = self.request.target.as_deref().unwrap_or("default");
+        let mut args: Vec<(String, Option<String>)> = platform_args(host, &self.platform, target)
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .collect();
+        for (key, value) in &mut args {
+            if let Some(given) = self.request.build_args.get(key.as_str()) {
+                *value = Some(given.clone());
+                self.consume(key);
+            }
+        }
+        for located in &self.file.global_args {
+            let Instruction::Arg(list) = &located.instruction else { continue };
+            for (key, default) in list {
+                let value = match (self.request.build_args.get(key), default) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, Some(default)) => {
+                        let scope = Scope { config: None, args: &args };
+                        let line = *located.range.start();
+                        Some(
+                            self.file
+                                .words()
+                                .one(default, &scope)
+                                .map_err(|source| BuildError::Words { source })
+                                .map_err(|error| error.at(&located.text, line))?,
+                        )
+                    }
+                    (None, None) => None,
+                };
+                self.consume(key);
+                // One without a value does not hide what every build has.
+                if value.is_some() || !args.iter().any(|(other, _)| other == key) {
+                    set_arg(&mut args, key, value);
+                }
+            }
+        }
+        Ok(args)
+    }
+
+    /// Notes that a build argument was of use.
+    pub(crate) fn consume(&self, key: &str) {
+        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        consumed.insert(key.to_owned());
+    }
+
+    /// Notes what the build is made of: a name, and a digest.
+    pub(crate) fn note_material(&self, name: &str, digest: &str) {
+        let mut materials = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
+        materials.insert(name.to_owned(), digest.to_owned());
+    }
+
+    /// Returns what the build was made of.
+    pub(crate) fn materials(&self) -> BTreeMap<String, String> {
+        self.materials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Builds the target, and what it needs.
+    pub(crate) async fn run(self: &Arc<Self>) -> Result<Finished, BuildError> {
+        let target = self.target()?;
+        let needed = self.needed(target);
+        let mut running = JoinSet::new();
+        for index in needed {
+            let build = Arc::clone(self);
+            running.spawn(async move { build.stage(index).await.map(drop) });
+        }
+        // Whichever fails first ends all others: dropping the set aborts them.
+        while let Some(joined) = running.join_next().await {
+            joined
+                .map_err(|source| BuildError::Panicked { source })?
+                .map_err(BuildError::Shared)?;
+        }
+        let stage = self.stage(target).await.map_err(BuildError::Shared)?;
+        self.warn_of_unused();
+        Ok(Finished { stage })
+    }
+
+    fn warn_of_unused(&self) {
+        let consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |key: &str| {
+            PROXY_ARGS.contains(&key) || key == "SOURCE_DATE_EPOCH" || key.starts_with("BUILDKIT_")
+        };
+        let unused: Vec<&str> = self
+            .request
+            .build_args
+            .keys()
+            .map(String::as_str)
+            .filter(|key| !consumed.contains(*key) && !known(key))
+            .collect();
+        if !unused.is_empty() {
+            let message = format!(
+                "no ARG of the stages built has the name of the build argument {}",
+                unused.join(", ")
+            );
+            self.progress.warn(None, "UnusedBuildArg", message);
+        }
+    }
+
+    fn target(&self) -> Result<usize, BuildError> {
+        let Some(target) = &self.request.target else { return Ok(self.file.stages.len() - 1) };
+        self.find_stage(target, self.file.stages.len())
+            .ok_or_else(|| BuildError::NoStage { name: target.clone() })
+    }
+
+    /// Returns the stage that a text means in the stage `before`: by its name, or by its number.
+    pub(crate) fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
+        let lower = name.to_ascii_lowercase();
+        let earlier = &self.file.stages[..before];
+        earlier
+            .iter()
+            .rposition(|stage| stage.name.as_deref() == Some(lower.as_str()))
+            .or_else(|| name.parse::<usize>().ok().filter(|index| *index < before))
+    }
+
+    /// Returns the stages that one needs, itself included, as far as the file alone tells.
+    fn needed(&self, target: usize) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::new();
+        let mut pending = vec![target];
+        while let Some(index) = pending.pop() {
+            if !needed.insert(index) {
+                continue;
+            }
+            let stage = &self.file.stages[index];
+            let scope = Scope { config: None, args: &self.global_args };
+            // What cannot be read now is told when the stage is built.
+            let base = self.file.words().one(&stage.base, &scope).unwrap_or_default();
+            let mut names = vec![base];
+            for located in &stage.instructions {
+                match &located.instruction {
+                    Instruction::Copy(copy) => names.extend(copy.from.clone()),
+                    Instruction::Run(run) => {
+                        names.extend(run.mounts.iter().filter_map(|mount| mount_source(mount)));
+                    }
+                    _ => {}
+                }
+            }
+            for name in names {
+                if !self.request.named_contexts.contains_key(&name)
+                    && let Some(found) = self.find_stage(&name, index)
+                {
+                    pending.push(found);
+                }
+            }
+        }
+        needed
+    }
+
+    /// Returns a stage, built once however many ask.
+    pub(crate) async fn stage(
+        self: &Arc<Self>,
+        index: usize,
+    ) -> Result<Arc<BuiltStage>, Arc<BuildError>> {
+        let cell = &self.stages[index];
+        cell.get_or_init(|| async {
+            let build = Arc::clone(self);
+            Box::pin(Stage::build(build, index)).await.map(Arc::new).map_err(Arc::new)
+        })
+        .await
+        .clone()
+    }
+
+    /// Returns a context by its name; the empty one is the main one.
+    pub(crate) async fn context(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<Option<SourceFiles>, BuildError> {
+        let mut contexts = self.contexts.lock().await;
+        if let Some(found) = contexts.get(name) {
+            return Ok(Some(found.clone()));
+        }
+        let source = match name {
+            "" => self.request.context.clone(),
+            name => self.request.named_contexts.get(name).cloned(),
+        };
+        let files = match source {
+            None => return Ok(None),
+            Some(ContextSource::Client { identity }) => {
+                let ignore = self.ignore(name, &identity).await?;
+                let context = Arc::new(ClientContext::new(
+                    name,
+                    &identity,
+                    Arc::clone(&self.session),
+                    self.shared.content.clone(),
+                    ignore,
+                ));
+                let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+                clients.push(Arc::clone(&context));
+                SourceFiles::Client(context)
+            }
+            Some(ContextSource::Archive) => self.archive_context(name).await?,
+            Some(ContextSource::Remote { url }) => self.remote_context(&url).await?,
+            Some(ContextSource::Image { reference }) => self.image_context(&reference).await?,
+        };
+        contexts.insert(name.to_owned(), files.clone());
+        Ok(Some(files))
+    }
+
+    /// Reads the patterns of a context: those that were sent, else those in it.
+    async fn ignore(&self, name: &str, identity: &str) -> Result<Ignore, BuildError> {
+        let parse =
+            |text: &str| Ignore::parse(text).map_err(|source| BuildError::Ignore { source });
+        if let (Some(text), "") = (&self.request.dockerignore, name) {
+            return parse(text);
+        }
+        let mut candidates = Vec::new();
+        if name.is_empty() {
+            candidates.push(format!("{}.dockerignore", self.request.dockerfile_name));
+        }
+        candidates.push(".dockerignore".to_owned());
+        for candidate in candidates {
+            if let Some(text) = self.read_client_file(name, identity, &candidate).await? {
+                return parse(&text);
+            }
+        }
+        Ok(Ignore::default())
+    }
+
+    /// Reads a small file of the main context.
+    async fn read_from_context(&self, path: &str) -> Result<Option<String>, BuildError> {
+        match &self.request.context {
+            Some(ContextSource::Client { identity }) => {
+                self.read_client_file("", identity, path).await
+            }
+            Some(ContextSource::Archive) => {
+                let files = self.archive_context("").await?;
+                self.read_and_keep(files, path).await
+            }
+            Some(ContextSource::Remote { url }) => {
+                let files = self.remote_context(url).await?;
+                self.read_and_keep(files, path).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a file of a context that is here now, and keeps that context.
+    async fn read_and_keep(
+        &self,
+        files: SourceFiles,
+        path: &str,
+    ) -> Result<Option<String>, BuildError> {
+        self.contexts.lock().await.insert(String::new(), files.clone());
+        let SourceFiles::Tree(tree, _) = files else { return Ok(None) };
+        let limit = crate::dockerfile::MAX_BYTES as u64;
+        let bytes = tree.read(path, limit).map_err(BuildError::io("read a file of the context"))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    async fn read_client_file(
+        &self,
+        name: &str,
+        identity: &str,
+        path: &str,
+    ) -> Result<Option<String>, BuildError> {
+        let context = ClientContext::new(
+            name,
+            identity,
+            Arc::clone(&self.session),
+            self.shared.content.clone(),
+            Ignore::default(),
+        );
+        let files = SourceFiles::Client(Arc::new(context));
+        let source = match files.select(path, &Arc::default(), false).await {
+            Ok(source) if !source.is_dir() => source,
+            Ok(_) | Err(BuildError::NoSource { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(crate::sources::Item {
+            kind: crate::sources::ItemKind::File { digest, .. }, ..
+        }) = source.items.first()
+        else {
+            return Ok(None);
+        };
+        let bytes = std::fs::read(self.shared.content.path(digest))
+            .map_err(BuildError::io("read a file of the context"))?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Keeps what was done for the next build: results of steps, and what files look like.
+    pub(crate) fn keep(
+        &self,
+        chain: &[(Arc<crate::layers::Layer>, keg_store::Digest)],
+    ) -> Result<(), BuildError> {
+        self.shared.layers.commit(chain)?;
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for context in clients {
+            context
+                .keep(|| self.shared.content.sync())
+                .map_err(BuildError::io("keep what is known of a context"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes the client sent.
+    pub(crate) async fn sent_bytes(&self) -> u64 {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut sum = 0;
+        for context in clients {
+            sum += context.sent_bytes().await;
+        }
+        sum
+    }
+}
+
+/// Returns the `from` of a mount, if it is certain.
+fn mount_source(mount: &str) -> Option<String> {
+    use crate::dockerfile::MountKind;
+
+    match RunMount::parse(mount).ok()?.kind {
+        MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => from,
+        _ => None,
+    }
+}
+
+/// Reads `SOURCE_DATE_EPOCH`.
+fn epoch(args: &BTreeMap<String, String>) -> Result<Option<i64>, BuildError> {
+    match args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| BuildError::Malformed {
+            problem: format!("SOURCE_DATE_EPOCH is {text:?}, which is no number of seconds"),
+        }),
+    }
+}

@@ -1,0 +1,359 @@
+//! Puts sources into a tree, by `COPY`'s rules.
+//!
+//! | source | destination | becomes |
+//! | --- | --- | --- |
+//! | a directory | a directory, made if missing | its content there; names that are there merge |
+//! | a file | `…/`, a directory, or one of several sources | a file of its name in it |
+//! | a file | anything else | that file |
+//!
+//! Links in the destination are followed below the tree's root; links that are copied are not. A file
+//! that is there is replaced and not written into, since it may have other names.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    self as rfs, AtFlags, FileType, Gid, Mode, OFlags, RawMode, Timespec, Timestamps, Uid,
+};
+use rustix::io::Errno;
+
+use crate::chmod::ModeChange;
+use crate::context::join;
+use crate::sources::{Item, ItemKind, Origin, Source};
+use crate::tree::{self, Tree, TreeError};
+
+/// Where sources go, and how they look there.
+#[derive(Debug, Clone)]
+pub(crate) struct Placement {
+    /// Path from the root.
+    pub(crate) destination: String,
+    /// Whether it is certainly a directory.
+    pub(crate) is_directory: bool,
+    /// Owner of everything; `None`: as in the source.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Mode of everything.
+    pub(crate) mode: Option<ModeChange>,
+    /// Time of everything, seconds since 1970.
+    pub(crate) mtime_secs: Option<i64>,
+}
+
+/// Puts sources into a tree.
+///
+/// # Errors
+/// [`TreeError`]; a part of the sources is then there.
+pub(crate) fn place(
+    target: &Tree,
+    sources: &[Source],
+    placement: &Placement,
+) -> Result<(), TreeError> {
+    for source in sources {
+        place_one(target, source, placement)?;
+    }
+    Ok(())
+}
+
+fn place_one(target: &Tree, source: &Source, placement: &Placement) -> Result<(), TreeError> {
+    let mut writer = Writer { target, source, placement, links: HashMap::new() };
+    let destination = if source.parents.is_empty() {
+        placement.destination.clone()
+    } else {
+        join(placement.destination.trim_end_matches('/'), &source.parents)
+    };
+    if source.is_dir() {
+        let directory =
+            if source.parents.is_empty() { destination } else { join(&destination, &source.name) };
+        return writer.directory(&directory);
+    }
+    let is_dir = placement.is_directory
+        || !source.parents.is_empty()
+        || matches!(target.stat(&destination), Ok(Some(stat))
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+    let (parent, name) = if is_dir {
+        (destination.as_str(), source.name.as_str())
+    } else {
+        let path = destination.trim_end_matches('/');
+        path.rsplit_once('/').unwrap_or(("", path))
+    };
+    let dir = make_dirs(target, parent, placement.owner, placement.mtime_secs)?;
+    match source.items.first() {
+        Some(item) => writer.item(dir.as_fd(), &join(parent, name), name, item),
+        None => Ok(()),
+    }
+}
+
+struct Writer<'a> {
+    target: &'a Tree,
+    source: &'a Source,
+    placement: &'a Placement,
+    /// The first name in the target of each file that has several.
+    links: HashMap<(u64, u64), String>,
+}
+
+impl Writer<'_> {
+    /// Merges the source's content into a directory.
+    fn directory(&mut self, path: &str) -> Result<(), TreeError> {
+        let existed = self.target.stat(path).map_err(TreeError::io("look at", path))?.is_some();
+        let root = make_dirs(self.target, path, self.placement.owner, self.placement.mtime_secs)?;
+        let mut items = self.source.items.iter();
+        let Some(first) = items.next() else { return Ok(()) };
+        // Open directories from the destination down to where the last item went, and what they
+        // are to look like once they are full.
+        let mut open: Vec<(String, OwnedFd, &Item)> = Vec::new();
+        for item in items {
+            let (parent, name) = item.path.rsplit_once('/').unwrap_or(("", &item.path));
+            while open.last().is_some_and(|(at, ..)| at != parent && !is_below(parent, at)) {
+                self.close(path, open.pop())?;
+            }
+            let dir = open.last().map_or(root.as_fd(), |(_, dir, _)| dir.as_fd());
+            let shown = join(path, &item.path);
+            if item.kind == ItemKind::Directory {
+                let made = self.make_dir(dir, &shown, name)?;
+                open.push((item.path.clone(), made, item));
+            } else {
+                self.item(dir, &shown, name, item)?;
+            }
+        }
+        while let Some(last) = open.pop() {
+            self.close(path, Some(last))?;
+        }
+        if existed { Ok(()) } else { self.finish_dir(root.as_fd(), path, first) }
+    }
+
+    fn close(
+        &self,
+        base: &str,
+        directory: Option<(String, OwnedFd, &Item)>,
+    ) -> Result<(), TreeError> {
+        match directory {
+            Some((path, fd, item)) => self.finish_dir(fd.as_fd(), &join(base, &path), item),
+            None => Ok(()),
+        }
+    }
+
+    fn make_dir(&self, dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<OwnedFd, TreeError> {
+        match rfs::mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(TreeError::io("make the directory", path)(errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rfs::openat(dir, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOTDIR | Errno::LOOP => TreeError::NotADirectory { path: path.to_owned() },
+            errno => TreeError::io("open", path)(errno),
+        })
+    }
+
+    /// Lets a directory look as its source does.
+    fn finish_dir(&self, fd: BorrowedFd<'_>, path: &str, item: &Item) -> Result<(), TreeError> {
+        if let Some(tree) = &self.source.tree {
+            let from = tree.open_dir(&join(&self.source.path, &item.path));
+            let attributes = from.and_then(|from| tree::xattrs(from.as_fd()));
+            attributes
+                .and_then(|attributes| tree::set_xattrs(fd, &attributes))
+                .map_err(TreeError::io("copy the attributes of", path))?;
+        }
+        self.finish(fd, path, item, true)
+    }
+
+    fn owner(&self, item: &Item) -> (u32, u32) {
+        self.placement.owner.unwrap_or((item.uid, item.gid))
+    }
+
+    fn times(&self, item: &Item) -> Timestamps {
+        let nsec = match self.placement.mtime_secs {
+            Some(secs) => secs.saturating_mul(1_000_000_000),
+            None => item.mtime_nsec,
+        };
+        times(nsec)
+    }
+
+    fn finish(
+        &self,
+        fd: BorrowedFd<'_>,
+        path: &str,
+        item: &Item,
+        is_dir: bool,
+    ) -> Result<(), TreeError> {
+        let (uid, gid) = self.owner(item);
+        let mode = match &self.placement.mode {
+            Some(change) => change.apply(item.mode, is_dir),
+            None => item.mode,
+        };
+        rfs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            // After the owner, which takes set-user-id bits away.
+            .and_then(|()| rfs::fchmod(fd, Mode::from_raw_mode(mode)))
+            .and_then(|()| rfs::futimens(fd, &self.times(item)))
+            .map_err(TreeError::io("set owner, mode and time of", path))
+    }
+
+    /// Writes a file, a link or a node.
+    fn item(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        item: &Item,
+    ) -> Result<(), TreeError> {
+        remove(dir, path, name)?;
+        match &item.kind {
+            ItemKind::Directory => self.make_dir(dir, path, name).map(drop),
+            ItemKind::Link { target } => {
+                rfs::symlinkat(target.as_str(), dir, name)
+                    .map_err(TreeError::io("make the link", path))?;
+                self.finish_name(dir, path, name, item)
+            }
+            ItemKind::Node { mode, device } => {
+                let kind = FileType::from_raw_mode(*mode);
+                let mode = Mode::from_raw_mode(item.mode);
+                rfs::mknodat(dir, name, kind, mode, *device)
+                    .map_err(TreeError::io("make the device", path))?;
+                self.finish_name(dir, path, name, item)
+            }
+            ItemKind::File { origin, inode, .. } => {
+                if let Some(first) = inode.and_then(|inode| self.links.get(&inode)) {
+                    let (parent, first) = first.rsplit_once('/').unwrap_or(("", first));
+                    let parent = self.target.open_dir(parent);
+                    return parent
+                        .and_then(|parent| rfs::linkat(parent, first, dir, name, AtFlags::empty()))
+                        .map_err(TreeError::io("link", path));
+                }
+                self.file(dir, path, name, item, origin)?;
+                if let Some(inode) = inode {
+                    self.links.insert(*inode, path.to_owned());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn file(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        item: &Item,
+        origin: &Origin,
+    ) -> Result<(), TreeError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
+        let fd = rfs::openat(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+            .map_err(TreeError::io("make", path))?;
+        let mut to = File::from(fd);
+        let unreadable = |source| TreeError::Content { path: path.to_owned(), source };
+        match origin {
+            Origin::Inline(bytes) => {
+                io::Write::write_all(&mut to, bytes).map_err(unreadable)?;
+            }
+            Origin::Stored(stored) => {
+                let mut from = File::open(stored).map_err(unreadable)?;
+                io::copy(&mut from, &mut to).map_err(unreadable)?;
+            }
+            Origin::InTree => {
+                let tree = self.source.tree.as_deref().ok_or(Errno::NOENT);
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let from =
+                    tree.and_then(|tree| tree.open(&join(&self.source.path, &item.path), flags));
+                let mut from = File::from(from.map_err(TreeError::io("open", path))?);
+                io::copy(&mut from, &mut to).map_err(unreadable)?;
+                let (uid, gid) = self.owner(item);
+                // Capabilities go when the owner changes, so they come after.
+                rfs::fchown(&to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                    .and_then(|()| tree::xattrs(from.as_fd()))
+                    .and_then(|attributes| tree::set_xattrs(to.as_fd(), &attributes))
+                    .map_err(TreeError::io("copy the attributes of", path))?;
+                return self.finish_owned(to.as_fd(), path, item);
+            }
+        }
+        self.finish(to.as_fd(), path, item, false)
+    }
+
+    fn finish_owned(&self, fd: BorrowedFd<'_>, path: &str, item: &Item) -> Result<(), TreeError> {
+        let mode = match &self.placement.mode {
+            Some(change) => change.apply(item.mode, false),
+            None => item.mode,
+        };
+        rfs::fchmod(fd, Mode::from_raw_mode(mode))
+            .and_then(|()| rfs::futimens(fd, &self.times(item)))
+            .map_err(TreeError::io("set mode and time of", path))
+    }
+
+    /// Sets owner and time of what cannot be opened.
+    fn finish_name(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &str,
+        name: &str,
+        item: &Item,
+    ) -> Result<(), TreeError> {
+        let (uid, gid) = self.owner(item);
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rfs::chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
+            .and_then(|()| rfs::utimensat(dir, name, &self.times(item), flags))
+            .map_err(TreeError::io("set owner and time of", path))
+    }
+}
+
+fn is_below(path: &str, directory: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}
+
+pub(crate) fn times(nsec: i64) -> Timestamps {
+    let at = Timespec {
+        tv_sec: nsec.div_euclid(1_000_000_000),
+        tv_nsec: nsec.rem_euclid(1_000_000_000),
+    };
+    Timestamps { last_access: at, last_modification: at }
+}
+
+/// Removes what is not a directory.
+fn remove(dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<(), TreeError> {
+    match rfs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => Err(TreeError::IsADirectory { path: path.to_owned() }),
+        Err(errno) => Err(TreeError::io("replace", path)(errno)),
+    }
+}
+
+/// Makes a directory and those above it that are missing, links in the tree followed. What is there
+/// stays as it is.
+pub(crate) fn make_dirs(
+    target: &Tree,
+    path: &str,
+    owner: Option<(u32, u32)>,
+    mtime_secs: Option<i64>,
+) -> Result<OwnedFd, TreeError> {
+    match target.open_dir(path) {
+        Ok(dir) => return Ok(dir),
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR) => return Err(TreeError::NotADirectory { path: path.to_owned() }),
+        Err(errno) => return Err(TreeError::io("open", path)(errno)),
+    }
+    let mut at = String::new();
+    let mut dir = target.open_dir("").map_err(TreeError::io("open", "/"))?;
+    for component in path.split('/').filter(|part| !part.is_empty()) {
+        at = join(&at, component);
+        let next = match target.open_dir(&at) {
+            Err(Errno::NOENT) => {
+                let mode: RawMode = 0o755;
+                rfs::mkdirat(&dir, component, Mode::from_raw_mode(mode))
+                    .map_err(TreeError::io("make the directory", &at))?;
+                let made = target.open_dir(&at).map_err(TreeError::io("open", &at))?;
+                let (uid, gid) = owner.unwrap_or((0, 0));
+                rfs::fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                    .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(mode)))
+                    .and_then(|()| match mtime_secs {
+                        Some(secs) => {
+                            rfs::futimens(&made, &times(secs.saturating_mul(1_000_000_000)))
+                        }
+                        None => Ok(()),
+                    })
+                    .map_err(TreeError::io("set the owner of", &at))?;
+                made
+            }
+            Err(Errno::NOTDIR) => return Err(TreeError::NotADirectory { path: at }),
+            other => other.map_err(TreeError::io("open", &at))?,
+        };
+        dir = next;
+    }
+    Ok(dir)
+}

@@ -1,0 +1,544 @@
+//! Layers: what each step changed, from the moment it ran until it is a part of images.
+//!
+//! ```text
+//!  spare ──take──▶ being filled ──▶ fresh ──commit──▶ committed, named by a cache record
+//!    ▲                  │             │                   │
+//!    └── several in     └─ discarded  └──── exported ─────┴──▶ blob, diff id, chain id
+//!        one transaction
+//! ```
+//!
+//! A step's files are usable by the next step at once. They become durable with those of all other
+//! steps of the build, after one `syncfs` and in one transaction, when the build has ended, well or
+//! not. What a crash takes is work that the next build does again.
+//!
+//! # Invariants
+//! - A cache record names a committed snapshot, and a committed snapshot's files are on the disk.
+//! - What is not committed is kept by the builder's lease, which ends when the next daemon begins.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use keg_image::diff::{DiffOptions, LayerCompression, LayerWriter, Timestamps, diff_upper};
+use keg_store::{
+    Algorithm, BuildResult, CommitOptions, Descriptor, Digest, Ingest, Labels, Lease, Namespace,
+    PrepareOptions, Resource, SnapshotError, Snapshotter, Store, labels,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BuildError;
+
+/// The lease of what is under construction.
+const LEASE: &str = "keg-builder";
+/// How old the last noted use of a result is before another is noted.
+const NOTED_EVERY_SECS: i64 = 60;
+/// Snapshots that are made in one transaction.
+const SPARES: usize = 6;
+
+/// A layer as a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exported {
+    pub(crate) diff_id: String,
+    media_type: String,
+    digest: String,
+    size_bytes: u64,
+}
+
+impl Exported {
+    pub(crate) fn descriptor(&self) -> Option<Descriptor> {
+        Some(Descriptor {
+            media_type: self.media_type.clone(),
+            digest: self.digest.parse().ok()?,
+            size_bytes: self.size_bytes,
+        })
+    }
+}
+
+/// What one step changed.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// Directory with the changes.
+    pub(crate) dir: PathBuf,
+    /// What it lies on.
+    pub(crate) below: Option<Arc<Layer>>,
+    /// When the step ran.
+    pub(crate) created: Timestamp,
+    state: Mutex<State>,
+    exporting: Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    /// Key of its snapshot.
+    key: String,
+    is_committed: bool,
+    exported: Option<Exported>,
+}
+
+impl Layer {
+    /// A layer of an image that is here.
+    pub(crate) fn of_image(
+        dir: PathBuf,
+        below: Option<Arc<Self>>,
+        chain_id: &Digest,
+        diff_id: &str,
+        blob: &Descriptor,
+    ) -> Arc<Self> {
+        let exported = Exported {
+            diff_id: diff_id.to_owned(),
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.to_string(),
+            size_bytes: blob.size_bytes,
+        };
+        let key = chain_id.to_string();
+        Self::new(dir, below, Timestamp::UNIX_EPOCH, key, true, Some(exported))
+    }
+
+    fn new(
+        dir: PathBuf,
+        below: Option<Arc<Self>>,
+        created: Timestamp,
+        key: String,
+        is_committed: bool,
+        exported: Option<Exported>,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State { key, is_committed, exported });
+        Arc::new(Self { dir, below, created, state, exporting: Mutex::new(()) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns its blob, if it has become one.
+    pub(crate) fn exported(&self) -> Option<Exported> {
+        self.state().exported.clone()
+    }
+}
+
+/// A file system: layers, and the digest of what made them.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    /// Stands for all files.
+    pub(crate) id: String,
+    /// The uppermost layer; none for an empty file system.
+    pub(crate) top: Option<Arc<Layer>>,
+}
+
+impl Files {
+    pub(crate) fn empty() -> Self {
+        Self { id: "scratch".to_owned(), top: None }
+    }
+
+    /// Returns the layers, uppermost first.
+    pub(crate) fn layers(&self) -> Vec<Arc<Layer>> {
+        let mut layers = Vec::new();
+        let mut at = self.top.clone();
+        while let Some(layer) = at {
+            at = layer.below.clone();
+            layers.push(layer);
+        }
+        layers
+    }
+
+    /// Returns the directories, uppermost first.
+    pub(crate) fn dirs(&self) -> Vec<PathBuf> {
+        self.layers().iter().map(|layer| layer.dir.clone()).collect()
+    }
+}
+
+/// What a step's result is under its key.
+#[derive(Debug, Clone)]
+pub(crate) struct StepResult {
+    pub(crate) files: Files,
+    /// Whether the step made a layer.
+    pub(crate) has_layer: bool,
+    /// When it ran.
+    pub(crate) created: Timestamp,
+}
+
+/// A snapshot to be filled.
+#[derive(Debug)]
+pub(crate) struct Upper {
+    pub(crate) key: String,
+    pub(crate) dir: PathBuf,
+}
+
+/// A result that is not in the database yet.
+#[derive(Debug, Clone)]
+struct Fresh {
+    result: StepResult,
+    description: String,
+}
+
+/// All layers that builds have made and still use.
+#[derive(Debug, Clone)]
+pub(crate) struct Layers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    snapshotter: Arc<dyn Snapshotter>,
+    ns: Namespace,
+    spares: Mutex<Vec<Upper>>,
+    /// Keys of snapshots that nobody will use.
+    discarded: Mutex<Vec<String>>,
+    fresh: Mutex<HashMap<String, Fresh>>,
+    used: Mutex<Vec<String>>,
+    committing: Mutex<()>,
+}
+
+impl Layers {
+    /// Ends what an earlier daemon left, and begins. Also tells whether something was left, which
+    /// the next collection removes.
+    pub(crate) fn open(
+        store: Store,
+        snapshotter: Arc<dyn Snapshotter>,
+        ns: Namespace,
+    ) -> Result<(Self, bool), BuildError> {
+        let has_leftovers = store.transaction(|tx| {
+            let left = tx.lease_resources(&ns, LEASE)?;
+            tx.delete_lease(&ns, LEASE)?;
+            tx.create_lease(&ns, &Lease::new(LEASE, None))?;
+            Ok::<_, keg_store::MetadataError>(!left.is_empty())
+        })?;
+        let shared = Shared {
+            store,
+            snapshotter,
+            ns,
+            spares: Mutex::default(),
+            discarded: Mutex::default(),
+            fresh: Mutex::default(),
+            used: Mutex::default(),
+            committing: Mutex::default(),
+        };
+        Ok((Self { shared: Arc::new(shared) }, has_leftovers))
+    }
+
+    pub(crate) fn snapshotter(&self) -> &Arc<dyn Snapshotter> {
+        &self.shared.snapshotter
+    }
+
+    pub(crate) fn ns(&self) -> &Namespace {
+        &self.shared.ns
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Returns an empty snapshot to be filled. Blocks.
+    pub(crate) fn take(&self) -> Result<Upper, BuildError> {
+        let shared = &self.shared;
+        if !shared.snapshotter.can_rebase() {
+            return Err(BuildError::NoOverlay);
+        }
+        let mut spares = lock(&shared.spares);
+        if let Some(spare) = spares.pop() {
+            return Ok(spare);
+        }
+        let keys = shared.store.transaction(|tx| {
+            let keys: Vec<String> = (0..SPARES)
+                .map(|count| format!("build-{}-{count}", tx.now().as_nanosecond()))
+                .collect();
+            for key in &keys {
+                shared.snapshotter.prepare_in(
+                    tx,
+                    &shared.ns,
+                    key,
+                    None,
+                    &PrepareOptions::default(),
+                )?;
+                let snapshotter = shared.snapshotter.name().to_owned();
+                let resource = Resource::Snapshot { snapshotter, key: key.clone() };
+                tx.add_to_lease(&shared.ns, LEASE, &resource)?;
+            }
+            Ok::<_, SnapshotError>(keys)
+        })?;
+        for key in keys {
+            let dir = shared.snapshotter.directory(&shared.ns, &key)?;
+            spares.push(Upper { key, dir });
+        }
+        spares.pop().ok_or(BuildError::NoOverlay)
+    }
+
+    /// Gives a snapshot up; it is removed with the next commit.
+    pub(crate) fn discard(&self, upper: &Upper) {
+        lock(&self.shared.discarded).push(upper.key.clone());
+    }
+
+    /// Makes a filled snapshot a layer on top of others.
+    pub(crate) fn filled(upper: Upper, below: Option<Arc<Layer>>) -> Arc<Layer> {
+        Layer::new(upper.dir, below, Timestamp::now(), upper.key, false, None)
+    }
+
+    /// Finds a result. `below` is what the step was done on. Blocks.
+    pub(crate) fn find(&self, key: &str, below: &Files) -> Result<Option<StepResult>, BuildError> {
+        if let Some(fresh) = lock(&self.shared.fresh).get(key) {
+            return Ok(Some(fresh.result.clone()));
+        }
+        let shared = &self.shared;
+        let Some(found) = shared.store.read(|tx| tx.find_build_result(&shared.ns, key))? else {
+            return Ok(None);
+        };
+        let top = match &found.snapshot {
+            None => below.top.clone(),
+            Some(snapshot) => {
+                let dir = match shared.snapshotter.directory(&shared.ns, snapshot) {
+                    Ok(dir) if dir.exists() => dir,
+                    Ok(_) | Err(SnapshotError::NotFound { .. }) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                };
+                let exported = serde_json::from_str(&found.details).ok();
+                let (below, key) = (below.top.clone(), snapshot.clone());
+                Some(Layer::new(dir, below, found.created_at, key, true, exported))
+            }
+        };
+        // Noting each use would make every build write to the disk.
+        let age_secs = Timestamp::now().duration_since(found.used_at).as_secs();
+        if age_secs > NOTED_EVERY_SECS {
+            lock(&shared.used).push(key.to_owned());
+        }
+        Ok(Some(StepResult {
+            has_layer: found.snapshot.is_some(),
+            files: Files { id: found.result, top },
+            created: found.created_at,
+        }))
+    }
+
+    /// Makes a result known, so that others find it.
+    pub(crate) fn put(&self, key: &str, result: StepResult, description: &str) {
+        let fresh = Fresh { result, description: description.to_owned() };
+        lock(&self.shared.fresh).insert(key.to_owned(), fresh);
+    }
+
+    /// Makes the blob of a layer, unless it has one. Blocks, for as long as its compression takes.
+    pub(crate) fn export(
+        &self,
+        layer: &Layer,
+        epoch_secs: Option<i64>,
+    ) -> Result<Exported, BuildError> {
+        let _one_at_a_time = lock(&layer.exporting);
+        if let Some(exported) = layer.exported()
+            && self.adopts(&exported)?
+        {
+            return Ok(exported);
+        }
+        let shared = &self.shared;
+        let lower: Vec<PathBuf> = Files { id: String::new(), top: layer.below.clone() }.dirs();
+        let name = format!("build-layer-{}", layer.state().key);
+        let mut ingest = shared.store.content().ingest(&shared.ns, &name, Algorithm::Sha256)?;
+        ingest.restart()?;
+        let options = DiffOptions {
+            timestamps: match epoch_secs {
+                Some(latest_secs) => Timestamps::Clamp { latest_secs },
+                None => Timestamps::Keep,
+            },
+            ..DiffOptions::default()
+        };
+        let writing = BuildError::io("compress a layer");
+        let writer = LayerWriter::new(IngestWriter(ingest.transient()), LayerCompression::Zstd)
+            .map_err(writing)?;
+        let writer = diff_upper(&layer.dir, &lower, &options, writer)
+            .map_err(|source| BuildError::Diff { source })?;
+        let written = writer.finish().map_err(BuildError::io("compress a layer"))?;
+        let ingest = written.output.0;
+        let size_bytes = ingest.offset_bytes();
+        let label = (labels::UNCOMPRESSED.to_owned(), written.diff_id.to_string());
+        let blob_labels: Labels = [label].into();
+        let digest = ingest.commit(Some(size_bytes), None, &blob_labels, Some(LEASE))?;
+        let exported = Exported {
+            diff_id: written.diff_id.to_string(),
+            media_type: LayerCompression::Zstd.media_type().to_owned(),
+            digest: digest.to_string(),
+            size_bytes,
+        };
+        layer.state().exported = Some(exported.clone());
+        Ok(exported)
+    }
+
+    /// Whether the blob is here still.
+    fn adopts(&self, exported: &Exported) -> Result<bool, BuildError> {
+        let Some(descriptor) = exported.descriptor() else { return Ok(false) };
+        Ok(self.shared.store.content().info(&self.shared.ns, &descriptor.digest)?.is_some())
+    }
+
+    /// Makes everything durable that is not yet: the layers of all results, and those results.
+    /// With `chain`, layers of an image lowest first and the chain ids that they are to be found
+    /// under. Blocks.
+    pub(crate) fn commit(&self, chain: &[(Arc<Layer>, Digest)]) -> Result<(), BuildError> {
+        let shared = &self.shared;
+        let _one_at_a_time = lock(&shared.committing);
+        let fresh: Vec<(String, Fresh)> =
+            lock(&shared.fresh).iter().map(|(key, fresh)| (key.clone(), fresh.clone())).collect();
+        let discarded = std::mem::take(&mut *lock(&shared.discarded));
+        let used = std::mem::take(&mut *lock(&shared.used));
+        let is_named = chain.iter().all(|(layer, id)| layer.state().key == id.as_str());
+        if fresh.is_empty() && discarded.is_empty() && used.is_empty() && is_named {
+            return Ok(());
+        }
+        if !fresh.is_empty() {
+            shared.snapshotter.sync()?;
+        }
+        let mut renamed: Vec<(Arc<Layer>, String)> = Vec::new();
+        shared.store.transaction(|tx| {
+            for (key, fresh) in &fresh {
+                let top = fresh.result.files.top.as_ref().filter(|_| fresh.result.has_layer);
+                if let Some(layer) = top {
+                    self.commit_layer(tx, layer, &mut renamed)?;
+                }
+                tx.put_build_result(&shared.ns, &record(shared, key, fresh, top, tx.now()))?;
+            }
+            self.name_chain(tx, chain, &mut renamed)?;
+            for key in &discarded {
+                shared.snapshotter.remove_in(tx, &shared.ns, key)?;
+            }
+            for key in &used {
+                tx.touch_build_result(&shared.ns, key)?;
+            }
+            Ok::<_, SnapshotError>(())
+        })?;
+        for (layer, key) in renamed {
+            let mut state = layer.state();
+            state.key = key;
+            state.is_committed = true;
+        }
+        let mut known = lock(&shared.fresh);
+        for (key, _) in &fresh {
+            known.remove(key);
+        }
+        drop(known);
+        if !discarded.is_empty() {
+            shared.snapshotter.cleanup()?;
+        }
+        Ok(())
+    }
+
+    /// Commits a layer and those below it that are not.
+    fn commit_layer(
+        &self,
+        tx: &keg_store::WriteTx<'_>,
+        layer: &Arc<Layer>,
+        renamed: &mut Vec<(Arc<Layer>, String)>,
+    ) -> Result<(), SnapshotError> {
+        let mut pending = Vec::new();
+        let mut at = Some(Arc::clone(layer));
+        while let Some(layer) = at {
+            if layer.state().is_committed || is_in(renamed, &layer) {
+                break;
+            }
+            at = layer.below.clone();
+            pending.push(layer);
+        }
+        while let Some(layer) = pending.pop() {
+            let key = layer.state().key.clone();
+            let parent = layer.below.as_ref().map(|below| current_key(renamed, below));
+            let name = format!("{key}-done");
+            let options = CommitOptions { parent, ..CommitOptions::default() };
+            self.shared.snapshotter.commit_in(tx, &self.shared.ns, &name, &key, &options)?;
+            renamed.push((layer, name));
+        }
+        Ok(())
+    }
+
+    /// Gives the layers of an image the names that images look for.
+    fn name_chain(
+        &self,
+        tx: &keg_store::WriteTx<'_>,
+        chain: &[(Arc<Layer>, Digest)],
+        renamed: &mut Vec<(Arc<Layer>, String)>,
+    ) -> Result<(), SnapshotError> {
+        let shared = &self.shared;
+        for (layer, chain_id) in chain {
+            let key = current_key(renamed, layer);
+            if key == chain_id.as_str() {
+                continue;
+            }
+            match shared.snapshotter.stat_in(tx, &shared.ns, chain_id.as_str()) {
+                // An image that was pulled has the same layer.
+                Ok(_) => {}
+                Err(SnapshotError::NotFound { .. }) => {
+                    shared.snapshotter.rename_in(tx, &shared.ns, &key, chain_id.as_str())?;
+                    renamed.retain(|(other, _)| !Arc::ptr_eq(other, layer));
+                    renamed.push((Arc::clone(layer), chain_id.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+            if let Some(exported) = layer.exported()
+                && let Some(blob) = exported.descriptor()
+            {
+                let details = serde_json::to_string(&exported).unwrap_or_default();
+                let key = current_key(renamed, layer);
+                tx.set_build_blob(&shared.ns, &key, &blob.digest, &details)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the directories of an image's layers, uppermost first.
+    pub(crate) fn image_dirs(&self, chain_id: &str) -> Result<Vec<PathBuf>, SnapshotError> {
+        self.shared.snapshotter.layers(&self.shared.ns, chain_id)
+    }
+}
+
+fn record(
+    shared: &Shared,
+    key: &str,
+    fresh: &Fresh,
+    layer: Option<&Arc<Layer>>,
+    now: Timestamp,
+) -> BuildResult {
+    let exported = layer.and_then(|layer| layer.exported());
+    BuildResult {
+        key: key.to_owned(),
+        result: fresh.result.files.id.clone(),
+        snapshotter: shared.snapshotter.name().to_owned(),
+        snapshot: layer.map(|layer| {
+            let state = layer.state();
+            if state.is_committed { state.key.clone() } else { format!("{}-done", state.key) }
+        }),
+        blob: exported.as_ref().and_then(Exported::descriptor).map(|blob| blob.digest),
+        details: exported
+            .and_then(|exported| serde_json::to_string(&exported).ok())
+            .unwrap_or_else(|| "null".to_owned()),
+        description: fresh.description.clone(),
+        size_bytes: layer.map_or(0, |layer| crate::content::tree_bytes(Path::new(&layer.dir))),
+        created_at: fresh.result.created,
+        used_at: now,
+        uses: 1,
+    }
+}
+
+fn is_in(renamed: &[(Arc<Layer>, String)], layer: &Arc<Layer>) -> bool {
+    renamed.iter().any(|(other, _)| Arc::ptr_eq(other, layer))
+}
+
+/// The key that a layer has, or will have after the transaction.
+fn current_key(renamed: &[(Arc<Layer>, String)], layer: &Arc<Layer>) -> String {
+    renamed
+        .iter()
+        .find(|(other, _)| Arc::ptr_eq(other, layer))
+        .map_or_else(|| layer.state().key.clone(), |(_, key)| key.clone())
+}
+
+/// A panic while one of them is held leaves it whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets a compressor write into an ingest.
+struct IngestWriter(Ingest);
+
+impl std::io::Write for IngestWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! Sources from elsewhere: URLs, git repositories, archives.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use keg_store::Digest;
+use tokio::process::Command;
+
+use crate::build::Build;
+use crate::content::TemporaryDir;
+use crate::error::{BuildError, FetchError};
+use crate::ignore::Ignore;
+use crate::layers::Files;
+use crate::sources::{Files as SourceFiles, Item, ItemKind, Origin, Source};
+use crate::tree::Tree;
+
+/// A git repository as an address names it: `URL#REF:DIRECTORY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GitAddress {
+    url: String,
+    reference: Option<String>,
+    directory: String,
+}
+
+/// Tells whether a source is to be fetched.
+pub(crate) fn is_remote(source: &str) -> bool {
+    source.starts_with("http://") || source.starts_with("https://") || git_address(source).is_some()
+}
+
+/// Reads the address of a git repository, if it is one.
+pub(crate) fn git_address(text: &str) -> Option<GitAddress> {
+    let (address, fragment) = match text.split_once('#') {
+        Some((address, fragment)) => (address, Some(fragment)),
+        None => (text, None),
+    };
+    let is_git = address.starts_with("git://")
+        || address.starts_with("ssh://")
+        || (address.starts_with("git@") && address.contains(':'))
+        || address.starts_with("github.com/")
+        || ((address.starts_with("http://")
+            || address.starts_with("https://")
+            || address.starts_with("file://"))
+            && address.ends_with(".git"));
+    if !is_git {
+        return None;
+    }
+    let url = match address.strip_prefix("github.com/") {
+        Some(rest) => format!("https://github.com/{rest}"),
+        None => address.to_owned(),
+    };
+    let (reference, directory) = match fragment {
+        None => (None, ""),
+        Some(fragment) => match fragment.split_once(':') {
+            Some((reference, directory)) => (Some(reference), directory),
+            None => (Some(fragment), ""),
+        },
+    };
+    let reference = reference.filter(|reference| !reference.is_empty()).map(str::to_owned);
+    Some(GitAddress { url, reference, directory: directory.trim_matches('/').to_owned() })
+}
+
+impl Build {
+    /// Fetches what an `ADD` names.
+    pub(crate) async fn fetch_source(
+        self: &Arc<Self>,
+        url: &str,
+        checksum: Option<&str>,
+        keep_git_dir: bool,
+        unpack: Option<bool>,
+    ) -> Result<Vec<Source>, BuildError> {
+        if let Some(address) = git_address(url) {
+            let (tree, commit) = self.checkout(&address, keep_git_dir).await?;
+            if let Some(wanted) = checksum
+                && !commit.starts_with(wanted)
+            {
+                let (url, wanted) = (url.to_owned(), wanted.to_owned());
+                return Err(BuildError::Checksum { url, wanted, found: commit });
+            }
+            self.note_material(url, &commit);
+            let files = SourceFiles::Tree(tree, Arc::default());
+            return Ok(vec![files.select("", &Arc::default(), true).await?]);
+        }
+        let digest = self.download(url).await?;
+        if let Some(wanted) = checksum
+            && digest.as_str() != wanted
+        {
+            let (url, wanted) = (url.to_owned(), wanted.to_owned());
+            return Err(BuildError::Checksum { url, wanted, found: digest.to_string() });
+        }
+        self.note_material(url, digest.as_str());
+        let path = self.shared.content.path(digest.hex());
+        let name = url
+            .split(['?', '#'])
+            .next()
+            .and_then(|path| path.rsplit('/').next())
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| BuildError::Malformed {
+                problem: format!("{url} names no file: the address must end with a name"),
+            })?;
+        let source = Source::stored(name, path, digest.hex(), 0);
+        if unpack == Some(true) {
+            return Ok(vec![self.unpack_if_archive(source).await?]);
+        }
+        Ok(vec![source])
+    }
+
+    /// Downloads a file into the builder's store.
+    async fn download(&self, url: &str) -> Result<Digest, BuildError> {
+        let failed = |source| BuildError::Fetch { url: url.to_owned(), source };
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("keg/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| failed(FetchError::Http(error)))?;
+        let response =
+            client.get(url).send().await.map_err(|error| failed(FetchError::Http(error)))?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            return Err(failed(FetchError::Status { status }));
+        }
+        let mut writer =
+            self.shared.content.writer().map_err(|error| failed(FetchError::Store(error)))?;
+        let mut body = response.bytes_stream();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| failed(FetchError::Http(error)))?;
+            writer.write_all(&piece).map_err(|error| failed(FetchError::Store(error)))?;
+        }
+        writer.finish().map_err(|error| failed(FetchError::Store(error)))
+    }
+
+    /// Checks a repository out; returns its files and its commit.
+    async fn checkout(
+        &self,
+        address: &GitAddress,
+        keep_git_dir: bool,
+    ) -> Result<(Arc<Tree>, String), BuildError> {
+        let dir = self
+            .shared
+            .content
+            .temporary_dir()
+            .map_err(BuildError::io("make a directory for a repository"))?;
+        let git = |args: &[&str]| {
+            let mut command = Command::new("git");
+            command
+                .arg("-C")
+                .arg(dir.path())
+                .args(["-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"])
+                .args(args)
+                .env("GIT_TERMINAL_PROMPT", "0")
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .kill_on_drop(true);
+            run("git", command, &address.url)
+        };
+        git(&["init", "-q", "."]).await?;
+        git(&["remote", "add", "origin", "--", &address.url]).await?;
+        let wanted = address.reference.as_deref().unwrap_or("HEAD");
+        if wanted.starts_with('-') {
+            let problem = format!("{wanted:?} is no branch, tag or commit");
+            return Err(BuildError::Malformed { problem });
+        }
+        // A commit that is no tip of a branch needs all of them.
+        let shallow = git(&["fetch", "-q", "--depth=1", "origin", wanted]).await;
+        let head = match shallow {
+            Ok(_) => "FETCH_HEAD",
+            Err(error) if address.reference.is_none() => return Err(error),
+            Err(_) => {
+                git(&["fetch", "-q", "--tags", "origin"]).await?;
+                wanted
+            }
+        };
+        git(&["checkout", "-q", "--force", head]).await?;
+        git(&["submodule", "update", "-q", "--init", "--recursive", "--depth=1"]).await?;
+        let commit = git(&["rev-parse", "HEAD"]).await?.trim().to_owned();
+        if !keep_git_dir {
+            std::fs::remove_dir_all(dir.path().join(".git"))
+                .map_err(BuildError::io("leave the repository's history out"))?;
+        }
+        let tree = Tree::directory(dir.path())?;
+        let tree = match address.directory.as_str() {
+            "" => tree,
+            directory => {
+                let path = dir.path().join(crate::sources::clean(directory));
+                let real = path
+                    .canonicalize()
+                    .map_err(BuildError::io("find the repository's directory"))?;
+                let root =
+                    dir.path().canonicalize().map_err(BuildError::io("find the repository"))?;
+                if !real.starts_with(root) {
+                    return Err(BuildError::NoSource {
+                        path: directory.to_owned(),
+                        is_ignored: false,
+                    });
+                }
+                Tree::directory(&real)?
+            }
+        };
+        self.keep_directory(dir);
+        Ok((Arc::new(tree), commit))
+    }
+
+    /// A context that is an archive which the client sends.
+    pub(crate) async fn archive_context(&self, name: &str) -> Result<SourceFiles, BuildError> {
+        let content = self.shared.content.clone();
+        let stored = Arc::new(std::sync::Mutex::new((None, None)));
+        let slot = Arc::clone(&stored);
+        let sink = move |_: usize, bytes: bytes::Bytes, is_end: bool| {
+            let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut writer: crate::content::FileWriter = match slot.0.take() {
+                Some(writer) => writer,
+                None => content.writer()?,
+            };
+            writer.write_all(&bytes)?;
+            if is_end {
+                slot.1 = Some(writer.finish()?);
+            } else {
+                slot.0 = Some(writer);
+            }
+            Ok(())
+        };
+        self.session
+            .fetch(name, vec![String::new()], Box::new(sink))
+            .await
+            .map_err(|source| BuildError::Session { source })?;
+        let digest = stored.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1.take();
+        let digest =
+            digest.ok_or(BuildError::ClientProtocol { what: "the archive was not sent" })?;
+        self.unpacked_context(&digest).await
+    }
+
+    /// A context from a URL: a repository, or an archive.
+    pub(crate) async fn remote_context(&self, url: &str) -> Result<SourceFiles, BuildError> {
+        let step = self.progress.step(format!("[internal] load remote build context {url}"));
+        let files = if let Some(address) = git_address(url) {
+            let (tree, commit) = self.checkout(&address, false).await?;
+            self.note_material(url, &commit);
+            SourceFiles::Tree(Arc::clone(&tree), Arc::new(ignore_of(&tree)?))
+        } else {
+            let digest = self.download(url).await?;
+            self.note_material(url, digest.as_str());
+            self.unpacked_context(&digest).await?
+        };
+        step.done();
+        Ok(files)
+    }
+
+    /// A context that is an image.
+    pub(crate) async fn image_context(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<SourceFiles, BuildError> {
+        let image = self.image(name, &self.platform).await?;
+        let files: Files = self.image_files(&image)?;
+        let tree = self.shared.blocking(move |_| Ok(Tree::layers(&files.dirs())?)).await?;
+        Ok(SourceFiles::Tree(Arc::new(tree), Arc::default()))
+    }
+
+    async fn unpacked_context(&self, digest: &Digest) -> Result<SourceFiles, BuildError> {
+        let path = self.shared.content.path(digest.hex());
+        let dir = self
+            .shared
+            .content
+            .temporary_dir()
+            .map_err(BuildError::io("make a directory for an archive"))?;
+        let target = dir.path().to_owned();
+        let is_archive =
+            self.shared.blocking(move |_| crate::archive::unpack(&path, &target)).await?;
+        if !is_archive {
+            // A single file is a Dockerfile alone.
+            std::fs::copy(
+                self.shared.content.path(digest.hex()),
+                dir.path().join(&self.request.dockerfile_name),
+            )
+            .map_err(BuildError::io("keep the Dockerfile"))?;
+        }
+        let tree = Arc::new(Tree::directory(dir.path())?);
+        let ignore = ignore_of(&tree)?;
+        self.keep_directory(dir);
+        Ok(SourceFiles::Tree(tree, Arc::new(ignore)))
+    }
+
+    /// Unpacks a source that is an archive of a kind that `ADD` knows.
+    pub(crate) async fn unpack_if_archive(&self, source: Source) -> Result<Source, BuildError> {
+        let [Item { kind: ItemKind::File { origin: Origin::Stored(path), .. }, .. }] =
+            source.items.as_slice()
+        else {
+            return Ok(source);
+        };
+        let path = path.clone();
+        let mut head = [0_u8; 512];
+        let length = std::fs::File::open(&path)
+            .and_then(|mut file| file.read(&mut head))
+            .map_err(BuildError::io("read a source"))?;
+        if !crate::archive::may_be(&head[..length]) {
+            return Ok(source);
+        }
+        let dir = self
+            .shared
+            .content
+            .temporary_dir()
+            .map_err(BuildError::io("make a directory for an archive"))?;
+        let target = dir.path().to_owned();
+        if !self.shared.blocking(move |_| crate::archive::unpack(&path, &target)).await? {
+            return Ok(source);
+        }
+        let tree = Arc::new(Tree::directory(dir.path())?);
+        self.keep_directory(dir);
+        SourceFiles::Tree(tree, Arc::default()).select("", &Arc::default(), true).await
+    }
+}
+
+fn ignore_of(tree: &Tree) -> Result<Ignore, BuildError> {
+    let limit = crate::dockerfile::MAX_BYTES as u64;
+    let text = tree
+        .read(".dockerignore", limit)
+        .map_err(BuildError::io("read the .dockerignore"))?
+        .unwrap_or_default();
+    Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|source| BuildError::Ignore { source })
+}
+
+/// Runs a program that fetches something; returns what it printed.
+async fn run(program: &'static str, mut command: Command, url: &str) -> Result<String, BuildError> {
+    let failed = |source| BuildError::Fetch { url: url.to_owned(), source };
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await
+        .map_err(|source| failed(FetchError::Program { program, source }))?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(failed(FetchError::Failed { program, complaint }));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Build {
+    /// Keeps a directory until the build is over.
+    fn keep_directory(&self, dir: TemporaryDir) {
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        kept.push(dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_told_from_files() {
+        let address = |text: &str| git_address(text).map(|a| (a.url, a.reference, a.directory));
+
+        assert_eq!(
+            address("https://example.org/a.git#v1:sub/dir"),
+            Some(("https://example.org/a.git".into(), Some("v1".into()), "sub/dir".into()))
+        );
+        assert_eq!(
+            address("git@example.org:a/b#:x"),
+            Some(("git@example.org:a/b".into(), None, "x".into()))
+        );
+        assert_eq!(
+            address("github.com/a/b"),
+            Some(("https://github.com/a/b".into(), None, String::new()))
+        );
+        assert_eq!(address("https://example.org/a.tar.gz"), None);
+        assert!(is_remote("http://example.org/x") && !is_remote("src/x.git"));
+    }
+}

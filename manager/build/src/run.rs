@@ -1,0 +1,414 @@
+//! `RUN`: a step in a container.
+//!
+//! ```text
+//! seat (a right, and a range of ids) ─▶ empty snapshot over the stage's layers ─▶ mounts ─▶ engine
+//!        ─▶ exit 0: what the runtime left is taken away, owners are given back ─▶ a layer
+//!        ─▶ else: the snapshot is given up
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keg_engine::model::IdRange;
+use keg_engine::{StepOutput, StepPlan};
+use keg_network::NetworkMode;
+use rustix::fs::{AtFlags, FileType, Gid, Uid, fchown, unlinkat};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::builder::Shared;
+use crate::dockerfile::{Command, Located, Network, Run, RunMount, Security, parse_heredoc};
+use crate::error::BuildError;
+use crate::layers::{Files, Upper};
+use crate::mounts::Mounted;
+use crate::owners::unshift;
+use crate::progress::Step;
+use crate::scope::PROXY_ARGS;
+use crate::stage::{Stage, key_of};
+use crate::steps::{identity_of, inherit_root};
+use crate::tree::{Tree, TreeError};
+
+/// Pieces of output that wait to be told.
+const OUTPUT_PIECES: usize = 64;
+/// What a step sees as its host's name; BuildKit's.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// What a `RUN` runs, variables and heredocs seen to.
+struct Words {
+    args: Vec<String>,
+    /// A script that is mounted and executed: its name and its text.
+    script: Option<(String, String)>,
+}
+
+impl Stage {
+    /// `RUN`.
+    pub(crate) async fn run(&mut self, run: &Run, located: &Located) -> Result<(), BuildError> {
+        let step = self.begin_step(&located.text);
+        let outcome = self.run_step(run, &step).await;
+        outcome.inspect_err(|error| step.failed(error.to_string()))
+    }
+
+    async fn run_step(&mut self, run: &Run, step: &Step) -> Result<(), BuildError> {
+        let network = match run.network {
+            Network::Default => self.build.request.network,
+            given => given,
+        };
+        self.check_allowed(run, network)?;
+        let words = self.words(run)?;
+        let created_by = self.created_by(&words);
+        let mut mounts = Vec::new();
+        let mut mount_keys = Vec::new();
+        for mount in &run.mounts {
+            let mount = RunMount::parse(&self.word(mount)?).map_err(|problem| {
+                BuildError::Malformed { problem: format!("--mount: {problem}") }
+            })?;
+            let mounted = self.mount(&mount).await?;
+            mount_keys.push(mounted.key());
+            mounts.push(mounted);
+        }
+        let env = self.run_env();
+        let key = key_of(&json!({
+            "step": "run",
+            "on": self.files.id,
+            "args": words.args,
+            "script": words.script,
+            "env": env.iter().filter(|entry| !is_proxy(entry)).collect::<Vec<_>>(),
+            "user": self.config.text("User"),
+            "directory": self.config.text("WorkingDir"),
+            "network": network.as_str(),
+            "insecure": run.security == Security::Insecure,
+            "mounts": mount_keys,
+            "epoch": self.build.epoch_secs,
+        }));
+        let _turn = self.build.shared.locks.lock(&key).await;
+        if let Some(result) = self.find(&key)? {
+            step.cached();
+            self.accept(result, created_by);
+            return Ok(());
+        }
+        let is_insecure = run.security == Security::Insecure;
+        let upper = self.execute(words, env, mounts, network, is_insecure, step).await?;
+        let result = self.finish_step(&key, upper, &created_by)?;
+        step.done();
+        self.accept(result, created_by);
+        Ok(())
+    }
+
+    fn check_allowed(&self, run: &Run, network: Network) -> Result<(), BuildError> {
+        let request = &self.build.request;
+        if run.security == Security::Insecure && !request.allow_insecure {
+            return Err(BuildError::NotAllowed { what: "security.insecure" });
+        }
+        // Who types --network=host for the whole build has allowed it.
+        let asked = run.network == Network::Host;
+        if network == Network::Host
+            && asked
+            && !request.allow_host_network
+            && request.network != Network::Host
+        {
+            return Err(BuildError::NotAllowed { what: "network.host" });
+        }
+        Ok(())
+    }
+
+    /// Decides what is executed (BuildKit's rules for heredocs).
+    fn words(&self, run: &Run) -> Result<Words, BuildError> {
+        let line = match &run.command {
+            Command::Exec(words) => {
+                return Ok(Words { args: words.clone(), script: None });
+            }
+            Command::Shell(line) => line,
+        };
+        let shell = |line: String| {
+            let mut args = self.config.shell();
+            args.push(line);
+            args
+        };
+        let Some(first) = run.heredocs.first() else {
+            return Ok(Words { args: shell(line.clone()), script: None });
+        };
+        let is_alone = parse_heredoc(line.trim(), self.build.file.directives.escape).is_some();
+        if !is_alone {
+            // The shell knows heredocs itself.
+            let mut full = line.clone();
+            for heredoc in &run.heredocs {
+                full.push('\n');
+                full.push_str(&heredoc.content);
+                full.push_str(&heredoc.name);
+            }
+            return Ok(Words { args: shell(full), script: None });
+        }
+        let text = first.text();
+        if text.starts_with("#!") {
+            let path = format!("/dev/pipes/{}", first.name);
+            return Ok(Words { args: vec![path], script: Some((first.name.clone(), text)) });
+        }
+        Ok(Words { args: shell(text), script: None })
+    }
+
+    fn created_by(&self, words: &Words) -> String {
+        let args: Vec<String> = self
+            .args
+            .iter()
+            .filter_map(|(key, value)| {
+                let value = self.config.env(key).or_else(|| value.clone())?;
+                Some(format!("{key}={value}"))
+            })
+            .collect();
+        let prefix = match args.as_slice() {
+            [] => String::new(),
+            args => format!("|{} {} ", args.len(), args.join(" ")),
+        };
+        format!("RUN {prefix}{} # buildkit", words.args.join(" "))
+    }
+
+    /// The environment: the image's, arguments, and proxies.
+    fn run_env(&self) -> Vec<String> {
+        let mut env: BTreeMap<String, String> = BTreeMap::new();
+        for proxy in PROXY_ARGS {
+            if let Some(value) = self.build.request.build_args.get(proxy) {
+                env.insert(proxy.to_owned(), value.clone());
+            }
+        }
+        for (key, value) in &self.args {
+            if let Some(value) = value {
+                env.insert(key.clone(), value.clone());
+            }
+        }
+        if let Some(epoch) = self.build.epoch_secs
+            && self.args.iter().any(|(key, _)| key == "SOURCE_DATE_EPOCH")
+        {
+            env.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_string());
+        }
+        for entry in self.config.list("Env") {
+            if let Some((key, value)) = entry.split_once('=') {
+                env.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        env.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    async fn execute(
+        &mut self,
+        words: Words,
+        mut env: Vec<String>,
+        mounts: Vec<Mounted>,
+        network: Network,
+        is_insecure: bool,
+        step: &Step,
+    ) -> Result<Upper, BuildError> {
+        let shared = Arc::clone(&self.build.shared);
+        let seat = shared.seat().await?;
+        let range = seat.range;
+        let (files, user) = (self.files.clone(), self.config.text("User").to_owned());
+        let directory = match self.config.text("WorkingDir") {
+            "" => "/".to_owned(),
+            path => path.to_owned(),
+        };
+        let (upper, identity) = {
+            let files = files.clone();
+            shared
+                .blocking(move |shared| {
+                    let identity = identity_of(&files, &user)?;
+                    let upper = shared.layers.take()?;
+                    shift_root(&files, &upper, range)
+                        .inspect_err(|_| shared.layers.discard(&upper))?;
+                    Ok((upper, identity))
+                })
+                .await?
+        };
+        let mut upper = Guarded { shared: Arc::clone(&shared), upper: Some(upper) };
+        let mut prepared = crate::mounts::Prepared::new(self, &directory);
+        for mount in mounts {
+            prepared.add(mount, &mut env).await?;
+        }
+        if let Some((name, text)) = &words.script {
+            prepared.add_script(name, text)?;
+        }
+        let layers = &shared.layers;
+        let root = layers.snapshotter().mounts_over(
+            layers.ns(),
+            &upper.key(),
+            &files.dirs(),
+            Some(keg_store::IdRange { base: range.start, count: range.length }),
+        )?;
+        let plan = StepPlan {
+            root,
+            id_range: range,
+            identity,
+            args: words.args,
+            env,
+            working_dir: directory.into(),
+            mounts: prepared.engine_mounts(),
+            network: network_mode(network, &shared),
+            privileged: is_insecure,
+            hostname: HOSTNAME.to_owned(),
+            extra_hosts: self.build.request.extra_hosts.clone(),
+            shm_size_bytes: self.build.request.shm_size_bytes,
+            ulimits: self.build.request.ulimits.clone(),
+            terminal: None,
+        };
+        let (sink, output) = mpsc::channel(OUTPUT_PIECES);
+        let running = shared.engine.run_step(plan, sink, None);
+        let (exit, ()) = tokio::join!(running, tell(output, step));
+        let exit = exit.map_err(|source| BuildError::Engine { source: Box::new(source) })?;
+        drop(prepared);
+        if exit.code != 0 {
+            return Err(BuildError::Exit { code: exit.code });
+        }
+        let upper = upper.take();
+        shared
+            .blocking(move |shared| {
+                let cleaned = Tree::directory(&upper.dir)
+                    .and_then(|tree| unshift(&tree, range))
+                    .map_err(BuildError::from)
+                    .and_then(|()| remove_stubs(&files, &upper, &exit.mount_targets));
+                cleaned.inspect_err(|_| shared.layers.discard(&upper))?;
+                Ok(upper)
+            })
+            .await
+    }
+}
+
+/// A snapshot that is given up unless it is taken.
+struct Guarded {
+    shared: Arc<Shared>,
+    upper: Option<Upper>,
+}
+
+impl Guarded {
+    fn key(&self) -> String {
+        self.upper.as_ref().map(|upper| upper.key.clone()).unwrap_or_default()
+    }
+
+    fn take(&mut self) -> Upper {
+        self.upper.take().unwrap_or(Upper { key: String::new(), dir: "/nonexistent".into() })
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let Some(upper) = &self.upper {
+            self.shared.layers.discard(upper);
+        }
+    }
+}
+
+fn is_proxy(entry: &str) -> bool {
+    entry.split_once('=').is_some_and(|(key, _)| PROXY_ARGS.contains(&key))
+}
+
+fn network_mode(network: Network, shared: &Shared) -> NetworkMode {
+    match network {
+        Network::Default => shared.engine.settings().default_network.clone(),
+        Network::None => NetworkMode::None,
+        Network::Host => NetworkMode::Host,
+    }
+}
+
+/// Passes on what a step writes.
+async fn tell(mut output: mpsc::Receiver<StepOutput>, step: &Step) {
+    while let Some(piece) = output.recv().await {
+        match piece {
+            StepOutput::Stdout(bytes) => step.log(false, bytes),
+            StepOutput::Stderr(bytes) => step.log(true, bytes),
+        }
+    }
+}
+
+/// Gives the new uppermost directory to the step's root, or to whom it belongs below, shifted.
+fn shift_root(files: &Files, upper: &Upper, range: IdRange) -> Result<(), BuildError> {
+    inherit_root(&files.dirs(), &upper.dir)?;
+    let tree = Tree::directory(&upper.dir)?;
+    let shift = |id: u32| if id < range.length { range.start + id } else { id };
+    rustix::fs::fstat(tree.root())
+        .and_then(|stat| {
+            let (uid, gid) = (shift(stat.st_uid), shift(stat.st_gid));
+            fchown(tree.root(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            rustix::fs::fchmod(tree.root(), rustix::fs::Mode::from_raw_mode(stat.st_mode & 0o7777))
+        })
+        .map_err(TreeError::io("give to the step", "/"))?;
+    Ok(())
+}
+
+/// Removes the empty files and directories that the runtime made to mount something on them, and
+/// directories of which nothing is left that differs from what is below.
+fn remove_stubs(
+    files: &Files,
+    upper: &Upper,
+    targets: &[std::path::PathBuf],
+) -> Result<(), BuildError> {
+    let below = match files.dirs() {
+        dirs if dirs.is_empty() => None,
+        dirs => Some(Tree::layers(&dirs)?),
+    };
+    let own = Tree::directory(&upper.dir)?;
+    let mut touched: Vec<String> = Vec::new();
+    for target in targets.iter().rev() {
+        let mut path = target.to_string_lossy().trim_matches('/').to_owned();
+        // The runtime may have made the directories above, too.
+        while !path.is_empty() {
+            if let Some(tree) = &below
+                && tree.stat(&path).map_err(TreeError::io("look at", &path))?.is_some()
+            {
+                break;
+            }
+            let (parent, name) = match path.rsplit_once('/') {
+                Some((parent, name)) => (parent.to_owned(), name.to_owned()),
+                None => (String::new(), path.clone()),
+            };
+            let Ok(dir) = own.open_dir(&parent) else { break };
+            if !remove_if_empty(&dir, &name) {
+                break;
+            }
+            touched.push(parent.clone());
+            path = parent;
+        }
+        let path = target.to_string_lossy().trim_matches('/').to_owned();
+        touched
+            .push(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default());
+    }
+    if let Some(below) = &below {
+        touched.sort();
+        touched.dedup();
+        for path in touched.iter().rev().filter(|path| !path.is_empty()) {
+            remove_if_same(&own, below, path);
+        }
+    }
+    Ok(())
+}
+
+/// Removes an empty file or directory; tells whether it is gone.
+fn remove_if_empty(dir: &std::os::fd::OwnedFd, name: &str) -> bool {
+    let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok(),
+        FileType::RegularFile if stat.st_size == 0 => unlinkat(dir, name, AtFlags::empty()).is_ok(),
+        _ => false,
+    }
+}
+
+/// Removes an empty directory of the upper layer that looks as the one below it: it is there only
+/// because the runtime passed by.
+fn remove_if_same(own: &Tree, below: &Tree, path: &str) {
+    let (Ok(Some(mine)), Ok(Some(theirs))) = (own.stat(path), below.stat(path)) else { return };
+    let is_same = mine.st_mode == theirs.st_mode
+        && mine.st_uid == theirs.st_uid
+        && mine.st_gid == theirs.st_gid
+        && FileType::from_raw_mode(mine.st_mode) == FileType::Directory;
+    // An opaque directory hides what is below: it is a change although it is empty.
+    let is_opaque = |dir: std::os::fd::OwnedFd| {
+        let mut value = [0_u8; 1];
+        ["trusted.overlay.opaque", "user.overlay.opaque"]
+            .iter()
+            .any(|name| rustix::fs::fgetxattr(&dir, *name, &mut value[..]).is_ok())
+    };
+    if !is_same || own.open_dir(path).map_or(true, is_opaque) {
+        return;
+    }
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if let Ok(dir) = own.open_dir(parent) {
+        // One with something in it stays.
+        let _ = unlinkat(&dir, name, AtFlags::REMOVEDIR);
+    }
+}
