@@ -171,7 +171,8 @@ impl Engine {
     ) -> Result<StepExit, EngineError> {
         let label = || record.name.as_str().to_owned();
         let id = record.id.as_str();
-        let options = runtime_options(&prepared.runtime);
+        let owner = record.id_range.map_or(0, |range| range.start);
+        let options = runtime_options(&prepared.runtime, owner);
         let address = self
             .shared
             .shim
