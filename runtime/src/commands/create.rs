@@ -304,18 +304,19 @@ impl CreateOptions {
     fn keep_descriptors(&self) -> Result<(Vec<CString>, u32), CommandError> {
         let listen: u32 =
             std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-        keep_descriptors(self.preserve_fds, listen)?;
+        let kept = keep_descriptors(self.preserve_fds, listen)?;
         let mut env = Vec::new();
         if listen > 0 {
             env.push(CString::new(format!("LISTEN_FDS={listen}")).unwrap_or_default());
             env.push(c"LISTEN_PID=1".to_owned());
         }
-        Ok((env, self.preserve_fds + listen))
+        Ok((env, kept))
     }
 }
 
-/// See [`CreateOptions::keep_descriptors`].
-pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<(), CommandError> {
+/// See [`CreateOptions::keep_descriptors`]. Returns how many there are up to the last that is open:
+/// the rest of the range is the runtime's own.
+pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<u32, CommandError> {
     let kept = preserve.checked_add(listen).filter(|kept| *kept < 1 << 20).ok_or_else(|| {
         CommandError::Option {
             option: "--preserve-fds",
@@ -325,18 +326,21 @@ pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<(), Command
     })?;
     sys::fd::cloexec_from(3 + kept)
         .map_err(CommandError::kernel("mark descriptors close-on-exec"))?;
-    for fd in 3..3 + kept {
+    let mut open = 0;
+    for number in 0..kept {
+        let fd = 3 + number;
         let fd = i32::try_from(fd).unwrap_or(i32::MAX);
         match sys::fd::set_cloexec(fd, false) {
             // There is nothing to inherit.
-            Ok(()) | Err(Errno::EBADF) => {}
+            Err(Errno::EBADF) => {}
+            Ok(()) => open = number + 1,
             Err(errno) => {
                 let what = format!("keep descriptor {fd} (--preserve-fds)");
                 return Err(CommandError::Kernel { what, errno });
             }
         }
     }
-    Ok(())
+    Ok(open)
 }
 
 pub(super) fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<(), CommandError> {
