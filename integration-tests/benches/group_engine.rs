@@ -82,12 +82,12 @@ fn lives(engines: &[Engine<'_>], rounds: usize) -> anyhow::Result<Vec<Comparison
     })?;
     let mut comparisons = vec![Comparison { task: "run -d, until it runs".into(), figures }];
     for engine in engines {
-        engine.run_detached("e")?;
+        engine.run_detached("exec")?;
     }
-    let figures = compare(engines, rounds, |engine, round| engine.exec_true("e", round))?;
+    let figures = compare(engines, rounds, |engine, round| engine.exec_true("exec", round))?;
     comparisons.push(Comparison { task: "exec CONTAINER true".into(), figures });
     for engine in engines {
-        engine.remove("e")?;
+        engine.remove("exec")?;
     }
     let removers: Vec<&Engine<'_>> = engines.iter().filter(|one| one.has_docker_commands).collect();
     let figures = compare_some(&removers, rounds, |engine, round| {
@@ -431,7 +431,8 @@ impl Podman {
         // Debian's crun does not run on every layout of cgroups.
         command.args(["--runtime", "runc", "--"]);
         Engine {
-            isolation: vec!["--network".into(), "none".into()],
+            // Podman's own limit of open files may be higher than what the machine allows.
+            isolation: ["--network", "none", "--ulimit", "host"].map(Into::into).into(),
             ..Engine::from_command("podman", &command, "bench")
         }
     }
