@@ -331,11 +331,9 @@ pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<u32, Comman
         let fd = 3 + number;
         let fd = i32::try_from(fd).unwrap_or(i32::MAX);
         match sys::fd::set_cloexec(fd, false) {
-            // There is nothing to inherit.
-            Err(Errno::EBADF) => {}
             Ok(()) => open = number + 1,
             Err(errno) => {
-                let what = format!("keep descriptor {fd} (--preserve-fds)");
+                let what = format!("keep descriptor {fd} (--preserve-fds): it is not open");
                 return Err(CommandError::Kernel { what, errno });
             }
         }
