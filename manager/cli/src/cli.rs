@@ -10,7 +10,8 @@ use crate::commands::{
     attach, build, builder, commit, completion, container_prune, cp, create, diff, events, exec,
     export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login,
     logout, logs, man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save,
-    search, start, stats, stop, system_check, system_df, tag, top, update, version, volume, wait,
+    search, start, stats, stop, system_check, system_df, system_prune, tag, top, update, version,
+    volume, wait,
 };
 use crate::failure::Failure;
 
@@ -252,6 +253,8 @@ pub(crate) enum SystemCommand {
     Check(system_check::CheckArgs),
     /// Show what takes how much of the disk
     Df(system_df::DfArgs),
+    /// Remove what nothing uses
+    Prune(system_prune::SystemPruneArgs),
     /// Show what happens, as it happens
     Events(events::EventsArgs),
     /// Show the daemon's settings, what it holds, and what the host offers
@@ -307,6 +310,7 @@ pub(crate) async fn execute(command: Command, host: &str) -> Result<u8, Failure>
         Command::System(SystemCommand::Check(args)) => system_check::run(args, host).await,
         Command::System(SystemCommand::Df(args)) => system_df::run(args, host).await,
         Command::Update(args) => update::run(args, host).await,
+        Command::System(SystemCommand::Prune(args)) => system_prune::run(args, host).await,
         Command::System(SystemCommand::Events(args)) => events::run(args, host).await,
         Command::System(SystemCommand::Info(args)) => info::run(args, host).await,
         Command::Tag(args) => tag::run(args, host).await,

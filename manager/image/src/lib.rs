@@ -22,6 +22,8 @@ mod credentials;
 pub mod diff;
 pub mod extract;
 mod feed;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
 mod images;
 mod implicit;

@@ -4,14 +4,15 @@
 //! anything else that could be a layer or a configuration is stored under the digest that it has. The
 //! documents come last in some archives, so that what is what is decided at the end.
 
-use std::borrow::Cow;
+mod error;
+
 use std::collections::HashMap;
 use std::io::{self, BufReader};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use keg_store::{Algorithm, ContentError, Descriptor, Digest, ErrorClass, Explain, Labels, Reason};
+use keg_store::{Algorithm, ContentError, Descriptor, Digest, Labels};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -19,7 +20,7 @@ use crate::compression::{Compression, Decoder};
 use crate::extract::{ArchiveEntry, ArchiveReader, ExtractError};
 use crate::feed::{Fed, feed};
 use crate::images::ImageError;
-use crate::layer::{Layer, LayerError};
+use crate::layer::Layer;
 use crate::manifest::{
     Config, Document, Index, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
     ManifestError,
@@ -34,6 +35,8 @@ use crate::shared::OperationLease;
 use crate::stack::unpack;
 use crate::{ImageRecord, Images, Platform, Reference};
 
+pub use self::error::LoadError;
+
 /// Size of the buffer behind decompression.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -42,127 +45,6 @@ const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Most files in an archive.
 const MAX_ENTRIES: usize = 100_000;
-
-/// Why an archive's images were not loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The archive did not come to its end.
-    #[error("the archive was not received to its end")]
-    Receive {
-        /// What the sender said.
-        #[source]
-        source: io::Error,
-    },
-    /// The archive cannot be read.
-    #[error("cannot load the archive")]
-    Archive {
-        /// Why.
-        #[source]
-        source: ExtractError,
-    },
-    /// The archive holds no images.
-    #[error("the archive has neither an index.json nor a manifest.json that names an image")]
-    NoImages,
-    /// A document is not valid.
-    #[error("{document} in the archive is not valid")]
-    Document {
-        /// Its name.
-        document: &'static str,
-        /// What is wrong.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A document refers to what the archive does not have.
-    #[error("the archive refers to {path:?} and does not have it")]
-    Missing {
-        /// The path, or digest.
-        path: String,
-    },
-    /// A manifest or configuration cannot be used.
-    #[error("cannot load an image")]
-    Manifest {
-        /// Why.
-        #[source]
-        source: Box<ManifestError>,
-    },
-    /// A layer did not become a snapshot.
-    #[error("cannot load an image")]
-    Layer {
-        /// Why.
-        #[source]
-        source: Box<LayerError>,
-    },
-    /// A blob could not be stored.
-    #[error("cannot store the archive's content")]
-    Content {
-        /// Why.
-        #[source]
-        source: ContentError,
-    },
-    /// An image could not be named or read back.
-    #[error("cannot enter an image")]
-    Enter {
-        /// Why.
-        #[source]
-        source: Box<ImageError>,
-    },
-    /// The daemon is shutting down.
-    #[error("loading was called off")]
-    CalledOff,
-}
-
-impl LoadError {
-    fn cause(&self) -> Option<&dyn Explain> {
-        match self {
-            Self::Archive { source } => Some(source),
-            Self::Manifest { source } => Some(source.as_ref()),
-            Self::Layer { source } => Some(source.as_ref()),
-            Self::Content { source } => Some(source),
-            Self::Enter { source } => Some(source.as_ref()),
-            Self::Receive { .. }
-            | Self::NoImages
-            | Self::Document { .. }
-            | Self::Missing { .. }
-            | Self::CalledOff => None,
-        }
-    }
-}
-
-impl Explain for LoadError {
-    fn reason(&self) -> Reason {
-        match self {
-            Self::Receive { .. } => Reason::InvalidArgument,
-            Self::NoImages | Self::Document { .. } | Self::Missing { .. } => Reason::ImageMalformed,
-            _ => self.cause().map_or(Reason::Internal, Explain::reason),
-        }
-    }
-
-    fn class(&self) -> ErrorClass {
-        match self {
-            Self::CalledOff => ErrorClass::Aborted,
-            _ => self.cause().map_or_else(|| self.reason().class(), Explain::class),
-        }
-    }
-
-    fn remedy(&self) -> Option<Cow<'static, str>> {
-        match self {
-            Self::Receive { .. } => Some("send the archive again".into()),
-            Self::NoImages => Some(
-                "load takes what `save` wrote; for an archive of a root filesystem use `import`"
-                    .into(),
-            ),
-            Self::Document { .. } | Self::Missing { .. } => Some("save the images again".into()),
-            _ => self.cause().and_then(Explain::remedy),
-        }
-    }
-
-    fn operands(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Missing { path } => vec![("path", path.clone())],
-            _ => self.cause().map(Explain::operands).unwrap_or_default(),
-        }
-    }
-}
 
 /// What was found in an archive.
 #[derive(Debug, Default)]

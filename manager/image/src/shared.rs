@@ -106,6 +106,29 @@ impl OperationLease {
     }
 }
 
+/// Names of the operations that take leases.
+const OPERATIONS: [&str; 3] = ["import", "load", "pull"];
+
+impl crate::Images {
+    /// Ends the leases of operations that a killed daemon left behind. To be called once, before the
+    /// first operation: what they had received stays until the next collection.
+    ///
+    /// # Errors
+    /// Only if the database fails.
+    pub fn forget_interrupted(&self) -> Result<(), MetadataError> {
+        let shared = &self.shared;
+        shared.store.transaction(|tx| {
+            for lease in tx.leases(&shared.ns)? {
+                let operation = lease.id.split('-').next().unwrap_or_default();
+                if lease.expires_at.is_some() && OPERATIONS.contains(&operation) {
+                    tx.delete_lease(&shared.ns, &lease.id)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
 impl Drop for OperationLease {
     fn drop(&mut self) {
         if self.is_done {

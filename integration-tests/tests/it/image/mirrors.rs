@@ -117,6 +117,8 @@ impl TlsRegistry {
             "/CN=Keg It Authority",
             "-addext",
             "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
             "-keyout",
             &key,
             "-out",

@@ -125,7 +125,9 @@ fn df_accounts_for_what_is_there_and_prune_gives_it_back() {
     let image = format!("{}/it", registry.address());
     let daemon = Daemon::new();
     daemon.pull(&image);
-    let _ = daemon.keg(["run", "--name", "c", &image, "sh", "-c", "head -c 300000 /noise0 >/w"]);
+    let script = "head -c 300000 /noise0 >/w";
+    let run = ["run", "--network", "none", "--name", "c", &image, "sh", "-c", script];
+    let _ = daemon.keg(run).success();
     let usage =
         || -> Value { daemon.keg(["system", "df", "-v", "--format", "json"]).success().json() };
 

@@ -49,6 +49,7 @@ pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod system_check;
 pub(crate) mod system_df;
+pub(crate) mod system_prune;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod update;

@@ -140,3 +140,15 @@ impl RegistryClient {
             .ok_or_else(|| RegistryError::NoPush { registry: domain.to_owned() })
     }
 }
+
+/// Parses a `hosts.toml` for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_hosts(text: &str, path: &std::path::Path) {
+    drop(hosts::parse(text, path, Endpoint::of_registry("x.example", &[])));
+}
+
+/// Parses a challenge for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_challenge(value: &str) {
+    drop(auth::Challenge::choose([value]));
+}

@@ -12,15 +12,10 @@ pub(super) fn certificate_problem(error: &reqwest::Error) -> Option<String> {
             return Some(words(problem));
         }
         // What an I/O error carries is not among its sources.
-        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(carried) = carried {
-            if let Some(rustls::Error::InvalidCertificate(problem)) = carried.downcast_ref() {
-                return Some(words(problem));
-            }
-            cause = carried.source();
-        } else {
-            cause = error.source();
-        }
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(carried) => Some(carried),
+            None => error.source(),
+        };
     }
     None
 }
