@@ -126,7 +126,7 @@ fn df_accounts_for_what_is_there_and_prune_gives_it_back() {
     let daemon = Daemon::new();
     daemon.pull(&image);
     let script = "head -c 300000 /noise0 >/w";
-    let run = ["run", "--network", "none", "--name", "c", &image, "sh", "-c", script];
+    let run = ["run", "--network", "none", "--name", "box", &image, "sh", "-c", script];
     let _ = daemon.keg(run).success();
     let usage =
         || -> Value { daemon.keg(["system", "df", "-v", "--format", "json"]).success().json() };
@@ -134,7 +134,7 @@ fn df_accounts_for_what_is_there_and_prune_gives_it_back() {
     let before = usage();
     let table = daemon.keg(["system", "df"]).success().stdout;
     let kept = daemon.keg(["image", "prune", "-af"]).success();
-    let _ = daemon.keg(["rm", "c"]).success();
+    let _ = daemon.keg(["rm", "box"]).success();
     let pruned = daemon.keg(["image", "prune", "-af"]).success();
     let after = usage();
 
