@@ -87,6 +87,7 @@ async fn containers(daemon: &Daemon, filters: &Filters) -> Result<(), Failure> {
     let request = ListContainersRequest {
         all: true,
         limit: 0,
+        sizes: false,
         filters: match labels.is_empty() {
             true => [].into(),
             false => [("label".to_owned(), ContainerFilterValues { values: labels })].into(),
