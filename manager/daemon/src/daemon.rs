@@ -186,11 +186,10 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images, Vec<IdRange>)> {
             ..ImagesOptions::default()
         },
     );
+    images.forget_interrupted().context("cannot end what an earlier daemon began")?;
     let mut settings = settings(config, store.root(), namespace)?;
     let (id_pool, build_ranges) = builder::split_pool(settings.id_pool);
     settings.id_pool = id_pool;
-    images.forget_interrupted().context("cannot end what an earlier daemon began")?;
-    let settings = settings(config, store.root(), namespace)?;
     let networks = open_networks(config, &settings);
     let cni = Cni::new(CniSettings {
         config_dirs: config.network.cni_config_dirs.clone(),
