@@ -138,7 +138,6 @@ impl StatsStream {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a percentage needs no 53 bits")]
 fn percent(cpu_nsec: u64, elapsed: Duration) -> f64 {
     let elapsed_nsec = elapsed.as_nanos() as f64;
     if elapsed_nsec > 0.0 { cpu_nsec as f64 * 100.0 / elapsed_nsec } else { 0.0 }

@@ -27,7 +27,6 @@ pub(crate) const COLUMNS: Columns = Columns {
 };
 
 /// A row of `stats`.
-#[expect(clippy::cast_precision_loss, reason = "a percentage needs no 53 bits")]
 pub(crate) fn row(stats: &ContainerStats, truncate: bool) -> Value {
     let id = if truncate { humanize::short_id(&stats.id) } else { &stats.id };
     let of_running = |text: String| if stats.is_running { text } else { NONE.to_owned() };

@@ -17,14 +17,15 @@ const NAME_BYTES: usize = 100;
 
 /// What an entry is: the type flag of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum EntryKind {
-    File = b'0' as isize,
-    HardLink = b'1' as isize,
-    Symlink = b'2' as isize,
-    CharDevice = b'3' as isize,
-    BlockDevice = b'4' as isize,
-    Directory = b'5' as isize,
-    Fifo = b'6' as isize,
+    File = b'0',
+    HardLink = b'1',
+    Symlink = b'2',
+    CharDevice = b'3',
+    BlockDevice = b'4',
+    Directory = b'5',
+    Fifo = b'6',
 }
 
 /// Where the data of a file with holes is: offset and length of each segment, in order.
