@@ -180,7 +180,7 @@ async fn count(container: &Container) -> ContainerStats {
 
 fn of_v1(metrics: &v1::Metrics) -> Counted {
     let usage = metrics.cpu.as_ref().and_then(|cpu| cpu.usage.as_ref());
-    let memory = metrics.memory.clone().unwrap_or_default();
+    let memory = metrics.memory.unwrap_or_default();
     let counter = memory.usage.unwrap_or_default();
     let mut counted = Counted {
         cpu_nsec: usage.map_or(0, |usage| usage.total),
@@ -202,7 +202,7 @@ fn of_v1(metrics: &v1::Metrics) -> Counted {
 }
 
 fn of_v2(metrics: &v2::Metrics) -> Counted {
-    let memory = metrics.memory.clone().unwrap_or_default();
+    let memory = metrics.memory.unwrap_or_default();
     let entries = metrics.io.as_ref().map_or(&[][..], |io| &io.usage[..]);
     Counted {
         cpu_nsec: metrics.cpu.as_ref().map_or(0, |cpu| cpu.usage_usec.saturating_mul(1000)),
@@ -243,7 +243,7 @@ fn network_totals(table: &str) -> (u64, u64) {
 
 fn host_memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 #[cfg(test)]

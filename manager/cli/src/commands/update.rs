@@ -59,6 +59,10 @@ pub(crate) struct UpdateArgs {
 struct NothingError;
 
 impl UpdateArgs {
+    #[allow(
+        clippy::needless_update,
+        reason = "a limit that the message gets stays as it is until there is a flag for it"
+    )]
     fn resources(&self) -> Result<Resources, size::AmountError> {
         let or_zero =
             |parsed: Option<Result<i64, _>>| parsed.transpose().map(Option::unwrap_or_default);

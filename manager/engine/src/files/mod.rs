@@ -6,7 +6,7 @@
 //!  export, diff, commit ─▶ the snapshot's directories, whether it runs or not
 //! ```
 //!
-//! A [`View`](view::View) is the container's own root, with all that is mounted in it, as a
+//! A view is the container's own root, with all that is mounted in it, as a
 //! descriptor. A container that does not run is made to have one by any runtime there is: it is
 //! made, looked at and deleted, and its program never runs.
 //!

@@ -308,4 +308,4 @@ impl<W: Write> Visitor for Archiver<'_, W> {
 }
 
 // A block holds whole grains of holes, or none.
-const _: () = assert!(PIECE_BYTES % HOLE_BYTES == 0 && HOLE_BYTES % BLOCK == 0);
+const _: () = assert!(PIECE_BYTES.is_multiple_of(HOLE_BYTES) && HOLE_BYTES.is_multiple_of(BLOCK));

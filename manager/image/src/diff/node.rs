@@ -22,6 +22,9 @@ const OPAQUE: [&CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Extended attributes: names and values.
+pub(super) type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One name in an open directory.
 #[derive(Debug)]
 pub(super) struct Node<'a> {
@@ -75,7 +78,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns the attributes that belong to the file and not to this host, sorted by name.
-    pub(super) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(super) fn xattrs(&self) -> Result<Attributes, Errno> {
         // By name, since a link or a device is not to be opened; the directory is a descriptor.
         let mut path = format!("/proc/self/fd/{}/", self.parent.as_raw_fd()).into_bytes();
         path.extend_from_slice(self.name.to_bytes());

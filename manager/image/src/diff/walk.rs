@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use rustix::fs::FileType;
 
-use super::node::{Node, is_opaque, names};
+use super::node::{Attributes, Node, is_opaque, names};
 use super::{ChangeKind, DiffError};
 
 /// Longest path, in bytes: what extraction takes, and the kernel.
@@ -404,7 +404,7 @@ fn look<'a>(
     Node::look(dir, name).map_err(DiffError::read(path, "look at"))
 }
 
-fn xattrs(node: &Node<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DiffError> {
+fn xattrs(node: &Node<'_>, path: &[u8]) -> Result<Attributes, DiffError> {
     node.xattrs().map_err(DiffError::read(path, "read the attributes of"))
 }
 
