@@ -302,6 +302,27 @@ pub(crate) fn check_limits(shared: &Shared, host: &HostConfig) -> Result<(), Eng
             problem: format!("this host has {} processors; give 0.01 to {0}.00", shared.host.cpus),
         });
     }
+    if limits.nano_cpus.is_some()
+        && (limits.cpu_quota_usec.is_some() || limits.cpu_period_usec.is_some())
+    {
+        return invalid("cpus", "--cpus excludes --cpu-quota and --cpu-period");
+    }
+    if limits.blkio_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
+        return invalid("blkio-weight", "a weight is from 10 to 1000");
+    }
+    if limits.memory_swappiness.is_some_and(|percent| percent > 100) {
+        return invalid("memory-swappiness", "it is from 0 to 100");
+    }
+    if let (Some(soft), Some(hard)) = (limits.memory_reservation_bytes, limits.memory_bytes)
+        && soft > hard
+    {
+        return invalid("memory-reservation", "the soft limit cannot be more than the hard one");
+    }
+    if !host.cgroup_parent.is_empty()
+        && !is_plain_absolute(&Path::new("/").join(&host.cgroup_parent))
+    {
+        return invalid("cgroup-parent", "it is not a path without \"..\"");
+    }
     Ok(())
 }
 

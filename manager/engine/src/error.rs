@@ -9,6 +9,7 @@ use keg_image::{CommitError, ImageError};
 use keg_network::{CniError, NetworkError, UnknownNetwork};
 use keg_store::{ErrorClass, Explain, MetadataError, Reason, SnapshotError, io_reason};
 
+use crate::devices::DeviceError;
 use crate::files::FilesError;
 use crate::id::InvalidId;
 use crate::layered_root::LayerError;
@@ -245,6 +246,15 @@ pub enum EngineError {
         /// Whose network it is to have.
         other: String,
     },
+    /// A device cannot be had.
+    #[error("container {container}: a device cannot be had")]
+    Device {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: Box<DeviceError>,
+    },
     /// It asks for an init, and there is none.
     #[error("container {container} asks for an init, and keg-init is not installed")]
     NoInit {
@@ -400,6 +410,7 @@ impl Explain for EngineError {
             Self::Files { source, .. } => source.reason(),
             Self::Commit(error) => error.reason(),
             Self::NoInit { .. } => Reason::UnsupportedByHost,
+            Self::Device { .. } => Reason::HostPath,
             Self::Timeout { .. } => Reason::Timeout,
             Self::Log { source, .. } => io_reason(&source.source),
             Self::Volume(error) => error.reason(),
@@ -441,6 +452,7 @@ impl Explain for EngineError {
             Self::BindSource { .. } => "make the path on the host first, or use -v, which makes it",
             Self::Running { .. } => "stop it with `keg stop`, or remove it with `keg rm -f`",
             Self::NotRunning { .. } => "start it with `keg start`",
+            Self::Device { .. } => "see what there is with `ls -l /dev`, and for CDI in /etc/cdi",
             Self::NoInit { .. } => "install keg-init beside kegd, or leave out --init",
             Self::OtherNotRunning { .. } => "start that one first, with `keg start`",
             Self::Paused { .. } => "let it go on with `keg unpause`",
@@ -493,6 +505,7 @@ impl Explain for EngineError {
             | Self::NotRunning { container, .. }
             | Self::OtherNotRunning { container, .. }
             | Self::NoInit { container }
+            | Self::Device { container, .. }
             | Self::Paused { container }
             | Self::NotPaused { container }
             | Self::BeingRemoved { container }

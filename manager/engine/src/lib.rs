@@ -22,6 +22,7 @@ mod attach;
 mod change;
 mod container;
 mod create;
+pub mod devices;
 mod engine;
 mod error;
 mod etc_files;

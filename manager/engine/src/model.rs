@@ -13,6 +13,7 @@ use keg_image::Platform;
 use keg_network::{MacAddr, NetworkMode, PortRequest, Transport};
 use serde::{Deserialize, Serialize};
 
+use crate::devices::{Device, DeviceLimit};
 use crate::health::{Health, HealthCheck};
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
@@ -181,6 +182,8 @@ pub enum SeccompChoice {
     Default,
     /// All.
     Unconfined,
+    /// Those of a profile in Docker's format.
+    Profile(String),
 }
 
 /// A limit of setrlimit(2).
@@ -244,6 +247,18 @@ pub struct HostConfig {
     pub annotations: BTreeMap<String, String>,
     /// When it is started anew.
     pub restart: RestartPolicy,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// Further rules for devices, as `c 1:3 mr`.
+    pub device_cgroup_rules: Vec<String>,
+    /// `/proc` and `/sys` are shown whole.
+    pub system_paths_unconfined: bool,
+    /// Paths that are invisible besides the default ones.
+    pub masked_paths: Vec<String>,
+    /// Default invisible paths that are shown.
+    pub unmasked_paths: Vec<String>,
+    /// Cgroup that the container's is made in; empty: the daemon's.
+    pub cgroup_parent: String,
     /// Puts a small program before the container's, which passes signals on and reaps orphans.
     pub init: bool,
     /// Containers whose mounts it gets too, as `NAME[:ro|rw]`.
@@ -280,6 +295,34 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Processes and threads.
     pub pids_limit: Option<i64>,
+    /// Microseconds of processor time per period.
+    pub cpu_quota_usec: Option<i64>,
+    /// Microseconds of that period.
+    pub cpu_period_usec: Option<u64>,
+    /// Memory nodes, as `0-1`.
+    pub cpuset_mems: Option<String>,
+    /// Microseconds of realtime scheduling per period.
+    pub cpu_rt_runtime_usec: Option<i64>,
+    /// Microseconds of that period.
+    pub cpu_rt_period_usec: Option<u64>,
+    /// Soft limit of memory.
+    pub memory_reservation_bytes: Option<i64>,
+    /// How readily memory is swapped out, 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Processes that go beyond the limit wait instead of being killed.
+    pub oom_kill_disable: bool,
+    /// Weight of its share of block I/O, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+    /// Weights for single devices.
+    pub blkio_weight_device: Vec<DeviceLimit>,
+    /// Bytes read per second.
+    pub device_read_bps: Vec<DeviceLimit>,
+    /// Bytes written per second.
+    pub device_write_bps: Vec<DeviceLimit>,
+    /// Reads per second.
+    pub device_read_iops: Vec<DeviceLimit>,
+    /// Writes per second.
+    pub device_write_iops: Vec<DeviceLimit>,
 }
 
 impl Resources {

@@ -24,6 +24,7 @@ use keg_proto::containerd::types::Mount as TaskMount;
 use keg_store::Reason;
 
 use crate::container::{Container, Turn, Waiting};
+use crate::devices;
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
@@ -337,6 +338,10 @@ pub(crate) fn prepare(
         mounts.iter_mut().try_for_each(make_volatile)?;
     }
     let identity = identity(shared, record)?;
+    let devices = devices::edits(record).map_err(|source| EngineError::Device {
+        container: record.name.as_str().to_owned(),
+        source: Box::new(source),
+    })?;
     let input = spec::Input {
         record,
         identity: &identity,
@@ -346,6 +351,8 @@ pub(crate) fn prepare(
         network_of,
         joins,
         init: init_program(shared, record)?,
+        devices: &devices,
+        kernel: &shared.host.kernel,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;
     let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {

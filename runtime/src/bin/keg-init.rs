@@ -11,7 +11,7 @@
 //! Most programs expect neither; this one takes both off them, and does nothing else.
 //!
 //! Invariant: every signal is blocked and read one by one, so none is lost and no handler runs. The
-//! child begins with none blocked, as programs expect.
+//! child is this program once more, which lets all signals through and becomes the container's.
 
 use std::ffi::OsString;
 use std::io;
@@ -29,6 +29,8 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 /// Exit code of our own failures.
 const OWN_FAILURE: u8 = 125;
+/// Argument of the child, which is to become the program.
+const BECOME: &str = "--become";
 /// What a terminal's driver has as the sender of the signals that it makes of keys; those go to the
 /// whole foreground group, the child included.
 const SENT_BY_KERNEL: i32 = 0x80;
@@ -38,11 +40,21 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == "--") {
         arguments.remove(0);
     }
+    let is_child = arguments.first().is_some_and(|first| first == BECOME);
+    if is_child {
+        arguments.remove(0);
+    }
     let Some((program, rest)) = arguments.split_first() else {
         complain("no program is named: keg-init [--] PROGRAM [ARG...]");
         return ExitCode::from(OWN_FAILURE);
     };
-    match supervise(Command::new(program).args(rest)) {
+    let outcome = if is_child {
+        Err(turn_into(Command::new(program).args(rest)))
+    } else {
+        let own = std::env::args_os().next().unwrap_or_default();
+        supervise(Command::new(own).arg("--").arg(BECOME).arg(program).args(rest))
+    };
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&format!("{}: {error}", program.to_string_lossy()));
@@ -53,6 +65,14 @@ fn main() -> ExitCode {
                 _ => OWN_FAILURE,
             })
         }
+    }
+}
+
+/// Becomes a program, with no signal blocked; returns only why that cannot be.
+fn turn_into(command: &mut Command) -> io::Error {
+    match sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
+        Ok(()) => command.exec(),
+        Err(errno) => errno.into(),
     }
 }
 
@@ -69,8 +89,6 @@ fn supervise(command: &mut Command) -> io::Result<u8> {
     if nix::unistd::getpid().as_raw() != 1 {
         nix::sys::prctl::set_child_subreaper(true)?;
     }
-    let program = command.get_program().to_owned();
-    command.arg0(program);
     let child = command.spawn()?;
     let child = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     loop {

@@ -9,6 +9,7 @@ use keg_proto::keg::v1::{
 };
 
 use super::life::LifeFlags;
+use super::limits::LimitFlags;
 use super::network::NetworkFlags;
 use super::{environment, mounts, platform, policy, security, size};
 use crate::failure::Failure;
@@ -97,6 +98,8 @@ pub(crate) struct ContainerFlags {
     pub(crate) hostname: String,
     #[command(flatten)]
     pub(crate) life: LifeFlags,
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
@@ -165,7 +168,8 @@ pub(crate) struct ContainerFlags {
     /// Runtime: a name from the daemon's configuration, or a path
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) runtime: String,
-    /// Change a wall: no-new-privileges, seccomp=unconfined
+    /// Change a wall: no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined,
+    /// mask=PATH:…, unmask=PATH:…|ALL
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
     /// Size of /dev/shm (default: 64m)
@@ -344,6 +348,11 @@ impl ContainerFlags {
             init: self.life.init,
             ..HostConfig::default()
         };
+        host.seccomp_profile = walls.profile;
+        host.system_paths_unconfined = walls.system_paths_unconfined;
+        host.masked_paths = walls.masked;
+        host.unmasked_paths = walls.unmasked;
+        self.limits.describe(&mut host).map_err(Failure::usage)?;
         self.network.describe(&mut host).map_err(Failure::usage)?;
         Ok(host)
     }
@@ -370,6 +379,7 @@ impl ContainerFlags {
             cpu_shares: self.cpu_shares,
             cpuset_cpus: self.cpuset_cpus.clone(),
             pids_limit: self.pids_limit,
+            ..Resources::default()
         })
     }
 }

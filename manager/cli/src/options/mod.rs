@@ -4,6 +4,7 @@ pub(crate) mod container;
 pub(crate) mod environment;
 pub(crate) mod filters;
 pub(crate) mod life;
+pub(crate) mod limits;
 pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod platform;

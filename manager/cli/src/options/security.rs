@@ -7,15 +7,31 @@ pub(crate) struct SecurityOptions {
     pub(crate) no_new_privileges: bool,
     /// "" for the default system calls, or "unconfined".
     pub(crate) seccomp: String,
+    /// A profile of system calls in place of the default, or "".
+    pub(crate) profile: String,
+    /// All of /proc and /sys is shown.
+    pub(crate) system_paths_unconfined: bool,
+    /// Paths that are invisible, too.
+    pub(crate) masked: Vec<String>,
+    /// Paths that are shown, or "ALL".
+    pub(crate) unmasked: Vec<String>,
 }
 
-/// An option that does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no security option {text:?}; there are no-new-privileges, seccomp=unconfined and seccomp=builtin"
-)]
-pub(crate) struct SecurityOptionError {
-    text: String,
+/// Why an option cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SecurityOptionError {
+    /// It does not exist.
+    #[error(
+        "there is no security option {text:?}; there are no-new-privileges, seccomp=FILE|unconfined|builtin, systempaths=unconfined, mask=PATH:… and unmask=PATH:…|ALL"
+    )]
+    Unknown { text: String },
+    /// Its profile cannot be read.
+    #[error("cannot read the seccomp profile {path:?}")]
+    Profile {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Understands `no-new-privileges[=true|false]` and `seccomp=unconfined|builtin`, with `:` for `=`
@@ -35,7 +51,19 @@ pub(crate) fn parse(texts: &[String]) -> Result<SecurityOptions, SecurityOptionE
             ("no-new-privileges", Some("false")) => options.no_new_privileges = false,
             ("seccomp", Some("unconfined")) => options.seccomp = "unconfined".to_owned(),
             ("seccomp", Some("builtin")) => options.seccomp.clear(),
-            _ => return Err(SecurityOptionError { text: text.clone() }),
+            ("seccomp", Some(path)) if path.contains(['/', '.']) => {
+                options.profile = std::fs::read_to_string(path).map_err(|source| {
+                    SecurityOptionError::Profile { path: path.to_owned(), source }
+                })?;
+            }
+            ("systempaths", Some("unconfined")) => options.system_paths_unconfined = true,
+            ("mask", Some(paths)) => {
+                options.masked.extend(paths.split(':').map(str::to_owned));
+            }
+            ("unmask", Some(paths)) => {
+                options.unmasked.extend(paths.split(':').map(str::to_owned));
+            }
+            _ => return Err(SecurityOptionError::Unknown { text: text.clone() }),
         }
     }
     Ok(options)
@@ -52,7 +80,9 @@ mod tests {
         let options = parse(&texts).expect("options");
 
         let seccomp = "unconfined".to_owned();
-        assert_eq!(options, SecurityOptions { no_new_privileges: true, seccomp });
+        let expected =
+            SecurityOptions { no_new_privileges: true, seccomp, ..SecurityOptions::default() };
+        assert_eq!(options, expected);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a container gets of its host: `HostConfig`, both ways.
 
+use keg_engine::devices::Device;
 use keg_engine::model::{
     HostConfig, KeptId, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode,
 };
@@ -35,6 +36,9 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         privileged: host.privileged,
         no_new_privileges: host.no_new_privileges,
         seccomp: match host.seccomp.as_str() {
+            "" | "default" if !host.seccomp_profile.is_empty() => {
+                SeccompChoice::Profile(host.seccomp_profile)
+            }
             "" | "default" => SeccompChoice::Default,
             "unconfined" => SeccompChoice::Unconfined,
             other => {
@@ -55,6 +59,20 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         restart: restart_from_pb(host.restart_policy.unwrap_or_default())?,
         volumes_from: host.volumes_from,
         init: host.init,
+        devices: host
+            .devices
+            .into_iter()
+            .map(|device| Device {
+                host: device.host_path,
+                container: device.container_path,
+                permissions: device.permissions,
+            })
+            .collect(),
+        device_cgroup_rules: host.device_cgroup_rules,
+        system_paths_unconfined: host.system_paths_unconfined,
+        masked_paths: host.masked_paths,
+        unmasked_paths: host.unmasked_paths,
+        cgroup_parent: host.cgroup_parent,
         networks: network::attachments_from_pb(host.networks)?,
         ports: network::publish_from_pb(&host.publish)?,
         publish_all: host.publish_all_ports,
@@ -83,8 +101,8 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
         cap_drop: host.cap_drop.clone(),
         privileged: host.privileged,
         no_new_privileges: host.no_new_privileges,
-        seccomp: match host.seccomp {
-            SeccompChoice::Default => String::new(),
+        seccomp: match &host.seccomp {
+            SeccompChoice::Default | SeccompChoice::Profile(_) => String::new(),
             SeccompChoice::Unconfined => "unconfined".to_owned(),
         },
         shm_size_bytes: host.shm_size_bytes.unwrap_or_default(),
@@ -110,6 +128,24 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
         }),
         volumes_from: host.volumes_from.clone(),
         init: host.init,
+        devices: host
+            .devices
+            .iter()
+            .map(|device| pb::Device {
+                host_path: device.host.clone(),
+                container_path: device.container.clone(),
+                permissions: device.permissions.clone(),
+            })
+            .collect(),
+        device_cgroup_rules: host.device_cgroup_rules.clone(),
+        system_paths_unconfined: host.system_paths_unconfined,
+        masked_paths: host.masked_paths.clone(),
+        unmasked_paths: host.unmasked_paths.clone(),
+        cgroup_parent: host.cgroup_parent.clone(),
+        seccomp_profile: match &host.seccomp {
+            SeccompChoice::Profile(profile) => profile.clone(),
+            SeccompChoice::Default | SeccompChoice::Unconfined => String::new(),
+        },
         publish: Vec::new(),
         port_bindings: host.ports.iter().map(network::binding_to_pb).collect(),
         publish_all_ports: host.publish_all,

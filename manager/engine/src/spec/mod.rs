@@ -14,16 +14,18 @@ pub mod capabilities;
 pub mod mounts;
 pub mod resources;
 pub mod seccomp;
+pub mod seccomp_profile;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Box as ConsoleSize, BoxBuilder, Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder,
-    LinuxNamespace, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    Root, Spec, User,
+    Box as ConsoleSize, BoxBuilder, Capabilities, Hooks, Linux, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, Root, Spec, User,
 };
 
+use crate::devices::DeviceEdits;
 use crate::model::{ContainerDir, IdRange, NamespaceMode, Record, SeccompChoice, TerminalSize};
 use crate::users::Identity;
 
@@ -65,6 +67,12 @@ pub enum SpecError {
         /// What was given.
         name: String,
     },
+    /// A profile of system calls that is none.
+    #[error("the seccomp profile cannot be used: {problem}")]
+    SeccompProfile {
+        /// What the parser says.
+        problem: String,
+    },
     /// A soft limit beyond the hard one.
     #[error("limit {name}: the soft value {soft} is larger than the hard value {hard}")]
     UlimitOrder {
@@ -92,6 +100,10 @@ pub struct Input<'a> {
     pub last_capability: u8,
     /// What it shares with others.
     pub joins: &'a Joins,
+    /// What its devices change.
+    pub devices: &'a DeviceEdits,
+    /// Release of the running kernel.
+    pub kernel: &'a str,
     /// The program that is put before its own.
     pub init: Option<&'a Path>,
     /// The container whose network namespace it is to have, if that is another's.
@@ -150,7 +162,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
         .set_root(Some(root))
         .set_process(Some(first_process(input, &selected)?))
         .set_mounts(Some(mounts::build(input)))
-        .set_linux(Some(linux(input, &selected)))
+        .set_linux(Some(linux(input, &selected)?))
         .set_hostname(None)
         .set_domainname(None);
     if host.uts_mode == NamespaceMode::Private {
@@ -159,6 +171,9 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
         if !record.config.domainname.is_empty() {
             spec.set_domainname(Some(record.config.domainname.clone()));
         }
+    }
+    if input.devices.hooks != Hooks::default() {
+        spec.set_hooks(Some(input.devices.hooks.clone()));
     }
     if !host.annotations.is_empty() {
         spec.set_annotations(Some(host.annotations.clone().into_iter().collect()));
@@ -178,6 +193,11 @@ fn first_process(input: &Input<'_>, selected: &Capabilities) -> Result<Process, 
         let args = [mounts::INIT, "--"].map(str::to_owned);
         let own = input.record.process.args.iter().cloned();
         process.set_args(Some(args.into_iter().chain(own).collect()));
+    }
+    if !input.devices.env.is_empty() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend(input.devices.env.iter().cloned());
+        process.set_env(Some(env));
     }
     Ok(process)
 }
@@ -291,21 +311,30 @@ fn rlimits(record: &Record) -> Result<Option<Vec<PosixRlimit>>, SpecError> {
     Ok(Some(limits).filter(|limits| !limits.is_empty()))
 }
 
-fn linux(input: &Input<'_>, selected: &Capabilities) -> Linux {
+fn linux(input: &Input<'_>, selected: &Capabilities) -> Result<Linux, SpecError> {
     let record = input.record;
     let host = &record.host;
-    let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
     let confined = !host.privileged;
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(input)))
-        .set_resources(Some(resources::build(host)))
-        .set_cgroups_path(Some(PathBuf::from("/keg").join(record.id.as_str())))
-        .set_masked_paths(if confined { list(&MASKED_PATHS) } else { None })
-        .set_readonly_paths(if confined { list(&READONLY_PATHS) } else { None })
+        .set_resources(Some(resources::build(host, input.devices)))
+        .set_cgroups_path(Some(cgroup(record)))
+        .set_masked_paths(hidden(record, &MASKED_PATHS, &host.masked_paths))
+        .set_readonly_paths(hidden(record, &READONLY_PATHS, &[]))
         .set_rootfs_propagation(mounts::rootfs_propagation(record).map(str::to_owned));
-    if confined && host.seccomp == SeccompChoice::Default {
-        linux.set_seccomp(Some(seccomp::default_filter(selected)));
+    match &host.seccomp {
+        SeccompChoice::Profile(profile) => {
+            let filter = seccomp_profile::translate(profile, selected, input.kernel)?;
+            linux.set_seccomp(Some(filter));
+        }
+        SeccompChoice::Default if confined => {
+            linux.set_seccomp(Some(seccomp::default_filter(selected)));
+        }
+        SeccompChoice::Default | SeccompChoice::Unconfined => {}
+    }
+    if !input.devices.nodes.is_empty() {
+        linux.set_devices(Some(input.devices.nodes.clone()));
     }
     if let (Some(range), None) = (record.id_range, &input.joins.user) {
         linux.set_uid_mappings(Some(mapping(range))).set_gid_mappings(Some(mapping(range)));
@@ -314,7 +343,30 @@ fn linux(input: &Input<'_>, selected: &Capabilities) -> Linux {
     if !sysctls.is_empty() {
         linux.set_sysctl(Some(sysctls));
     }
-    linux
+    Ok(linux)
+}
+
+/// Where the container's control group is.
+fn cgroup(record: &Record) -> PathBuf {
+    let parent = match record.host.cgroup_parent.trim_start_matches('/') {
+        "" => "keg",
+        parent => parent,
+    };
+    Path::new("/").join(parent).join(record.id.as_str())
+}
+
+/// The paths that are covered: the default ones but those that are to be shown, and more.
+fn hidden(record: &Record, default: &[&str], more: &[String]) -> Option<Vec<String>> {
+    let host = &record.host;
+    let shows_all = host.privileged
+        || host.system_paths_unconfined
+        || host.unmasked_paths.iter().any(|path| path.eq_ignore_ascii_case("ALL"));
+    let default = default
+        .iter()
+        .map(|path| (*path).to_owned())
+        .filter(|path| !shows_all && !host.unmasked_paths.iter().any(|shown| shown == path));
+    let paths: Vec<String> = default.chain(more.iter().cloned()).collect();
+    (!paths.is_empty()).then_some(paths)
 }
 
 /// Kernel parameters: what was asked for, and in a network namespace of its own what lets any user

@@ -42,6 +42,7 @@ pub fn build(input: &Input<'_>) -> Vec<SpecMount> {
         let options = ["bind", "rprivate", "ro", "nosuid", "nodev"];
         mounts.push(bind(program, Path::new(INIT), &options));
     }
+    mounts.extend(input.devices.mounts.iter().cloned());
     mounts.extend(asked.into_iter().map(|mount| asked_mount(mount, input)));
     mounts
 }

@@ -1,9 +1,11 @@
 //! Limits and device rules (runtime-spec, config-linux.md, “Control groups”).
 
 use oci_spec::runtime::{
-    LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids,
+    LinuxResources, LinuxThrottleDevice,
 };
 
+use crate::devices::DeviceEdits;
 use crate::model::HostConfig;
 
 /// Microseconds over which a limit on processor time counts; the kernel's own default.
@@ -28,23 +30,39 @@ const DEVICES: [(LinuxDeviceType, Option<i64>, Option<i64>, &str); 11] = [
 ];
 
 /// Translates the limits; a privileged container may use every device.
-pub fn build(host: &HostConfig) -> LinuxResources {
+pub fn build(host: &HostConfig, edits: &DeviceEdits) -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(Some(devices(host.privileged)))
+        .set_devices(Some(devices(host.privileged, edits)))
+        .set_block_io(block_io(host, edits))
         .set_memory(memory(host))
         .set_cpu(cpu(host))
         .set_pids(pids(host));
     resources
 }
 
-fn devices(privileged: bool) -> Vec<LinuxDeviceCgroup> {
+fn devices(privileged: bool, edits: &DeviceEdits) -> Vec<LinuxDeviceCgroup> {
     if privileged {
         return vec![rule(true, LinuxDeviceType::A, None, None, "rwm")];
     }
     let mut rules = vec![rule(false, LinuxDeviceType::A, None, None, "rwm")];
     rules.extend(DEVICES.map(|(typ, major, minor, access)| rule(true, typ, major, minor, access)));
+    rules.extend(edits.rules.iter().cloned());
     rules
+}
+
+/// Weights and limits of block devices.
+fn block_io(host: &HostConfig, edits: &DeviceEdits) -> Option<LinuxBlockIo> {
+    let some = |list: &Vec<LinuxThrottleDevice>| Some(list.clone()).filter(|list| !list.is_empty());
+    let mut block_io = LinuxBlockIo::default();
+    block_io
+        .set_weight(host.resources.blkio_weight)
+        .set_weight_device(Some(edits.weights.clone()).filter(|list| !list.is_empty()))
+        .set_throttle_read_bps_device(some(&edits.throttles[0]))
+        .set_throttle_write_bps_device(some(&edits.throttles[1]))
+        .set_throttle_read_iops_device(some(&edits.throttles[2]))
+        .set_throttle_write_iops_device(some(&edits.throttles[3]));
+    (block_io != LinuxBlockIo::default()).then_some(block_io)
 }
 
 fn rule(
@@ -66,26 +84,41 @@ fn rule(
 /// Without a limit of its own, swap may be as much again as the memory, as in Docker.
 fn memory(host: &HostConfig) -> Option<LinuxMemory> {
     let limits = &host.resources;
-    limits.memory_bytes.or(limits.memory_swap_bytes)?;
+    let is_limited = limits.memory_bytes.is_some()
+        || limits.memory_swap_bytes.is_some()
+        || limits.memory_reservation_bytes.is_some()
+        || limits.memory_swappiness.is_some()
+        || limits.oom_kill_disable;
+    if !is_limited {
+        return None;
+    }
     let swap =
         limits.memory_swap_bytes.or(limits.memory_bytes.map(|limit| limit.saturating_mul(2)));
     let mut memory = LinuxMemory::default();
-    memory.set_limit(limits.memory_bytes).set_swap(swap);
+    memory
+        .set_limit(limits.memory_bytes)
+        .set_swap(swap)
+        .set_reservation(limits.memory_reservation_bytes)
+        .set_swappiness(limits.memory_swappiness)
+        .set_disable_oom_killer(limits.oom_kill_disable.then_some(true));
     Some(memory)
 }
 
 fn cpu(host: &HostConfig) -> Option<LinuxCpu> {
     let limits = &host.resources;
-    if limits.nano_cpus.is_none() && limits.cpu_shares.is_none() && limits.cpuset_cpus.is_none() {
-        return None;
-    }
     let mut cpu = LinuxCpu::default();
-    cpu.set_shares(limits.cpu_shares).set_cpus(limits.cpuset_cpus.clone());
+    cpu.set_shares(limits.cpu_shares)
+        .set_cpus(limits.cpuset_cpus.clone())
+        .set_mems(limits.cpuset_mems.clone())
+        .set_quota(limits.cpu_quota_usec)
+        .set_period(limits.cpu_period_usec)
+        .set_realtime_runtime(limits.cpu_rt_runtime_usec)
+        .set_realtime_period(limits.cpu_rt_period_usec);
     if let Some(nano_cpus) = limits.nano_cpus {
         let quota_usec = nano_cpus.saturating_mul(CPU_PERIOD_USEC) / 1_000_000_000;
         cpu.set_period(Some(CPU_PERIOD_USEC)).set_quota(i64::try_from(quota_usec).ok());
     }
-    Some(cpu)
+    (cpu != LinuxCpu::default()).then_some(cpu)
 }
 
 fn pids(host: &HostConfig) -> Option<LinuxPids> {
@@ -102,7 +135,7 @@ mod tests {
 
     fn json(resources: Resources) -> serde_json::Value {
         let host = HostConfig { resources, ..HostConfig::default() };
-        serde_json::to_value(build(&host)).unwrap()
+        serde_json::to_value(build(&host, &DeviceEdits::default())).unwrap()
     }
 
     #[test]

@@ -68,6 +68,8 @@ fn spec_of(record: &Record, identity: &Identity) -> Result<Value, SpecError> {
         network_of: None,
         joins: &Joins { has_mqueue: true, ..Joins::default() },
         init: None,
+        devices: &crate::devices::DeviceEdits::default(),
+        kernel: "6.1.0",
     };
     build(&input).map(|spec| serde_json::to_value(spec).unwrap())
 }
