@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::container::Container;
 use crate::create::check_limits;
+use crate::devices::DeviceEdits;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::Lifecycle;
@@ -65,7 +66,7 @@ impl Engine {
         let has_limits = update.resources != Resources::default();
         if has_limits && let Ok(task) = container.running_task() {
             // Devices are not what is changed here.
-            let mut changed = resources::build(&host);
+            let mut changed = resources::build(&host, &DeviceEdits::default());
             changed.set_devices(None);
             let json = serde_json::to_vec(&changed).map_err(|source| {
                 let container = record.id.as_str().to_owned();
