@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::container::Container;
 use crate::create::random;
+use crate::devices::DeviceEdits;
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
@@ -337,6 +338,8 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         joins: &spec::Joins::default(),
         init: None,
         network_of: None,
+        devices: &DeviceEdits::default(),
+        kernel: &shared.host.kernel,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;
     let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {
