@@ -179,7 +179,7 @@ fn a_dockerfile_alone_comes_by_standard_input() {
     let file = format!("FROM {}\nRUN echo piped > /p\n", project.base);
 
     let args = ["build", "-t", "built", "-"];
-    let _ = project.daemon.keg_with_input(args, file.as_bytes()).success();
+    let _ = project.daemon.keg_with_input(file.as_bytes(), args).success();
 
     assert_eq!(project.run("cat /p"), "piped\n");
 }

@@ -47,7 +47,7 @@ impl Project {
         let mut all = vec!["build", "--progress", "plain", "-t", "built"];
         all.extend(args);
         all.push(context.to_str().unwrap());
-        self.daemon.keg_within(all, PATIENT)
+        self.daemon.keg_within(PATIENT, all)
     }
 
     /// Runs a line of shell in what was built.
