@@ -99,8 +99,9 @@ fn make(
         .create(dir.path())
         .map_err(file_error("make", dir.path()))?;
     let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
+    let planned = Planned { process, mounts, shared_range };
     let outcome = shared.store.transaction(|tx| {
-        let record = store(shared, tx, &request, &image, &id, process, mounts, shared_range, seed)?;
+        let record = store(shared, tx, &request, &image, &id, planned, seed)?;
         volumes.enter(tx, &id)?;
         Ok(record)
     });
@@ -161,6 +162,14 @@ fn plan(
     process_plan::plan(of_image, &request.config, hostname).map_err(EngineError::Plan)
 }
 
+/// What a container will be, as far as the database is not asked.
+struct Planned {
+    process: ProcessPlan,
+    mounts: Vec<Mount>,
+    /// Of the container whose user namespace it joins.
+    shared_range: Option<IdRange>,
+}
+
 /// Enters the container into the database, whole or not at all.
 fn store(
     shared: &Shared,
@@ -168,11 +177,10 @@ fn store(
     request: &CreateRequest,
     image: &ImageRecord,
     id: &ContainerId,
-    process: ProcessPlan,
-    mounts: Vec<Mount>,
-    shared_range: Option<IdRange>,
+    planned: Planned,
     seed: u32,
 ) -> Result<Record, EngineError> {
+    let Planned { process, mounts, shared_range } = planned;
     let ns = &shared.settings.namespace;
     let name = match &request.name {
         Some(name) => name.clone(),

@@ -60,7 +60,7 @@ fn row(
         }
         Some(_) => created_at.clone(),
     };
-    let created_by = step.created_by.replace('\t', " ").replace('\n', " ");
+    let created_by = step.created_by.replace(['\t', '\n'], " ");
     let created_by = match style.truncate {
         true => humanize::ellipsis(&created_by, INSTRUCTION_CHARACTERS),
         false => created_by,

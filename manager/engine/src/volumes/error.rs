@@ -86,7 +86,7 @@ pub enum VolumeError {
         target: PathBuf,
         /// Why.
         #[source]
-        source: FillError,
+        source: Box<FillError>,
     },
     /// The directory in it that is to be mounted cannot be.
     #[error("volume {name}: its subpath {subpath:?} cannot be used")]
@@ -130,8 +130,10 @@ impl Explain for VolumeError {
                 Reason::InvalidArgument
             }
             Self::Address { .. } | Self::Mount { .. } | Self::Subpath { .. } => Reason::HostPath,
-            Self::Fill { source: FillError::Image { source, .. }, .. } => io_reason(source),
-            Self::Fill { source: FillError::Copy(error), .. } => error.reason(),
+            Self::Fill { source, .. } => match source.as_ref() {
+                FillError::Image { source, .. } => io_reason(source),
+                FillError::Copy(error) => error.reason(),
+            },
         }
     }
 

@@ -130,7 +130,7 @@ impl Shared {
             let fill_error = |source| VolumeError::Fill {
                 name: name.clone(),
                 target: target.to_owned(),
-                source,
+                source: Box::new(source),
             };
             if root.is_none() {
                 *root = Some(self.image_root(image)?.map_err(fill_error)?);

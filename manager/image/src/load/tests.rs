@@ -4,6 +4,8 @@ use std::process::Command;
 
 use futures_util::stream;
 
+use keg_store::{Explain as _, Reason};
+
 use super::*;
 use crate::testing::{Fixture, TestImage, TestRegistry, archive, gzip, silent};
 use crate::{ImportRequest, PullRequest};
