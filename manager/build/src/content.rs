@@ -43,7 +43,7 @@ impl Known {
         // Whole seconds come from a file system that has no finer ones.
         let coarse = entry.ctime_nsec % 1_000_000_000 == 0;
         let slack_nsec = if coarse { 2_000_000_000 } else { 20_000_000 };
-        (entry.ctime_nsec < now_nsec - slack_nsec).then(|| Self {
+        (entry.ctime_nsec < now_nsec - slack_nsec).then_some(Self {
             size_bytes: entry.size_bytes,
             mtime_nsec: entry.mtime_nsec,
             ctime_nsec: entry.ctime_nsec,

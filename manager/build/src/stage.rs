@@ -105,7 +105,7 @@ impl Stage {
         let named = this.build.request.named_contexts.get(&base).cloned();
         match (named, this.build.find_stage(&base, index)) {
             (Some(crate::request::ContextSource::Image { reference }), _) => {
-                this.from_image(&reference).await?;
+                this.begin_at_image(&reference).await?;
             }
             (Some(_), _) => {
                 return Err(BuildError::Malformed {
@@ -114,14 +114,14 @@ impl Stage {
                     ),
                 });
             }
-            (None, Some(other)) => this.from_stage(other).await?,
+            (None, Some(other)) => this.begin_at_stage(other).await?,
             (None, None) if base == "scratch" => this.step += 1,
-            (None, None) => this.from_image(&base).await?,
+            (None, None) => this.begin_at_image(&base).await?,
         }
         Ok(this)
     }
 
-    async fn from_stage(&mut self, other: usize) -> Result<(), BuildError> {
+    async fn begin_at_stage(&mut self, other: usize) -> Result<(), BuildError> {
         let base =
             self.build.stage(other).await.map_err(|source| self.stage_failed(other, source))?;
         self.files = base.files.clone();
@@ -137,7 +137,7 @@ impl Stage {
         BuildError::Stage { name, source }
     }
 
-    async fn from_image(&mut self, name: &str) -> Result<(), BuildError> {
+    async fn begin_at_image(&mut self, name: &str) -> Result<(), BuildError> {
         let step = self.begin_step(&format!("FROM {name}"));
         let image = self.build.image(name, &self.platform).await?;
         self.config = ImageConfig::from_json(&image.config_json).map_err(|_| {

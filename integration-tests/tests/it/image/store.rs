@@ -50,7 +50,8 @@ fn rounds() -> u64 {
 #[test]
 fn a_daemon_killed_at_any_instant_leaves_a_sound_store_and_the_next_pull_completes() {
     requires!(root);
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = u64::from(now.subsec_nanos()) << 1 | 1;
     eprintln!("seed {seed}");
     let mut random = Random(seed);
     let registry = BadRegistry::new(image_of(4, 1 << 20), |_, right| right);

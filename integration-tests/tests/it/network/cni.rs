@@ -45,7 +45,7 @@ fn a_container_is_connected_and_disconnected_by_plugins() {
 
     let ip = address(&daemon, "web", "cni:pods");
     assert!(ip.starts_with("10.99.0."), "{ip}");
-    assert_eq!(given_out(directory.path()), [ip.clone()]);
+    assert_eq!(given_out(directory.path()), std::slice::from_ref(&ip));
     assert!(host.hear(&format!("{ip}:80")).unwrap().starts_with("web "));
     assert!(outside.hear("192.0.2.1:8080").unwrap().starts_with("web "));
     assert!(etc(&daemon, "web", "hosts").contains(&ip));
@@ -73,7 +73,7 @@ fn what_a_container_had_is_given_back_after_a_crash_of_the_daemon() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     daemon.start();
 
-    assert_eq!(given_out(directory.path()), [stays.clone()]);
+    assert_eq!(given_out(directory.path()), std::slice::from_ref(&stays));
     assert_eq!(address(&daemon, "stays", "cni:pods"), stays);
     let _ = daemon.keg(["rm", "-f", "stays"]).success();
     assert!(given_out(directory.path()).is_empty());

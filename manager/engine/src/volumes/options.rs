@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn options_that_cannot_be_mounted_are_refused_and_named() {
-        let table: [(&[(&str, &str)], Option<&str>); 7] = [
+        type Row = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let table: [Row; 7] = [
             (&[], None),
             (&[("type", "tmpfs"), ("device", "tmpfs")], None),
             (&[("type", "none"), ("device", "/srv"), ("o", "bind")], None),
