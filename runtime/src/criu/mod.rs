@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What comes from outside the container CRIU can neither dump nor make: bind mounts, joined
-//! namespaces, the streams that the caller gave. Both sides give each a name ([`external`],
-//! [`streams`]), by which the restore finds its replacement. The names, and `descriptors.json`, are
+//! namespaces, the streams that the caller gave. Both sides give each a name (`external`,
+//! `streams`), by which the restore finds its replacement. The names, and `descriptors.json`, are
 //! those of runc, so that a checkpoint of either runtime is restored by the other.
 
 pub(crate) mod external;
