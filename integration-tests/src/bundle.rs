@@ -11,9 +11,10 @@ use crate::{Scratch, programs};
 /// Where the probe is in the root filesystem.
 pub const PROBE: &str = "/probe";
 
-pub(crate) const APPLETS: [&str; 24] = [
-    "sh", "cat", "echo", "ls", "true", "false", "sleep", "id", "ps", "mkdir", "rm", "touch", "ln",
-    "mount", "umount", "env", "stty", "tty", "kill", "seq", "grep", "chmod", "head", "wc",
+pub(crate) const APPLETS: [&str; 25] = [
+    "sh", "cat", "stat", "echo", "ls", "true", "false", "sleep", "id", "ps", "mkdir", "rm",
+    "touch", "ln", "mount", "umount", "env", "stty", "tty", "kill", "seq", "grep", "chmod", "head",
+    "wc",
 ];
 
 pub(crate) const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nkeg:x:1000:1000:keg:/:/bin/sh\n";

@@ -37,8 +37,8 @@ pub(crate) struct Reason(pub(crate) String);
 impl Reason {
     pub(crate) const COMMAND_NOT_FOUND: &'static str = "COMMAND_NOT_FOUND";
     pub(crate) const COMMAND_NOT_EXECUTABLE: &'static str = "COMMAND_NOT_EXECUTABLE";
-    pub(crate) const CONTAINER_NOT_FOUND: &'static str = "NOT_FOUND";
-    pub(crate) const CONTAINER_NOT_RUNNING: &'static str = "WRONG_STATE";
+    pub(crate) const CONTAINER_NOT_FOUND: &'static str = "CONTAINER_NOT_FOUND";
+    pub(crate) const CONTAINER_NOT_RUNNING: &'static str = "CONTAINER_NOT_RUNNING";
 }
 
 /// Why a call of the runtime did not do what it should.

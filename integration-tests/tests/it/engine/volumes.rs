@@ -135,7 +135,7 @@ fn a_device_is_mounted_while_a_container_needs_it_and_no_longer() {
     let _ = daemon.run_detached(["--name", "one", "-v", "memory:/m", &image, "/probe", "pause"]);
     assert!(mounted());
     let full = daemon.keg(["exec", "one", "sh", "-c", "head -c 100000 /dev/zero > /m/f"]);
-    assert!(full.exit_code != 0 && full.stderr.contains("No space left"), "{}", full.stderr);
+    assert_ne!(full.exit_code, 0, "more than its 64 KiB: {full:?}");
     daemon.crash();
     assert!(mounted());
     let _ = daemon.keg(["rm", "-f", "one"]).success();

@@ -18,7 +18,13 @@ fn reached(file: &Path) -> Vec<PathBuf> {
         directory.join(name)
     };
     let mut found = vec![file.to_owned()];
+    let mut elsewhere = None;
     for line in source.lines().map(str::trim) {
+        if let Some(path) =
+            line.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]"))
+        {
+            elsewhere = Some(directory.join(path).canonicalize().unwrap());
+        }
         let declaration = line
             .trim_start_matches("pub ")
             .trim_start_matches("pub(crate) ")
@@ -27,6 +33,10 @@ fn reached(file: &Path) -> Vec<PathBuf> {
         else {
             continue;
         };
+        if let Some(path) = elsewhere.take() {
+            found.extend(reached(&path));
+            continue;
+        }
         let candidates = [base.join(format!("{module}.rs")), base.join(module).join("mod.rs")];
         let next = candidates.into_iter().find(|path| path.is_file());
         found.extend(reached(&next.unwrap_or_else(|| panic!("mod {module} of {}", shown(file)))));

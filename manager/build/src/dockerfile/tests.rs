@@ -1,3 +1,5 @@
+//! Dockerfiles as they are in the wild: what is read from them, and what is refused.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -97,7 +97,7 @@ mod tests {
             .expect("a table");
 
         let lines: Vec<&str> = table.lines().collect();
-        let header = "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O         BLOCK I/O     PIDS";
+        let header = "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O       BLOCK I/O    PIDS";
         assert_eq!(lines[0].trim_end(), header);
         assert!(
             lines[1].starts_with("0123456789ab   web       12.35%    1MiB / 4MiB         25.00%")
