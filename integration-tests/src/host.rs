@@ -207,6 +207,14 @@ pub mod needs {
         program("nginx")
     }
 
+    /// Asks for Debian's Redis, the server and its client.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn redis() -> Result<(), Missing> {
+        program("redis-server").and_then(|()| program("redis-cli"))
+    }
+
     /// Asks for Debian's docker-registry, and for skopeo to fill it.
     ///
     /// # Errors

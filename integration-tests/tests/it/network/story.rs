@@ -1,11 +1,9 @@
 //! A web server published with `-p 8080:80`, reached from the host and from another machine: nginx,
 //! as Debian has it.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use keg_fixtures::{Daemon, Machine, programs, requires};
+use keg_fixtures::{Daemon, Machine, RootArchive, requires};
 
 const CONFIG: &str = "
 user nobody nogroup;
@@ -21,27 +19,13 @@ http {
 
 /// nginx and what it needs: its libraries, a configuration, a document.
 fn nginx_image(archive: &Path) {
-    let nginx = programs::installed("nginx").unwrap();
-    let mut builder = tar::Builder::new(File::create(archive).unwrap());
-    let mut text = |name: &str, content: &str| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, name, content.as_bytes()).unwrap();
-    };
-    text("nginx.conf", CONFIG);
-    text("www/index.html", "hello from nginx\n");
-    text("etc/passwd", "root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n");
-    text("etc/group", "root:x:0:\nnogroup:x:65534:\n");
-    text("tmp/.keep", "");
-    builder.append_path_with_name(&nginx, "usr/sbin/nginx").unwrap();
-    let libraries = Command::new("ldd").arg(&nginx).output().unwrap();
-    let libraries = String::from_utf8(libraries.stdout).unwrap();
-    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-        let file: PathBuf = fs::canonicalize(path).unwrap();
-        builder.append_path_with_name(file, path.trim_start_matches('/')).unwrap();
-    }
-    builder.finish().unwrap();
+    RootArchive::new(archive)
+        .text("nginx.conf", CONFIG)
+        .text("www/index.html", "hello from nginx\n")
+        .text("etc/passwd", "root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n")
+        .text("etc/group", "root:x:0:\nnogroup:x:65534:\n")
+        .program("nginx")
+        .finish();
 }
 
 #[test]
