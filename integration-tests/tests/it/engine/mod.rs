@@ -3,8 +3,12 @@
 mod crash;
 mod exec;
 mod files;
+mod frozen;
 mod health;
+mod hostile;
 mod isolation;
+mod race;
 mod restart;
 mod sharing;
 mod volumes;
+mod walls;

@@ -74,21 +74,3 @@ fn a_restart_by_hand_is_a_new_process_of_the_same_container() {
     assert_ne!(daemon.pid_of("one"), before);
     assert_eq!(restarts(&daemon, "one"), 0);
 }
-
-#[test]
-fn of_many_that_want_one_name_one_gets_it() {
-    requires!(root);
-    let (daemon, image) = Daemon::with_busybox();
-
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let create = || daemon.keg(["create", "--name", "same", &image, "true"]);
-        let threads: Vec<_> = (0..20).map(|_| scope.spawn(create)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-
-    let won = outcomes.iter().filter(|outcome| outcome.exit_code == 0).count();
-    assert_eq!(won, 1);
-    for lost in outcomes.iter().filter(|outcome| outcome.exit_code != 0) {
-        assert!(lost.stderr.contains("in use"), "{}", lost.stderr);
-    }
-}
