@@ -11,6 +11,7 @@
 //! | `repo` | the rules of this repository: dependencies, licences, style |
 //! | `seams` | our programs in the place of others: under dockerd, under containerd; runc under our shim |
 //! | `shim` | containerd-shim-keg-v2 over ttrpc |
+//! | `stories` | what people do with servers from Debian's packages, from the first command to the last |
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,3 +24,4 @@ mod repo;
 mod runtime;
 mod seams;
 mod shim;
+mod stories;

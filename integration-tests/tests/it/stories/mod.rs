@@ -1,0 +1,3 @@
+//! What people do with real servers, from the first command to the last.
+
+mod redis;
