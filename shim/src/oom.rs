@@ -22,6 +22,9 @@ pub(crate) struct OomWatch {
     /// The file that counts kills: `oom_kill N` is a line in both versions.
     counter: PathBuf,
     notices: AsyncFd<OwnedFd>,
+    /// Whether a notice comes for other things too, after they were counted (v2). In v1 it comes
+    /// for lack of memory only, and before the kernel has counted whom it kills.
+    must_count: bool,
 }
 
 /// Why the cgroup is not watched.
@@ -36,20 +39,20 @@ pub(crate) struct OomError {
 impl OomWatch {
     /// Starts to watch; `None` if there is no memory controller.
     pub(crate) fn new(cgroups: &Cgroups) -> Result<Option<Self>, OomError> {
-        let (counter, opened) = if let Some(dir) = cgroups.v1("memory") {
+        let (counter, opened, must_count) = if let Some(dir) = cgroups.v1("memory") {
             let counter = dir.join("memory.oom_control");
             let opened = watch_v1(dir, &counter);
-            (counter, opened)
+            (counter, opened, false)
         } else if let Some(counter) = cgroups.v2.as_ref().map(|dir| dir.join("memory.events"))
             && counter.exists()
         {
             let opened = watch_v2(&counter);
-            (counter, opened)
+            (counter, opened, true)
         } else {
             return Ok(None);
         };
         match opened.and_then(nonblocking) {
-            Ok(notices) => Ok(Some(Self { counter, notices })),
+            Ok(notices) => Ok(Some(Self { counter, notices, must_count })),
             Err(source) => Err(OomError { path: counter, source }),
         }
     }
@@ -67,10 +70,9 @@ impl OomWatch {
             if self.notices.async_io(Interest::READABLE, read).await.is_err() {
                 return false;
             }
-            // The removal of a cgroup is signalled too; in v2, so are events of other kinds.
+            // The removal of a cgroup is signalled too.
             let Ok(text) = fs::read_to_string(&self.counter) else { return false };
-            let under_oom = text.lines().any(|line| line == "under_oom 1");
-            if under_oom || count(&text) > 0 {
+            if !self.must_count || count(&text) > 0 {
                 return true;
             }
         }
