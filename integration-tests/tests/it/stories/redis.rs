@@ -42,8 +42,8 @@ fn redis(daemon: &Daemon, container: &str, question: &[&str]) -> String {
 }
 
 #[track_caller]
-fn start_redis(daemon: &Daemon, name: &str, image: &str) {
-    let _ = daemon.run_detached(["--name", name, image]);
+fn start_redis(daemon: &Daemon, name: &str, flags: &[&str], image: &str) {
+    let _ = daemon.run_detached(["--name", name].iter().chain(flags).chain(&[image]));
     wait_until("Redis answers", PATIENCE, || {
         daemon.keg(["exec", name, "/usr/bin/redis-cli", "ping"]).stdout == "PONG\n"
     });
@@ -51,9 +51,9 @@ fn start_redis(daemon: &Daemon, name: &str, image: &str) {
 
 /// Starts Redis and has it write what it was told into its file.
 #[track_caller]
-fn redis_with_data(daemon: &Daemon) {
+fn redis_with_data(daemon: &Daemon, flags: &[&str]) {
     import_redis(daemon);
-    start_redis(daemon, "first", "redis:1");
+    start_redis(daemon, "first", flags, "redis:1");
     assert_eq!(redis(daemon, "first", &["set", "story", "kept"]), "OK");
     assert_eq!(redis(daemon, "first", &["rpush", "list", "a", "b", "c"]), "3");
     assert_eq!(redis(daemon, "first", &["save"]), "OK");
@@ -95,13 +95,13 @@ fn expected_config() -> Value {
 fn a_commit_saved_here_and_loaded_elsewhere_has_data_and_configuration() {
     requires!(root, redis);
     let (here, elsewhere) = (Daemon::new(), Daemon::new());
-    redis_with_data(&here);
+    redis_with_data(&here, &[]);
     let archive = here.scratch().join("filled.tar").to_str().unwrap().to_owned();
 
     let _ = here.keg(["commit", "first", "redis:filled"]).success();
     let _ = here.keg(["save", "-o", &archive, "redis:filled"]).success();
     let _ = elsewhere.keg(["load", "-i", &archive]).success();
-    start_redis(&elsewhere, "second", "redis:filled");
+    start_redis(&elsewhere, "second", &[], "redis:filled");
 
     assert_data(&elsewhere, "second");
     assert_eq!(config(&elsewhere, "redis:filled"), expected_config());
@@ -113,7 +113,7 @@ fn a_commit_saved_here_and_loaded_elsewhere_has_data_and_configuration() {
 fn an_export_piped_into_import_keeps_data_and_configuration() {
     requires!(root, redis);
     let daemon = Daemon::new();
-    redis_with_data(&daemon);
+    redis_with_data(&daemon, &[]);
 
     let mut export = daemon.keg_command(["export", "first"]);
     let mut export = export.stdout(Stdio::piped()).spawn().unwrap();
@@ -122,7 +122,7 @@ fn an_export_piped_into_import_keeps_data_and_configuration() {
     let _ = Outcome::with_stdin(&mut import, archive, PATIENCE).success();
     assert!(export.wait().unwrap().success());
     let _ = daemon.keg(["rm", "-f", "-v", "first"]).success();
-    start_redis(&daemon, "second", "redis:again");
+    start_redis(&daemon, "second", &[], "redis:again");
 
     assert_data(&daemon, "second");
     assert_eq!(config(&daemon, "redis:again"), expected_config());
@@ -134,7 +134,7 @@ fn an_export_piped_into_import_keeps_data_and_configuration() {
 fn data_outlives_a_server_that_is_killed_and_started_again() {
     requires!(root, redis);
     let daemon = Daemon::new();
-    redis_with_data(&daemon);
+    redis_with_data(&daemon, &[]);
 
     let _ = daemon.keg(["kill", "first"]).success();
     let _ = daemon.keg(["wait", "first"]).success();
@@ -144,4 +144,19 @@ fn data_outlives_a_server_that_is_killed_and_started_again() {
     });
 
     assert_data(&daemon, "first");
+}
+
+#[test]
+fn data_on_a_volume_outlives_the_server_and_its_container() {
+    requires!(root, redis);
+    let daemon = Daemon::new();
+    let volume = ["-v", "kept:/data"];
+    redis_with_data(&daemon, &volume);
+
+    let _ = daemon.keg(["kill", "first"]).success();
+    let _ = daemon.keg(["rm", "-f", "-v", "first"]).success();
+    start_redis(&daemon, "second", &volume, "redis:1");
+
+    assert_data(&daemon, "second");
+    assert_eq!(redis(&daemon, "second", &["save"]), "OK");
 }
