@@ -25,6 +25,7 @@ pub struct Daemon {
     config: PathBuf,
     machine: Option<Machine>,
     log_level: &'static str,
+    also: Vec<String>,
     scratch: Scratch,
 }
 
@@ -56,7 +57,14 @@ impl Daemon {
         let scratch = Scratch::new();
         let config = scratch.file("kegd.toml", toml);
         let machine = Some(machine.clone());
-        let mut daemon = Self { trees: Vec::new(), config, machine, log_level: "debug", scratch };
+        let mut daemon = Self {
+            trees: Vec::new(),
+            config,
+            machine,
+            log_level: "debug",
+            also: Vec::new(),
+            scratch,
+        };
         daemon.start();
         let image = format!("{}/busybox:latest", registry.address());
         daemon.pull(&image);
@@ -89,11 +97,26 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn with_config(toml: &str) -> Self {
+        Self::configured(toml, Vec::new())
+    }
+
+    /// Starts a daemon with a configuration file (TOML) that serves `uri` beside its socket.
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn listening(toml: &str, uri: &str) -> Self {
+        Self::configured(toml, vec![uri.to_owned()])
+    }
+
+    #[track_caller]
+    fn configured(toml: &str, also: Vec<String>) -> Self {
         let scratch = Scratch::new();
         let quiet = if toml.contains("default_network") { "" } else { QUIET };
         let config = scratch.file("kegd.toml", format!("{quiet}{toml}"));
         let mut daemon =
-            Self { trees: Vec::new(), config, machine: None, log_level: "debug", scratch };
+            Self { trees: Vec::new(), config, machine: None, log_level: "debug", also, scratch };
         daemon.start();
         daemon
     }
@@ -120,6 +143,7 @@ impl Daemon {
         let mut command = Command::new(programs::ours("kegd"));
         command.arg("--root").arg(self.root()).arg("--state").arg(self.state());
         command.args(["--listen", &self.host(), "--log-level", self.log_level]);
+        command.args(self.also.iter().flat_map(|uri| ["--listen", uri]));
         command.arg("--config").arg(&self.config);
         command.env("PATH", path_with_our_programs());
         let tree = match &self.machine {

@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::client::DEFAULT_HOST;
+use crate::client::{DEFAULT_HOST, DEFAULT_TLS_HOST, TlsOptions};
 use crate::commands::{
     attach, build, builder, commit, completion, container_prune, cp, create, diff, events, exec,
     export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login,
@@ -30,15 +30,19 @@ use crate::failure::Failure;
   keg COMMAND --help                 learn more, by example"
 )]
 pub(crate) struct Cli {
-    /// Socket of the daemon
+    /// Where the daemon is: unix://PATH, or tcp://HOST[:PORT] with TLS
     #[arg(
         short = 'H',
         long,
         env = "KEG_HOST",
         value_name = "URI",
-        default_value = DEFAULT_HOST
+        default_value = DEFAULT_HOST,
+        default_value_if("tlsverify", "true", DEFAULT_TLS_HOST)
     )]
     pub(crate) host: String,
+    /// Certificates for TCP.
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
     /// Print version
     #[arg(short = 'v', long, action = clap::ArgAction::Version)]
     version: Option<bool>,

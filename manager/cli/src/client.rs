@@ -1,5 +1,8 @@
 //! The connection to kegd.
 
+mod tls;
+
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,13 +18,21 @@ use keg_proto::keg::v1::registries_client::RegistriesClient;
 use keg_proto::keg::v1::storage_client::StorageClient;
 use keg_proto::keg::v1::system_client::SystemClient;
 use keg_proto::keg::v1::volumes_client::VolumesClient;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::failure::Failure;
 
+pub(crate) use self::tls::TlsOptions;
+
 /// Where kegd listens if nothing else is said.
 pub(crate) const DEFAULT_HOST: &str = "unix:///run/keg/kegd.sock";
+/// Where kegd is looked for if TLS is asked for and nothing else is said.
+pub(crate) const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
+/// Port of kegd over TCP, unless the address names one.
+const DEFAULT_TLS_PORT: u16 = 2376;
 
 /// Bytes that the daemon may send ahead in one stream, and in all of them: with HTTP/2's own 64 KiB
 /// a stream of output would stand still for every answer.
@@ -45,46 +56,46 @@ enum ConnectError {
         #[source]
         source: io::Error,
     },
-    #[error("the connection to kegd at unix://{} could not be set up", path.display())]
+    #[error("the connection to kegd at {host} could not be set up")]
     Handshake {
-        path: PathBuf,
+        host: String,
         #[source]
         source: tonic::transport::Error,
     },
 }
 
 impl Daemon {
-    /// Connects to the daemon at `host`, `unix://PATH`.
+    /// Connects to the daemon at `host`: `unix://PATH`, or `tcp://HOST:PORT` with mutual TLS.
     ///
     /// # Errors
-    /// A [`Failure`] that says what is wrong with the address or the socket, and what to do.
+    /// A [`Failure`] that says what is wrong with the address, the socket or a certificate, and
+    /// what to do.
     pub(crate) async fn connect(host: &str) -> Result<Self, Failure> {
-        let path = socket_path(host).ok_or_else(|| {
-            let remedy = "give --host or KEG_HOST as unix:///PATH/TO/kegd.sock";
-            Failure::usage(ConnectError::BadAddress { host: host.to_owned() }).with_remedy(remedy)
-        })?;
         // The first connection is made here and not by the connector, whose errors lose their kind.
-        let stream = UnixStream::connect(&path).await.map_err(|source| refused(&path, source))?;
-        let mut first = Some(stream);
-        let again = path.clone();
-        let connector = tower::service_fn(move |_| {
-            let first = first.take();
-            let path = again.clone();
-            async move {
-                match first {
-                    Some(stream) => Ok(TokioIo::new(stream)),
-                    None => UnixStream::connect(path).await.map(TokioIo::new),
-                }
+        let channel = match Address::parse(host) {
+            Some(Address::Socket(path)) => {
+                let stream =
+                    UnixStream::connect(&path).await.map_err(|source| refused(&path, source))?;
+                channel(stream, move || UnixStream::connect(path.clone())).await
             }
-        });
-        // The URI only fills a header: the connector goes to the socket.
-        let channel = Endpoint::from_static("http://kegd")
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|source| Failure::client(ConnectError::Handshake { path, source }))?;
-        Ok(Self { channel })
+            Some(Address::Tcp { host, port }) => {
+                let dialer = tls::Dialer::new(&host, port)?;
+                let stream = dialer.dial().await.map_err(|error| dialer.explain(error))?;
+                let again = move || {
+                    let dialer = dialer.clone();
+                    async move { dialer.dial().await }
+                };
+                channel(stream, again).await
+            }
+            None => {
+                let remedy =
+                    "give --host or KEG_HOST as unix:///PATH/TO/kegd.sock or tcp://HOST:PORT";
+                let error = ConnectError::BadAddress { host: host.to_owned() };
+                return Err(Failure::usage(error).with_remedy(remedy));
+            }
+        };
+        let fail = |source| Failure::client(ConnectError::Handshake { host: host.into(), source });
+        Ok(Self { channel: channel.map_err(fail)? })
     }
 
     /// Calls about builds.
@@ -143,10 +154,57 @@ impl Daemon {
     }
 }
 
-/// The path in `unix://PATH`, or a path alone.
-fn socket_path(host: &str) -> Option<PathBuf> {
-    let path = host.strip_prefix("unix://").unwrap_or(host);
-    path.starts_with('/').then(|| PathBuf::from(path))
+/// Speaks HTTP/2 over `first`, and over what `again` yields when that has ended.
+async fn channel<S, C, F>(first: S, again: C) -> Result<Channel, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    C: Fn() -> F + Send + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let mut first = Some(first);
+    let connector = tower::service_fn(move |_| {
+        let stream = first.take().ok_or_else(&again);
+        async move {
+            match stream {
+                Ok(stream) => Ok(TokioIo::new(stream)),
+                Err(again) => again.await.map(TokioIo::new),
+            }
+        }
+    });
+    // The URI only fills a header: the connector knows where to go.
+    Endpoint::from_static("http://kegd")
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .connect_with_connector(connector)
+        .await
+}
+
+/// Where a daemon is.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// `unix://PATH`, or a path alone.
+    Socket(PathBuf),
+    /// `tcp://HOST[:PORT]`.
+    Tcp { host: String, port: u16 },
+}
+
+impl Address {
+    fn parse(host: &str) -> Option<Self> {
+        if host.starts_with("tcp://") {
+            let uri: Uri = host.parse().ok()?;
+            let authority =
+                uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+            let port = match authority.as_str().strip_prefix(authority.host())? {
+                "" => DEFAULT_TLS_PORT,
+                _ => authority.port_u16()?,
+            };
+            let name = authority.host().to_owned();
+            return (uri.path() == "/" && !name.is_empty())
+                .then_some(Self::Tcp { host: name, port });
+        }
+        let path = host.strip_prefix("unix://").unwrap_or(host);
+        path.starts_with('/').then(|| Self::Socket(PathBuf::from(path)))
+    }
 }
 
 /// What a failed connect(2) means, and what to do about it.
@@ -167,16 +225,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_name_sockets_by_absolute_paths() {
+    fn hosts_name_sockets_by_absolute_paths_or_ports() {
+        let socket = |path: &str| Some(Address::Socket(path.into()));
+        let tcp = |host: &str, port| Some(Address::Tcp { host: host.to_owned(), port });
         let table = [
-            ("unix:///run/keg/kegd.sock", Some("/run/keg/kegd.sock")),
-            ("/run/x.sock", Some("/run/x.sock")),
+            ("unix:///run/keg/kegd.sock", socket("/run/keg/kegd.sock")),
+            ("/run/x.sock", socket("/run/x.sock")),
+            ("tcp://127.0.0.1:2377", tcp("127.0.0.1", 2377)),
+            ("tcp://build.example", tcp("build.example", 2376)),
+            ("tcp://[::1]:1", tcp("[::1]", 1)),
             ("unix://relative.sock", None),
-            ("tcp://127.0.0.1:2376", None),
+            ("tcp://", None),
+            ("tcp://host:port", None),
+            ("tcp://host:1/path", None),
+            ("tcp://user@host:1", None),
             ("", None),
         ];
-        for (host, path) in table {
-            assert_eq!(socket_path(host), path.map(PathBuf::from), "{host}");
+        for (host, address) in table {
+            assert_eq!(Address::parse(host), address, "{host}");
         }
     }
 

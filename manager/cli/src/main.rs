@@ -64,8 +64,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// TLS was asked for where there is none.
+#[derive(Debug, thiserror::Error)]
+#[error("--tlsverify asks for TLS, which {host:?} does not have")]
+struct UnverifiedHost {
+    host: String,
+}
+
 /// Does what was typed, on one thread.
 fn run(cli: Cli) -> Result<u8, Failure> {
+    if cli.tls.tlsverify && !cli.host.starts_with("tcp://") {
+        return Err(Failure::usage(UnverifiedHost { host: cli.host }).with_remedy(
+            "give --host tcp://HOST:PORT, or leave --tlsverify and KEG_TLS_VERIFY out",
+        ));
+    }
+    cli.tls.install();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -28,9 +28,18 @@ pub(crate) struct Arguments {
     /// Runtime directory, empty after a restart of the machine.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
-    /// Where clients connect: unix:///PATH. May be given several times.
+    /// Where clients connect: unix:///PATH, or tcp://HOST:PORT with TLS. May be given several times.
     #[arg(long, value_name = "URI")]
     pub(crate) listen: Vec<String>,
+    /// Authority that must have signed the certificates of clients over TCP (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca_cert: Option<PathBuf>,
+    /// Certificate that clients over TCP are shown (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Key of that certificate (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// error, warn, info, debug, trace, or a filter such as info,keg_image=debug.
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -60,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) state: PathBuf,
     /// Where clients connect; empty: `kegd.sock` in the runtime directory.
     pub(crate) listen: Vec<String>,
+    /// Certificates for clients over TCP.
+    pub(crate) tls: TlsConfig,
     /// Level or filter.
     pub(crate) log_level: String,
     /// Form of the log.
@@ -82,6 +93,53 @@ pub(crate) struct Config {
     pub(crate) registry: RegistryConfig,
     /// Networks.
     pub(crate) network: NetworkConfig,
+}
+
+/// Certificates for clients over TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TlsConfig {
+    /// Authority that must have signed the certificates of clients.
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate of the daemon, with those between it and its authority.
+    pub(crate) cert: Option<PathBuf>,
+    /// Key of that certificate.
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// The three files, or what is missing.
+    ///
+    /// # Errors
+    /// [`ConfigError::Tls`] for the address `uri`, which needs them.
+    pub(crate) fn files(&self, uri: &str) -> Result<TlsFiles, ConfigError> {
+        match (&self.ca, &self.cert, &self.key) {
+            (Some(ca), Some(cert), Some(key)) => {
+                Ok(TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() })
+            }
+            (ca, cert, key) => {
+                let settings = [
+                    (ca, "tls.ca (--tls-ca-cert)"),
+                    (cert, "tls.cert (--tls-cert)"),
+                    (key, "tls.key (--tls-key)"),
+                ];
+                let missing = settings.into_iter().filter(|(file, _)| file.is_none());
+                let missing: Vec<_> = missing.map(|(_, name)| name).collect();
+                Err(ConfigError::Tls { uri: uri.to_owned(), missing: missing.join(", ") })
+            }
+        }
+    }
+}
+
+/// The files of a complete [`TlsConfig`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// Authority of the clients.
+    pub(crate) ca: PathBuf,
+    /// Certificate of the daemon.
+    pub(crate) cert: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
 }
 
 /// Networks, and how they get on with the host's firewall.
@@ -160,6 +218,7 @@ impl Default for Config {
             root: "/var/lib/keg".into(),
             state: "/run/keg".into(),
             listen: Vec::new(),
+            tls: TlsConfig::default(),
             log_level: "info".into(),
             log_format: LogFormat::Text,
             shim: None,
@@ -228,6 +287,16 @@ pub(crate) enum ConfigError {
         /// What it can be.
         wanted: &'static str,
     },
+    /// An address that strangers can reach, and nothing to tell them by.
+    #[error(
+        "{uri} is served with mutual TLS only, because whoever may speak to kegd is root: set {missing}"
+    )]
+    Tls {
+        /// The address.
+        uri: String,
+        /// The settings that are missing.
+        missing: String,
+    },
     /// A runtime that is not configured.
     #[error("default_runtime = {name:?} is not one of [runtimes]")]
     UnknownRuntime {
@@ -266,6 +335,11 @@ impl Config {
             // A socket that the file names for another state directory is another daemon's.
             config.listen.clear();
         }
+        config.tls = TlsConfig {
+            ca: arguments.tls_ca_cert.clone().or(config.tls.ca),
+            cert: arguments.tls_cert.clone().or(config.tls.cert),
+            key: arguments.tls_key.clone().or(config.tls.key),
+        };
         if let Some(level) = &arguments.log_level {
             config.log_level.clone_from(level);
         }
@@ -296,6 +370,9 @@ impl Config {
             ("root", Some(&self.root)),
             ("state", Some(&self.state)),
             ("shim", self.shim.as_ref()),
+            ("tls.ca", self.tls.ca.as_ref()),
+            ("tls.cert", self.tls.cert.as_ref()),
+            ("tls.key", self.tls.key.as_ref()),
         ];
         for (key, path) in paths {
             if let Some(path) = path.filter(|path| !path.is_absolute()) {
@@ -304,6 +381,9 @@ impl Config {
         }
         if let Some(path) = self.runtimes.values().find(|path| !path.is_absolute()) {
             return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
+        }
+        for uri in self.listen.iter().filter(|uri| uri.starts_with("tcp://")) {
+            self.tls.files(uri)?;
         }
         self.default_network()?;
         if let Some(path) = self.registry.config_dirs.iter().find(|path| !path.is_absolute()) {
@@ -403,6 +483,19 @@ mod tests {
         assert_eq!(load(&["--root", "/x"]).root, Path::new("/x"));
         assert_eq!(load(&["--state", "/s"]).listen, ["unix:///s/kegd.sock"]);
         assert_eq!(load(&["--listen", "unix:///l"]).listen, ["unix:///l"]);
+    }
+
+    #[test]
+    fn tcp_without_certificates_is_refused_with_what_is_missing() {
+        let text = "listen = [\"tcp://0.0.0.0:2376\"]\n[tls]\ncert = \"/c\"";
+        let mut config = Config::parse(text).unwrap();
+
+        let refused = config.check().unwrap_err().to_string();
+
+        assert!(refused.contains("tcp://0.0.0.0:2376"), "{refused}");
+        assert!(refused.ends_with("set tls.ca (--tls-ca-cert), tls.key (--tls-key)"), "{refused}");
+        (config.tls.ca, config.tls.key) = (Some("/a".into()), Some("/k".into()));
+        config.check().unwrap();
     }
 
     #[test]

@@ -39,7 +39,8 @@ use crate::builder;
 use crate::config::Config;
 use crate::notify::{State, notify};
 use crate::services;
-use crate::socket;
+use crate::socket::{self, Address};
+use crate::tls;
 
 /// Name of the shim for containerd's runtime `io.containerd.keg.v2`.
 const SHIM: &str = "containerd-shim-keg-v2";
@@ -88,18 +89,27 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut servers = tokio::task::JoinSet::new();
     let mut sockets = Vec::new();
     for uri in &config.listen {
-        let (listener, path) = socket::listen(uri)?;
-        tracing::info!(%uri, "listening");
-        sockets.push(path);
         let mut stopping = stopping.clone();
+        let end = async move {
+            // An error means that the daemon is gone, which is the end as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .add_routes(routes.clone())
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
-                // An error means that the daemon is gone, which is the end as well.
-                let _ = stopping.wait_for(|stop| *stop).await;
-            });
-        servers.spawn(server);
+            .add_routes(routes.clone());
+        match Address::parse(uri)? {
+            Address::Unix(path) => {
+                let (listener, path) = socket::listen(path)?;
+                sockets.push(path);
+                let incoming = UnixListenerStream::new(listener);
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, end));
+            }
+            Address::Tcp(address) => {
+                let incoming = tls::listen(&address, &config.tls.files(uri)?).await?;
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, end));
+            }
+        }
+        tracing::info!(%uri, "listening");
     }
     notify(State::Ready);
 

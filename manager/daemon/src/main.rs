@@ -18,6 +18,7 @@ mod notify;
 mod services;
 mod socket;
 mod status;
+mod tls;
 
 use std::process::ExitCode;
 

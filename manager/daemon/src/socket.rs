@@ -1,7 +1,7 @@
 //! The sockets that clients connect to.
 //!
 //! A unix socket admits root, and the group `keg` if the host has one: who may speak to the daemon
-//! is root, as with every engine that starts containers.
+//! is root, as with every engine that starts containers. For TCP see [`tls`](crate::tls).
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -17,7 +17,7 @@ const GROUP: &str = "keg";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
     /// Neither of the forms that are known.
-    #[error("{uri:?} is not an address to listen on: give unix:///PATH")]
+    #[error("{uri:?} is not an address to listen on: give unix:///PATH or tcp://HOST:PORT")]
     Uri {
         /// What was given.
         uri: String,
@@ -39,15 +39,40 @@ pub(crate) enum SocketError {
     },
 }
 
-/// Makes the socket that `uri` names and listens on it.
+/// An address that can be listened on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// HOST:PORT.
+    Tcp(String),
+}
+
+impl Address {
+    /// Reads `unix:///PATH` or `tcp://HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`SocketError::Uri`].
+    pub(crate) fn parse(uri: &str) -> Result<Self, SocketError> {
+        if let Some(path) = uri.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let address = uri.strip_prefix("tcp://").filter(|address| {
+            let parts = address.rsplit_once(':');
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        });
+        match address {
+            Some(address) => Ok(Self::Tcp(address.to_owned())),
+            None => Err(SocketError::Uri { uri: uri.to_owned() }),
+        }
+    }
+}
+
+/// Makes the socket `path` and listens on it.
 ///
 /// # Errors
 /// [`SocketError`]; a socket that somebody serves is not taken away.
-pub(crate) fn listen(uri: &str) -> Result<(UnixListener, PathBuf), SocketError> {
-    let path = match uri.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => PathBuf::from(path),
-        _ => return Err(SocketError::Uri { uri: uri.to_owned() }),
-    };
+pub(crate) fn listen(path: PathBuf) -> Result<(UnixListener, PathBuf), SocketError> {
     remove_stale(&path)?;
     let fail = |source| SocketError::Make { path: path.clone(), source };
     if let Some(parent) = path.parent() {
@@ -90,20 +115,16 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 mod tests {
     use super::*;
 
-    fn uri(path: &Path) -> String {
-        format!("unix://{}", path.display())
-    }
-
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_served_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/kegd.sock");
-        let (first, _) = listen(&uri(&path)).unwrap();
+        let (first, _) = listen(path.clone()).unwrap();
 
-        assert!(matches!(listen(&uri(&path)), Err(SocketError::InUse { .. })));
+        assert!(matches!(listen(path.clone()), Err(SocketError::InUse { .. })));
         drop(first);
         assert!(path.exists());
-        listen(&uri(&path)).unwrap();
+        listen(path.clone()).unwrap();
     }
 
     #[tokio::test]
@@ -111,7 +132,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kegd.sock");
 
-        let _listening = listen(&uri(&path)).unwrap();
+        let _listening = listen(path.clone()).unwrap();
 
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o007, 0, "{mode:o}");
@@ -124,16 +145,20 @@ mod tests {
         std::fs::write(&path, "data").unwrap();
 
         // connect(2) refuses a file that is no socket just as one that nobody serves.
-        let outcome = listen(&uri(&path));
+        let outcome = listen(path.clone());
 
         assert!(outcome.is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }
 
-    #[tokio::test]
-    async fn addresses_of_other_forms_are_refused() {
-        for uri in ["", "/run/keg.sock", "unix://relative", "tcp://127.0.0.1:1"] {
-            assert!(matches!(listen(uri), Err(SocketError::Uri { .. })), "{uri:?}");
+    #[test]
+    fn addresses_of_other_forms_are_refused() {
+        for uri in
+            ["", "/run/keg.sock", "unix://relative", "tcp://127.0.0.1", "tcp://:1", "tcp://h:x"]
+        {
+            assert!(matches!(Address::parse(uri), Err(SocketError::Uri { .. })), "{uri:?}");
         }
+        assert_eq!(Address::parse("tcp://[::1]:2376").unwrap(), Address::Tcp("[::1]:2376".into()));
+        assert_eq!(Address::parse("unix:///a").unwrap(), Address::Unix("/a".into()));
     }
 }

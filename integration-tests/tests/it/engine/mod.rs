@@ -10,5 +10,6 @@ mod isolation;
 mod race;
 mod restart;
 mod sharing;
+mod tls;
 mod volumes;
 mod walls;
