@@ -30,16 +30,10 @@ use crate::failure::Failure;
   keg COMMAND --help                 learn more, by example"
 )]
 pub(crate) struct Cli {
-    /// Where the daemon is: unix://PATH, or tcp://HOST[:PORT] with TLS
-    #[arg(
-        short = 'H',
-        long,
-        env = "KEG_HOST",
-        value_name = "URI",
-        default_value = DEFAULT_HOST,
-        default_value_if("tlsverify", "true", DEFAULT_TLS_HOST)
-    )]
-    pub(crate) host: String,
+    /// Where the daemon is: unix://PATH, or tcp://HOST[:PORT] with TLS (default
+    /// unix:///run/keg/kegd.sock)
+    #[arg(short = 'H', long, env = "KEG_HOST", value_name = "URI")]
+    host: Option<String>,
     /// Certificates for TCP.
     #[command(flatten)]
     pub(crate) tls: TlsOptions,
@@ -49,6 +43,14 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Where the daemon is, by what was typed or by default.
+    pub(crate) fn host(&self) -> String {
+        let default = if self.tls.tlsverify { DEFAULT_TLS_HOST } else { DEFAULT_HOST };
+        self.host.clone().unwrap_or_else(|| default.to_owned())
+    }
 }
 
 /// The commands in their short forms, and the groups of the long ones.

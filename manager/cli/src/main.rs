@@ -73,8 +73,9 @@ struct UnverifiedHost {
 
 /// Does what was typed, on one thread.
 fn run(cli: Cli) -> Result<u8, Failure> {
-    if cli.tls.tlsverify && !cli.host.starts_with("tcp://") {
-        return Err(Failure::usage(UnverifiedHost { host: cli.host }).with_remedy(
+    let host = cli.host();
+    if cli.tls.tlsverify && !host.starts_with("tcp://") {
+        return Err(Failure::usage(UnverifiedHost { host }).with_remedy(
             "give --host tcp://HOST:PORT, or leave --tlsverify and KEG_TLS_VERIFY out",
         ));
     }
@@ -83,7 +84,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::stream(&error, "start"))?;
-    let outcome = runtime.block_on(cli::execute(cli.command, &cli.host));
+    let outcome = runtime.block_on(cli::execute(cli.command, &host));
     // A thread may wait for input that will never come: the end of the process ends it.
     runtime.shutdown_background();
     outcome

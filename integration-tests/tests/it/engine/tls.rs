@@ -22,8 +22,18 @@ impl Certificates {
             let out = certificates.file(authority);
             let subject = format!("/CN=Authority {authority}");
             certificates.openssl(&[
-                "req", "-x509", "-key", &key, "-days", "2", "-subj", &subject, "-addext",
-                constraints, "-out", &out,
+                "req",
+                "-x509",
+                "-key",
+                &key,
+                "-days",
+                "2",
+                "-subj",
+                &subject,
+                "-addext",
+                constraints,
+                "-out",
+                &out,
             ]);
         }
         certificates.sign("kegd", "ca", "2");
@@ -41,9 +51,21 @@ impl Certificates {
         self.openssl(&["req", "-new", "-key", &key, "-subj", "/CN=it", "-out", &request]);
         let names = self.scratch.file("names.cnf", "subjectAltName=IP:127.0.0.1\n");
         self.openssl(&[
-            "x509", "-req", "-in", &request, "-CA", &self.file(authority), "-CAkey",
-            &self.path(&format!("{authority}.key")), "-CAcreateserial", "-days", days, "-extfile",
-            &names.display().to_string(), "-out", &self.file(name),
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &self.file(authority),
+            "-CAkey",
+            &self.path(&format!("{authority}.key")),
+            "-CAcreateserial",
+            "-days",
+            days,
+            "-extfile",
+            &names.display().to_string(),
+            "-out",
+            &self.file(name),
         ]);
     }
 
@@ -119,10 +141,24 @@ fn the_right_certificate_is_let_in_by_variables_and_by_flags() {
     let (ca, cert) = (certificates.file("ca"), certificates.file("right"));
     let key = certificates.path("right.key");
     let flags = [
-        "--host", &host, "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key,
+        "--host",
+        &host,
+        "--tlsverify",
+        "--tlscacert",
+        &ca,
+        "--tlscert",
+        &cert,
+        "--tlskey",
+        &key,
         "version",
     ];
     let _ = daemon.keg(flags).success();
+
+    // Asked for, and not to be had.
+    let mut command = daemon.keg_command(["ps"]);
+    let refused = Outcome::of(command.env("KEG_TLS_VERIFY", "1"), PATIENCE);
+    assert_eq!(refused.exit_code, 125, "{refused:?}");
+    assert!(refused.stderr.contains("--tlsverify asks for TLS"), "{refused:?}");
 }
 
 #[test]
@@ -146,7 +182,10 @@ fn every_other_certificate_is_refused_with_what_is_wrong_with_it() {
     }
     let none = keg(&daemon, &address, &certificates.scratch.join("nothing"), &["ps"]);
     assert_eq!(none.exit_code, 1, "{none:?}");
-    assert!(none.stderr.contains("nothing/ca.pem") && none.stderr.contains("--tlscacert"), "{none:?}");
+    assert!(
+        none.stderr.contains("nothing/ca.pem") && none.stderr.contains("--tlscacert"),
+        "{none:?}"
+    );
     let log = daemon.log();
     assert!(log.matches("a client over TCP is refused").count() >= 3, "{log}");
 }
