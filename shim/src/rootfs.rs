@@ -165,13 +165,14 @@ fn resolve_target(target: &str, rootfs: &Path) -> Result<Target, RootfsError> {
         if within.is_empty() {
             return Ok(root);
         }
-        openat2(
-            &root,
-            within,
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match openat2(&root, within, flags, Mode::empty(), resolve) {
+                // The kernel gives up when a rename or a mount elsewhere races with `..`.
+                Err(Errno::AGAIN) => {}
+                outcome => return outcome,
+            }
+        }
     });
     let failed = |source| RootfsError::Target {
         target: target.to_owned(),

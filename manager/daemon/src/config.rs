@@ -179,7 +179,7 @@ impl Default for NetworkConfig {
 pub(crate) struct RegistryConfig {
     /// Registries that may speak plain HTTP, or have a certificate that nobody vouches for.
     pub(crate) insecure: Vec<String>,
-    /// Directories with settings for registries: HOST[:PORT]/hosts.toml, or certificates.
+    /// Directories with settings for registries: `HOST[:PORT]/hosts.toml`, or certificates.
     pub(crate) config_dirs: Vec<PathBuf>,
 }
 

@@ -79,7 +79,7 @@ pub(crate) async fn run(args: LoginArgs, host: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// "https://index.docker.io/v1/" and "https://host:5000" are written too.
+/// `https://index.docker.io/v1/` and `https://host:5000` are written too.
 pub(crate) fn registry_name(typed: &str) -> &str {
     let rest = typed.strip_prefix("https://").or_else(|| typed.strip_prefix("http://"));
     let host = rest.unwrap_or(typed).split('/').next().unwrap_or(typed);

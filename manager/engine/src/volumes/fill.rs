@@ -55,10 +55,14 @@ impl ImageRoot {
     fn directory(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        loop {
+            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
+                Ok(directory) => return Ok(Some(directory)),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                // The kernel gives up when a rename or a mount elsewhere races with `..`.
+                Err(Errno::AGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }

@@ -382,7 +382,13 @@ fn open_below(data: &Path, subpath: &str) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(data, flags | OFlags::DIRECTORY, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    Ok(rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve)?)
+    loop {
+        match rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve) {
+            // The kernel gives up when a rename or a mount elsewhere races with `..`.
+            Err(rustix::io::Errno::AGAIN) => {}
+            outcome => return Ok(outcome?),
+        }
+    }
 }
 
 #[cfg(test)]
