@@ -16,7 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use keg_fixtures::{Containerd, Daemon, Dockerd, Machine as Network, Scratch, programs};
+use keg_fixtures::{
+    Containerd, Daemon, Dockerd, Machine as Network, PODMAN_CONFIG, Scratch, programs,
+};
 use nix::unistd::Pid;
 
 use crate::machine::Machine;
@@ -428,11 +430,11 @@ impl Podman {
         command.arg("--runroot").arg(self.scratch.join("run"));
         command.arg("--tmpdir").arg(self.scratch.join("tmp"));
         command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        command.env("CONTAINERS_CONF", self.scratch.file("containers.conf", PODMAN_CONFIG));
         // Debian's crun does not run on every layout of cgroups.
         command.args(["--runtime", "runc", "--"]);
         Engine {
-            // Podman's own limit of open files may be higher than what the machine allows.
-            isolation: ["--network", "none", "--ulimit", "host"].map(Into::into).into(),
+            isolation: ["--network", "none"].map(Into::into).into(),
             ..Engine::from_command("podman", &command, "bench")
         }
     }

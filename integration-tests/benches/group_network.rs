@@ -13,7 +13,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use keg_fixtures::{Daemon, Machine as Host, Outcome, Scratch, Tree, programs, wait};
+use keg_fixtures::{
+    Daemon, Machine as Host, Outcome, PODMAN_CONFIG, Scratch, Tree, programs, wait,
+};
 
 use crate::machine::Machine;
 use crate::report::{BenchResult, Comparison, today};
@@ -387,6 +389,6 @@ fn podman(scratch: &Scratch) -> Option<Peer> {
         "--cgroup-manager=cgroupfs".to_owned(),
         "--runtime=runc".to_owned(),
     ];
-    let environment = Vec::new();
+    let environment = vec![("CONTAINERS_CONF", scratch.file("containers.conf", PODMAN_CONFIG))];
     Some(Peer { name: "podman", program, before, environment, host, outside, _server: None })
 }

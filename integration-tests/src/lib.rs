@@ -45,7 +45,7 @@ pub use host::Host;
 pub use image::{Image, Layer};
 pub use machine::Machine;
 pub use outcome::Outcome;
-pub use peers::{Containerd, Dockerd, Podman};
+pub use peers::{Containerd, Dockerd, PODMAN_CONFIG, Podman};
 pub use registry::{BadRegistry, Registry};
 pub use report::Report;
 pub use root_archive::RootArchive;

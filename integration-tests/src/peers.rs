@@ -354,10 +354,16 @@ impl Drop for Dockerd {
     }
 }
 
-/// Debian's podman on private directories, with keg-runtime as its runtime.
-///
-/// Its defaults raise limits and lower the oom score, which needs CAP_SYS_RESOURCE: a configuration of
-/// its own asks for neither.
+/// Podman's `containers.conf` for a machine without `CAP_SYS_RESOURCE`: its defaults raise limits above
+/// those that are inherited; this asks for none that is.
+pub const PODMAN_CONFIG: &str = "\
+[containers]
+default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]
+[engine]
+events_logger = \"none\"
+";
+
+/// Debian's podman on private directories, with keg-runtime as its runtime and [`PODMAN_CONFIG`].
 #[derive(Debug)]
 pub struct Podman {
     cgroup: String,
@@ -371,9 +377,7 @@ impl Podman {
         let scratch = Scratch::new();
         let name = scratch.path().file_name().and_then(OsStr::to_str).expect("UTF-8");
         let cgroup = format!("keg-it-podman-{}", name.replace('.', "-"));
-        let config = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-                      [engine]\nevents_logger = \"none\"\n";
-        let _ = scratch.file("containers.conf", config);
+        let _ = scratch.file("containers.conf", PODMAN_CONFIG);
         crate::bundle::fill_rootfs(&scratch.directory("rootfs"));
         Self { cgroup, scratch }
     }

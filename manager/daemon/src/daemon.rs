@@ -1,5 +1,6 @@
 //! Wires the parts together, serves, and ends in order.
 
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use keg_store::{
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -58,6 +59,14 @@ const TAG_DIGITS: usize = 4;
 const DRAIN: Duration = Duration::from_secs(3);
 /// Bytes that a client may send ahead of what is read, per call: enough to keep an import going.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The connections that come to one address.
+enum Bound {
+    /// By a socket of the file system, whose owner and mode say who may connect.
+    Unix(UnixListenerStream),
+    /// By TCP, of clients that have shown their certificate.
+    Tcp(ReceiverStream<io::Result<tls::Connection>>),
+}
 
 /// Runs the daemon until it is asked to end.
 ///
@@ -86,9 +95,24 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             .await??;
     let routes = routes(&engine, &images, builder)?;
     let (stop, stopping) = watch::channel(false);
-    let mut servers = tokio::task::JoinSet::new();
     let mut sockets = Vec::new();
+    let mut bound = Vec::new();
+    // Every address before any is served: whoever is answered at one finds the others.
     for uri in &config.listen {
+        bound.push(match Address::parse(uri)? {
+            Address::Unix(path) => {
+                let (listener, path) = socket::listen(path)?;
+                sockets.push(path);
+                Bound::Unix(UnixListenerStream::new(listener))
+            }
+            Address::Tcp(address) => {
+                Bound::Tcp(tls::listen(&address, &config.tls.files(uri)?).await?)
+            }
+        });
+        tracing::info!(%uri, "listening");
+    }
+    let mut servers = tokio::task::JoinSet::new();
+    for listener in bound {
         let mut stopping = stopping.clone();
         let end = async move {
             // An error means that the daemon is gone, which is the end as well.
@@ -97,19 +121,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .add_routes(routes.clone());
-        match Address::parse(uri)? {
-            Address::Unix(path) => {
-                let (listener, path) = socket::listen(path)?;
-                sockets.push(path);
-                let incoming = UnixListenerStream::new(listener);
-                servers.spawn(server.serve_with_incoming_shutdown(incoming, end));
+        match listener {
+            Bound::Unix(incoming) => {
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, end))
             }
-            Address::Tcp(address) => {
-                let incoming = tls::listen(&address, &config.tls.files(uri)?).await?;
-                servers.spawn(server.serve_with_incoming_shutdown(incoming, end));
+            Bound::Tcp(incoming) => {
+                servers.spawn(server.serve_with_incoming_shutdown(incoming, end))
             }
-        }
-        tracing::info!(%uri, "listening");
+        };
     }
     notify(State::Ready);
 
