@@ -1,7 +1,8 @@
 //! The exit record: how a process ended, on disk before anyone is told.
 //!
-//! A daemon that comes back to a shim that is gone reads it. Written under a temporary name,
-//! synced, renamed, and its directory synced, so that there is either no record or a whole one.
+//! A daemon that comes back to a shim that is gone reads it. It is written under a temporary name and
+//! renamed, so that whoever reads finds no record or a whole one, and then synced: what is on the
+//! disk after a power cut is the record, or nothing that can be read as one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,6 +35,15 @@ pub(crate) struct ExitRecord {
     pub(crate) exited_at: String,
 }
 
+/// Where an exit is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Whether the exit is told of only after the record is on the disk.
+    pub(crate) outlives_power_cut: bool,
+}
+
 /// Why an exit could not be recorded.
 #[derive(Debug, thiserror::Error)]
 #[error("record the exit in {path:?}")]
@@ -62,23 +72,25 @@ impl ExitRecord {
         self
     }
 
-    /// Makes the record durable at `path`, over an older one.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), RecordError> {
-        self.write_or_io_error(path).map_err(|source| RecordError { path: path.to_owned(), source })
+    /// Writes the record over an older one.
+    pub(crate) fn write(&self, place: &Place) -> Result<(), RecordError> {
+        self.write_or_io_error(place)
+            .map_err(|source| RecordError { path: place.path.clone(), source })
     }
 
-    fn write_or_io_error(&self, path: &Path) -> io::Result<()> {
+    fn write_or_io_error(&self, Place { path, outlives_power_cut }: &Place) -> io::Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
         fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
+        if *outlives_power_cut {
+            // One sync for bytes and name: Linux's file systems write a file's name with it, if the
+            // file is new.
+            file.sync_all()?;
         }
+        Ok(())
     }
 
     /// Reads a record; `None` if there is none.
@@ -101,7 +113,10 @@ mod tests {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         let exit = Exit { cause: Cause::Signal(9), at: start + Duration::from_nanos(1) };
 
-        ExitRecord::new("c", "", Pid(42), exit).started(Some(start)).write(&path).unwrap();
+        ExitRecord::new("c", "", Pid(42), exit)
+            .started(Some(start))
+            .write(&Place { path: path.clone(), outlives_power_cut: true })
+            .unwrap();
 
         assert_eq!(
             fs::read_to_string(&path).unwrap(),

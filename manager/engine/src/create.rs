@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use keg_image::ImageRecord;
 use keg_network::NetworkMode;
 use keg_store::{
-    Container as StoredContainer, IdRangePool, MetadataError, PrepareOptions, Runtime, WriteTx,
+    Container as StoredContainer, Durability, IdRangePool, MetadataError, PrepareOptions, Runtime,
+    WriteTx,
 };
 
 use crate::container::Container;
@@ -100,7 +101,12 @@ fn make(
         .map_err(file_error("make", dir.path()))?;
     let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
     let planned = Planned { process, mounts, shared_range };
-    let outcome = shared.store.transaction(|tx| {
+    // A volume that is made with it outlives it.
+    let durability = match request.host.auto_remove && !volumes.has_new() {
+        true => Durability::Crash,
+        false => Durability::PowerCut,
+    };
+    let outcome = shared.store.transaction_outliving(durability, |tx| {
         let record = store(shared, tx, &request, &image, &id, planned, seed)?;
         volumes.enter(tx, &id)?;
         Ok(record)

@@ -283,7 +283,9 @@ impl Shared {
     pub(crate) fn save(&self, record: &Record) -> Result<(), EngineError> {
         let json = encode(record)?;
         let (ns, id) = (&self.settings.namespace, record.id.as_str());
-        self.store.transaction(|tx| tx.set_container_extension(ns, id, EXTENSION, &json))?;
+        self.store.transaction_outliving(record.durability(), |tx| {
+            tx.set_container_extension(ns, id, EXTENSION, &json)
+        })?;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use keg_image::Platform;
 use keg_network::{MacAddr, NetworkMode, PortRequest, Transport};
+use keg_store::Durability;
 use serde::{Deserialize, Serialize};
 
 use crate::devices::{Device, DeviceLimit};
@@ -558,6 +559,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// What a change of it must have outlived before it is told: a container that is removed when it
+    /// ends leaves nothing that a power cut could lose.
+    pub(crate) fn durability(&self) -> Durability {
+        if self.host.auto_remove { Durability::Crash } else { Durability::PowerCut }
+    }
+
     /// The name of its state, as `ps` and filters have it.
     pub fn state_name(&self) -> &'static str {
         if self.is_restarting { "restarting" } else { self.lifecycle.name() }

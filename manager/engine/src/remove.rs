@@ -98,7 +98,7 @@ fn take_away(
     heir: Option<&ContainerId>,
 ) -> Result<(), EngineError> {
     let (ns, id) = (&shared.settings.namespace, record.id.as_str());
-    let volumes = shared.store.transaction(|tx| {
+    let volumes = shared.store.transaction_outliving(record.durability(), |tx| {
         if let Some(heir) = heir {
             tx.pass_id_range(ns, id, heir.as_str())?;
         }

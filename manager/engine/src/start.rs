@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keg_proto::containerd::types::Mount as TaskMount;
-use keg_store::Reason;
+use keg_store::{Durability, Reason};
 
 use crate::container::{Container, Turn, Waiting};
 use crate::devices;
@@ -420,8 +420,12 @@ pub(crate) fn task_mount(mount: keg_store::Mount) -> TaskMount {
 /// between kegd and the shim").
 fn stdio(shared: &Shared, record: &Record, dir: &ContainerDir) -> Stdio {
     let settings = &shared.settings;
+    let exit_outlives = match record.durability() {
+        Durability::PowerCut => "power-cut",
+        Durability::Crash => "crash",
+    };
     let stdout = format!(
-        "keg://{}?format=json-file&max-size={}&max-file={}&exit={}",
+        "keg://{}?format=json-file&max-size={}&max-file={}&exit={}&exit-outlives={exit_outlives}",
         percent_encode(&dir.log()),
         settings.log_file_bytes,
         settings.log_files,

@@ -42,8 +42,8 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use explain::{ErrorClass, Explain, Reason, io_reason};
 pub use gc::{CollectError, Collected, collect};
 pub use metadata::{
-    BlobInfo, BuildResult, Container, IdRange, IdRangePool, Image, Lease, MetadataError, ReadTx,
-    Resource, Runtime, Volume, WriteTx,
+    BlobInfo, BuildResult, Container, Durability, IdRange, IdRangePool, Image, Lease,
+    MetadataError, ReadTx, Resource, Runtime, Volume, WriteTx,
 };
 pub use namespace::{Namespace, NamespaceError};
 pub use snapshot::{

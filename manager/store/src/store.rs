@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::content::{ContentError, ContentStore};
 use crate::explain::io_remedy;
 use crate::lock::{LockError, RootLock};
-use crate::metadata::Database;
+use crate::metadata::{Database, Durability};
 use crate::{Explain, MetadataError, ReadTx, Reason, WriteTx, io_reason};
 
 /// Characters that overlayfs gives a meaning in its options.
@@ -159,7 +159,20 @@ impl Store {
         &self,
         body: impl FnOnce(&WriteTx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.shared.database.transaction(body)
+        self.transaction_outliving(Durability::PowerCut, body)
+    }
+
+    /// As [`Store::transaction`], for a change that need not outlive a power cut: without waiting for
+    /// the disk.
+    ///
+    /// # Errors
+    /// As for [`Store::transaction`].
+    pub fn transaction_outliving<T, E: From<MetadataError>>(
+        &self,
+        durability: Durability,
+        body: impl FnOnce(&WriteTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.shared.database.transaction(durability, body)
     }
 
     /// Runs `body` on one consistent state of the database; writers go on meanwhile.

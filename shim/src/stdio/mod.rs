@@ -41,6 +41,7 @@ use terminal::{Console, ConsoleSocket};
 use uri::Target;
 pub(crate) use uri::UriError;
 
+use crate::exit_record::Place;
 use crate::log::{LogError, LogWriter, Stream};
 use crate::runtime_cli::ChildEnds;
 use crate::sys;
@@ -189,7 +190,7 @@ impl Streams {
     }
 
     /// Where the exit is to be recorded, if the request says so.
-    pub(crate) fn exit_record(&self) -> Option<&Path> {
+    pub(crate) fn exit_record(&self) -> Option<&Place> {
         [&self.stdout, &self.stderr].into_iter().find_map(Target::exit_record)
     }
 

@@ -3,6 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
+use crate::exit_record::Place;
 use crate::log::{Format, LogSettings, WhenFull};
 
 /// A stream's destination.
@@ -29,11 +30,11 @@ pub(crate) struct LoggerUri {
     pub(crate) must_say_ready: bool,
 }
 
-/// `keg:///LOG?format=…&max-size=…&max-file=…&compress=…&rate=…&on-full=…&exit=…`.
+/// `keg:///LOG?format=…&max-size=…&max-file=…&compress=…&rate=…&on-full=…&exit=…&exit-outlives=…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KegUri {
     pub(crate) log: Option<LogSettings>,
-    pub(crate) exit_record: Option<PathBuf>,
+    pub(crate) exit_record: Option<Place>,
 }
 
 /// Why a URI is refused.
@@ -93,9 +94,9 @@ impl Target {
         }
     }
 
-    pub(crate) fn exit_record(&self) -> Option<&Path> {
+    pub(crate) fn exit_record(&self) -> Option<&Place> {
         match self {
-            Self::Keg(uri) => uri.exit_record.as_deref(),
+            Self::Keg(uri) => uri.exit_record.as_ref(),
             _ => None,
         }
     }
@@ -119,7 +120,8 @@ impl KegUri {
             compress: false,
             max_bytes_per_sec: None,
         };
-        let mut exit_record = None;
+        let mut exit_record: Option<PathBuf> = None;
+        let mut outlives_power_cut = true;
         for (name, value) in parameters(query)? {
             let wrong = |name, expected| UriError::Value { name, value: value.clone(), expected };
             match name.as_str() {
@@ -157,9 +159,17 @@ impl KegUri {
                 }
                 "exit" if value.starts_with('/') => exit_record = Some(value.into()),
                 "exit" => return Err(UriError::Relative(value)),
+                "exit-outlives" => {
+                    outlives_power_cut = match value.as_str() {
+                        "power-cut" => true,
+                        "crash" => false,
+                        _ => return Err(wrong("exit-outlives", "power-cut or crash")),
+                    };
+                }
                 _ => return Err(UriError::Parameter(name)),
             }
         }
+        let exit_record = exit_record.map(|path| Place { path, outlives_power_cut });
         Ok(Self { log: (!path.is_empty()).then_some(settings), exit_record })
     }
 }
@@ -231,7 +241,7 @@ mod tests {
     #[test]
     fn our_own_form_carries_log_and_exit_record() {
         let text = "keg:///l/c.log?format=cri&max-size=100&max-file=3&exit=/l/exit.json\
-                    &on-full=block&compress=gzip&rate=5000";
+                    &on-full=block&compress=gzip&rate=5000&exit-outlives=crash";
 
         let Ok(Target::Keg(uri)) = Target::parse(text) else { panic!("not ours") };
 
@@ -240,7 +250,12 @@ mod tests {
         assert_eq!((log.max_size_bytes, log.max_files.get()), (NonZeroU64::new(100), 3));
         assert_eq!((log.when_full, log.compress), (WhenFull::Block, true));
         assert_eq!(log.max_bytes_per_sec, NonZeroU64::new(5000));
-        assert_eq!(uri.exit_record, Some("/l/exit.json".into()));
+        let record = Place { path: "/l/exit.json".into(), outlives_power_cut: false };
+        assert_eq!(uri.exit_record, Some(record));
+        let Ok(Target::Keg(durable)) = Target::parse("keg:///l?exit=/e") else {
+            panic!("not ours")
+        };
+        assert!(durable.exit_record.unwrap().outlives_power_cut);
         let Ok(Target::Keg(bare)) = Target::parse("keg:") else { panic!("not ours") };
         assert_eq!(bare, KegUri { log: None, exit_record: None });
     }
@@ -255,6 +270,7 @@ mod tests {
             "keg:///l?max-size=-1",
             "keg:///l?max-file=0",
             "keg:///l?exit=relative",
+            "keg:///l?exit=/e&exit-outlives=all",
             "keg:///l?surprise=1",
             "keg:///%zz",
             "keg:///%+1",

@@ -56,7 +56,7 @@ impl Supervisor {
             bundle.dir(),
             Rc::clone(&self.reaper),
         );
-        let record = runtime.record(streams.exit_record().map(Path::to_owned));
+        let record = runtime.record(streams.exit_record().map(|place| place.path.clone()));
         bundle.write_task_record(&record).map_err(TaskError::Bundle)?;
         let task = Rc::new(Task {
             id: request.id.clone(),

@@ -40,13 +40,13 @@ impl Supervisor {
         }
         process.streams.drain(EXIT_DRAIN_LIMIT).await;
         let pid = process.phase().pid().unwrap_or(Pid(0));
-        if let Some(path) = process.streams.exit_record() {
+        if let Some(place) = process.streams.exit_record() {
             // A short process may have ended before the runtime's `start` returned.
             let started_at = process.started_at().map(|started| started.min(exit.at));
             let mut record =
                 ExitRecord::new(&task.id, &process.exec_id, pid, exit).started(started_at);
             record.oom_killed = task.oom.borrow().as_ref().is_some_and(|watch| watch.kills() > 0);
-            if let Err(error) = record.write(path) {
+            if let Err(error) = record.write(place) {
                 // Whoever waits must learn of the exit all the same.
                 self_log::warn("the exit is reported without a record", &error);
             }

@@ -323,6 +323,11 @@ impl Made<'_> {
         Ok(volume)
     }
 
+    /// Whether volumes come to be with the container.
+    pub(crate) fn has_new(&self) -> bool {
+        !self.new.is_empty()
+    }
+
     /// Enters the volumes, and that the container uses them, in the container's transaction.
     ///
     /// # Errors

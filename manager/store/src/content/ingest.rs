@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{ContentError, ContentStore};
+use crate::metadata::Durability;
 use crate::store::sync_dir;
 use crate::{Algorithm, Digest, Hasher, Labels, Namespace, Resource};
 
@@ -166,7 +167,7 @@ impl Ingest {
             .map_err(ContentError::io("protect the file", &data))?;
         self.file.sync_all().map_err(ContentError::io("sync the file", &data))?;
         let path = self.content.blob_path(&found);
-        self.content.database().transaction(|tx| {
+        self.content.database().transaction(Durability::PowerCut, |tx| {
             fs::rename(&data, &path).map_err(ContentError::io("rename to", &path))?;
             if let Some(parent) = path.parent() {
                 sync_dir(parent).map_err(ContentError::io("sync the directory", parent))?;

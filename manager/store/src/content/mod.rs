@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use error::ContentError;
 pub use ingest::{Ingest, IngestStatus};
 
-use crate::metadata::Database;
+use crate::metadata::{Database, Durability};
 use crate::store::sync_dir;
 use crate::{Algorithm, BlobInfo, Digest, Labels, Namespace, Resource};
 
@@ -206,7 +206,7 @@ impl ContentStore {
         labels: &Labels,
         lease: Option<&str>,
     ) -> Result<bool, ContentError> {
-        self.shared.database.transaction(|tx| {
+        self.shared.database.transaction(Durability::PowerCut, |tx| {
             let Some(size_bytes) = tx.blob_size(digest)? else { return Ok(false) };
             if !self.blob_path(digest).exists() {
                 return Ok(false);
@@ -277,7 +277,7 @@ impl ContentStore {
             let dir = self.shared.dir.join("blobs").join(algorithm.as_str());
             let unknown = self.unknown_files(&dir, algorithm)?;
             for batch in unknown.chunks(BATCH) {
-                self.shared.database.transaction(|tx| {
+                self.shared.database.transaction(Durability::PowerCut, |tx| {
                     for digest in batch {
                         if tx.is_blob_known(digest)? {
                             continue;

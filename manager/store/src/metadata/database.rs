@@ -28,11 +28,49 @@ pub(crate) struct Database {
     shared: Arc<Shared>,
 }
 
+/// What a change must have outlived before its transaction returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The machine's power: the change is on the disk.
+    PowerCut,
+    /// The death of this process. A power cut may undo the change, and what was changed after it, up
+    /// to the next one that must outlive it; it never undoes one without those after it.
+    Crash,
+}
+
+impl Durability {
+    /// SQLite's name for it, in WAL mode.
+    fn synchronous(self) -> &'static str {
+        match self {
+            Self::PowerCut => "FULL",
+            Self::Crash => "NORMAL",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
+}
+
+/// The connection that writes, and what it is set to.
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    durability: Durability,
+}
+
+impl Writer {
+    /// Begins a transaction that is as durable as that once it is committed.
+    fn begin(&mut self, durability: Durability) -> rusqlite::Result<Transaction<'_>> {
+        if self.durability != durability {
+            self.connection.pragma_update(None, "synchronous", durability.synchronous())?;
+            self.durability = durability;
+        }
+        self.connection.transaction_with_behavior(TransactionBehavior::Immediate)
+    }
 }
 
 impl Database {
@@ -49,8 +87,8 @@ impl Database {
                 operation: "create the file",
                 source: rusqlite::Error::ToSqlConversionFailure(Box::new(error)),
             })?;
-        let mut writer = connect(path)?;
-        schema::migrate(&mut writer, &schema::MIGRATIONS)?;
+        let mut writer = Writer { connection: connect(path)?, durability: Durability::PowerCut };
+        schema::migrate(&mut writer.connection, &schema::MIGRATIONS)?;
         let shared = Shared {
             path: path.to_owned(),
             writer: Mutex::new(writer),
@@ -61,12 +99,11 @@ impl Database {
 
     pub(crate) fn transaction<T, E: From<MetadataError>>(
         &self,
+        durability: Durability,
         body: impl FnOnce(&WriteTx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = lock(&self.shared.writer);
-        let sql = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(MetadataError::sql("begin a transaction"))?;
+        let mut writer = lock(&self.shared.writer);
+        let sql = writer.begin(durability).map_err(MetadataError::sql("begin a transaction"))?;
         let tx = WriteTx { read: ReadTx { sql }, now: Timestamp::now() };
         let value = body(&tx)?;
         tx.read.sql.commit().map_err(MetadataError::sql("commit"))?;
@@ -107,7 +144,7 @@ fn connect(path: &Path) -> Result<Connection, MetadataError> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "synchronous", Durability::PowerCut.synchronous())?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.set_prepared_statement_cache_capacity(64);

@@ -1,7 +1,7 @@
 //! The database: who is named what, and who needs whom.
 //!
 //! One SQLite file in WAL mode with `synchronous=FULL`: a committed transaction survives a power
-//! cut. One connection writes, guarded by a mutex; readers take connections from a small pool and
+//! cut, except where [`Durability::Crash`] is asked for. One connection writes, guarded by a mutex; readers take connections from a small pool and
 //! never wait for the writer.
 //!
 //! [`ReadTx`] has the queries, [`WriteTx`] adds the changes; one file per kind of object adds its
@@ -23,7 +23,7 @@ pub use blobs::BlobInfo;
 pub use build_cache::BuildResult;
 pub use containers::{Container, Runtime};
 pub(crate) use database::Database;
-pub use database::{ReadTx, WriteTx};
+pub use database::{Durability, ReadTx, WriteTx};
 pub use error::MetadataError;
 pub use id_ranges::{IdRange, IdRangePool};
 pub use images::Image;
