@@ -21,6 +21,7 @@ use keg_fixtures::{
 };
 use nix::unistd::Pid;
 
+use crate::group_runtime::Alone;
 use crate::machine::Machine;
 use crate::report::{self, BenchResult, Comparison, Measure, Value};
 use crate::runner::{self, Figures, Sample, Side};
@@ -59,8 +60,16 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     drop(bridged);
     comparisons.push(Comparison { task: "run --rm IMAGE true".into(), figures });
     let task = "run --rm --network none IMAGE true".into();
-    let figures = compare(&engines, rounds, |engine, _| engine.run_true())?;
+    let alone = Alone::new()?;
+    let mut runs = sides(&engines.iter().collect::<Vec<_>>(), &|engine, _| engine.run_true());
+    runs.push(alone.run_side());
+    let figures = runner::compare(&mut runs, rounds)?;
+    drop(runs);
     comparisons.push(Comparison { task, figures });
+    comparisons.push(Comparison {
+        task: "--version, the command line's start alone".into(),
+        figures: command_lines(&engines, rounds)?,
+    });
     comparisons.extend(lives(&engines, rounds)?);
     let measures = crowd(&engines, rounds.min(20), &mut comparisons)?;
     Ok(BenchResult {
@@ -72,6 +81,18 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         comparisons,
         measures,
     })
+}
+
+/// What it costs to start the programs that people type, and the least that starting one costs.
+fn command_lines(engines: &[Engine<'_>], rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let mut sides = sides(&engines.iter().collect::<Vec<_>>(), &|engine, _| {
+        runner::measure(Command::new(&engine.program).arg("--version"), None)
+    });
+    sides.push(Side {
+        name: "/bin/true".into(),
+        run: Box::new(|| runner::measure(&Command::new("/bin/true"), None)),
+    });
+    runner::compare(&mut sides, rounds)
 }
 
 /// `run -d`, `exec` and `rm -f`, which need each other.
@@ -179,14 +200,20 @@ fn compare(
     compare_some(&engines.iter().collect::<Vec<_>>(), rounds, run)
 }
 
-/// The runs of one side are numbered, since names of containers are used once.
 fn compare_some(
     engines: &[&Engine<'_>],
     rounds: usize,
     run: impl Fn(&Engine<'_>, usize) -> anyhow::Result<Sample>,
 ) -> anyhow::Result<Vec<Figures>> {
-    let run = &run;
-    let mut sides: Vec<Side<'_>> = engines
+    runner::compare(&mut sides(engines, &run), rounds)
+}
+
+/// One side per engine. Its runs are numbered, since names of containers are used once.
+fn sides<'a>(
+    engines: &[&'a Engine<'_>],
+    run: &'a dyn Fn(&Engine<'_>, usize) -> anyhow::Result<Sample>,
+) -> Vec<Side<'a>> {
+    engines
         .iter()
         .map(|&engine| {
             let mut round = 0;
@@ -198,8 +225,7 @@ fn compare_some(
                 }),
             }
         })
-        .collect();
-    runner::compare(&mut sides, rounds)
+        .collect()
 }
 
 /// An engine's command line.

@@ -118,6 +118,32 @@ fn measure_exec(runtimes: &[Peer], rounds: usize) -> anyhow::Result<Vec<runner::
     figures
 }
 
+/// keg-runtime alone and the bundle that the group runs: what an engine adds to.
+pub(crate) struct Alone {
+    peer: Peer,
+    bundle: Bundle,
+    _roots: tempfile::TempDir,
+}
+
+impl Alone {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let roots = tempfile::Builder::new().prefix("keg-bench-").tempdir_in(memory_dir())?;
+        let program = programs::ours("keg-runtime");
+        let peer = Peer {
+            name: "keg-runtime run, alone".to_owned(),
+            version: version(&program),
+            program,
+            root: roots.path().to_owned(),
+            namespace: None,
+        };
+        Ok(Self { peer, bundle: bundle(&["/bin/true"]), _roots: roots })
+    }
+
+    pub(crate) fn run_side(&self) -> Side<'_> {
+        self.peer.side(|peer| peer.run(&self.bundle))
+    }
+}
+
 /// A runtime with runc's command line, on a root of its own.
 struct Peer {
     name: String,
@@ -133,7 +159,8 @@ impl Peer {
     }
 
     fn id(&self) -> String {
-        format!("keg-bench-{}-{}", std::process::id(), self.name.replace(' ', "-"))
+        let name = self.name.replace([' ', ','], "-");
+        format!("keg-bench-{}-{name}", std::process::id())
     }
 
     fn command(&self, command: &str) -> Command {
