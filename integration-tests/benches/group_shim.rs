@@ -10,11 +10,11 @@
 //! Peers are found on the path, or by `KEG_PEER_SHIM_RUNC`, `KEG_PEER_SHIM_RUST`, `KEG_PEER_CONMON`;
 //! one that is not there is left out. The floor of a log is `cat > file` at the end of a pipe.
 
+mod latency;
 mod supervised;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,11 +31,8 @@ use crate::runner::{self, Sample, Side};
 const IDLE: Duration = Duration::from_secs(4);
 
 /// Lines of 80 octets that a container logs as fast as it can.
-const LINES: u64 = 400_000;
+const LINES: u64 = 2_000_000;
 const LINE_BYTES: u64 = 80;
-
-/// How often a line goes there and back.
-const ROUND_TRIPS: usize = 500;
 
 /// Measures the group.
 ///
@@ -50,7 +47,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     let peers = peers(&events);
     let mut measures = idle(&peers)?;
     measures.push(log_throughput(&peers, rounds.clamp(3, 10))?);
-    measures.push(latency(&peers)?);
+    measures.push(latency::measure(&peers)?);
     Ok(BenchResult {
         group: "shim".into(),
         date: today()?,
@@ -158,30 +155,6 @@ fn cat() -> anyhow::Result<Duration> {
         bail!("{script}: {status}");
     }
     Ok(begin.elapsed())
-}
-
-/// From a line's write into standard input to its arrival from `cat` in the container: twice
-/// through the supervisor. conmon has no FIFOs.
-fn latency(peers: &[Peer]) -> anyhow::Result<Measure> {
-    let mut measure = named("a line to `cat` in the container and back, median", "µs");
-    for peer in peers.iter().filter(|peer| peer.has_fifos()) {
-        let container = peer.create(bundle(&["/bin/cat"]), Output::Fifo)?;
-        container.run()?;
-        let (mut input, output) = container.fifos()?;
-        let mut output = BufReader::new(output);
-        let mut line = String::new();
-        let mut times = Vec::with_capacity(ROUND_TRIPS);
-        for _ in 0..ROUND_TRIPS {
-            line.clear();
-            let begin = Instant::now();
-            input.write_all(b"there and back\n")?;
-            output.read_line(&mut line)?;
-            times.push(begin.elapsed());
-        }
-        times.sort();
-        measure.push(peer, times[ROUND_TRIPS / 2].as_secs_f64() * 1e6);
-    }
-    Ok(measure)
 }
 
 /// From nothing to a running program; beside keg-runtime's own part of it.

@@ -46,3 +46,14 @@ pub fn poll<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> 
         std::thread::sleep(INTERVAL);
     }
 }
+
+/// Returns `count` moments of a time that takes `whole`, the first at its very begin.
+pub fn moments(count: u32, whole: Duration) -> impl Iterator<Item = Duration> {
+    (0..count).map(move |number| whole * number / count)
+}
+
+/// Lets time pass: for tests whose matter is that something happens at no chosen moment. Whoever
+/// waits for a condition takes [`wait_until`].
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -90,7 +90,7 @@ fn delete_container(
         .map_err(Left::Loop)?;
     let deleted = LocalSet::new().block_on(&event_loop, async {
         tokio::task::spawn_local(reaper.run());
-        runtime.delete(&flags.id, true).await
+        runtime.delete(&flags.id).await
     });
     match deleted {
         // No note and no runtime: nothing was ever made.

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use crate::bundle::TaskRecord;
 use crate::reaper::{Cause, Exit, Pid, Reaper};
 use crate::stdio::nonblocking;
+use crate::sys;
 
 /// The runtime that is taken when the options name none.
 const DEFAULT_RUNTIME: &str = "keg-runtime";
@@ -225,11 +226,10 @@ impl Runtime {
         self.run("OCI runtime kill failed", args, None).await.map(drop)
     }
 
-    pub(crate) async fn delete(&self, id: &str, force: bool) -> Result<(), RuntimeError> {
+    /// Removes the container, also what an earlier deletion that was killed has left of it.
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), RuntimeError> {
         let mut args = Args::new("delete");
-        if force {
-            args.flag("--force");
-        }
+        args.flag("--force");
         match self.run("OCI runtime delete failed", args.finish(id), None).await {
             Err(error) if error.reason() == Some(Reason::CONTAINER_NOT_FOUND) => Ok(()),
             other => other.map(drop),
@@ -321,8 +321,10 @@ impl Runtime {
 
     /// Runs one command to its end and returns what it printed.
     ///
-    /// With `ends`, the standard streams are the container's, and nothing is returned. The process
-    /// is not killed if the future is dropped: it ends by itself, and its log stays.
+    /// With `ends`, the standard streams are the container's, and nothing is returned. Such a call
+    /// makes something, so it ends with the shim: `delete`, which comes after a shim that was killed,
+    /// must not be overtaken by it. The process is not killed if the future is dropped: it ends by
+    /// itself, and its log stays.
     async fn run(
         &self,
         operation: &'static str,
@@ -342,7 +344,10 @@ impl Runtime {
         // Taken when there is no container to give the streams to.
         let mut output = None;
         match ends {
-            Some(ends) => command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr),
+            Some(ends) => {
+                sys::end_with_parent(&mut command);
+                command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr)
+            }
             None => {
                 let (reader, writer) = io::pipe().map_err(RuntimeError::Output)?;
                 let errors = writer.try_clone().map_err(RuntimeError::Output)?;

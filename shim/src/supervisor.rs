@@ -38,8 +38,12 @@ use crate::rootfs::{self, RootfsError};
 use crate::runtime_cli::{Runtime, RuntimeError};
 use crate::stdio::{Context, Hub, Owner, Request, StdioError};
 
-/// How long a deletion waits for them.
+/// How long a deletion waits for output that is still under way.
 const DELETE_DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a deletion waits for a reader that is slow to open its FIFO: with the shim's end its
+/// content would go.
+const DELETE_TAKE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What `Create` is given.
 #[derive(Debug)]
@@ -221,8 +225,9 @@ impl Supervisor {
         };
         let pid = process.phase().pid().unwrap_or(Pid(0));
         process.streams.drain(DELETE_DRAIN_LIMIT).await;
+        process.streams.taken(DELETE_TAKE_LIMIT).await;
         if exec_id.is_empty() {
-            task.runtime.delete(id, exit.is_none()).await.map_err(TaskError::Runtime)?;
+            task.runtime.delete(id).await.map_err(TaskError::Runtime)?;
             process.streams.close();
             if task.has_rootfs_mounts {
                 rootfs::unmount_all(&task.bundle.rootfs()).map_err(TaskError::Unmount)?;

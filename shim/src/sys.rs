@@ -122,12 +122,34 @@ pub(crate) fn fork_into_user_namespace() -> io::Result<i32> {
 }
 
 fn idle_until_killed() -> ! {
-    // SAFETY: takes integers; only how this process ends changes.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // If this fails, the caller kills it all the same.
+    let _ = set_parent_death_signal(libc::SIGKILL);
     loop {
         // SAFETY: takes nothing and returns when a signal was handled.
         unsafe { libc::pause() };
     }
+}
+
+/// Lets the kernel kill `command`'s process when this one ends, however that comes.
+pub(crate) fn end_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let bind = move || {
+        set_parent_death_signal(libc::SIGKILL)?;
+        // It may have ended before the kernel was told.
+        match rustix::process::getppid() {
+            Some(now) if now == parent => Ok(()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    };
+    // SAFETY: the closure runs between fork and exec; it makes system calls only, and neither
+    // allocates nor takes a lock: errors of a kind are constants.
+    unsafe { command.pre_exec(bind) };
+}
+
+fn set_parent_death_signal(signal: c_int) -> io::Result<()> {
+    // SAFETY: takes integers; only how the calling process ends changes.
+    let ret = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives `command`'s process the descriptors `passed` as 3, 4, 5, ….

@@ -144,6 +144,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn has_attached_clients(&self) -> bool {
+        matches!(self.kind, Kind::Keg)
+    }
+
     pub(super) fn has_fifos(&self) -> bool {
         !matches!(self.kind, Kind::Conmon(_))
     }
@@ -237,7 +241,7 @@ impl Peer {
         let connect = task::ConnectRequest { id: id.clone() };
         let call = client.call(TASK, "Connect", &connect, Some(PATIENCE));
         let answer: task::ConnectResponse = executor.block_on(call)?;
-        let held = Held::Shim { client, executor, fifos, _log_reader: log_reader };
+        let held = Held::Shim { client, socket, executor, fifos, _log_reader: log_reader };
         Ok(Supervised { supervisor: answer.shim_pid, held, id, scratch, _bundle: bundle })
     }
 
@@ -302,8 +306,16 @@ pub(super) struct Supervised {
 
 #[derive(Debug)]
 enum Held {
-    Shim { client: Client, executor: tokio::runtime::Runtime, fifos: Vec<File>, _log_reader: File },
-    Conmon { runc: PathBuf },
+    Shim {
+        client: Client,
+        socket: String,
+        executor: tokio::runtime::Runtime,
+        fifos: Vec<File>,
+        _log_reader: File,
+    },
+    Conmon {
+        runc: PathBuf,
+    },
 }
 
 impl Supervised {
@@ -333,6 +345,19 @@ impl Supervised {
                 let _: task::WaitResponse = self.call("Wait", &request)?;
                 Ok(())
             }
+        }
+    }
+
+    /// Where its log is.
+    pub(super) fn log_file(&self) -> PathBuf {
+        self.scratch.join("log")
+    }
+
+    /// Where attached clients meet it.
+    pub(super) fn attach_socket(&self) -> anyhow::Result<String> {
+        match &self.held {
+            Held::Shim { socket, .. } => Ok(format!("{socket}.io")),
+            Held::Conmon { .. } => bail!("conmon's clients are not ours"),
         }
     }
 

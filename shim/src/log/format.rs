@@ -8,7 +8,10 @@
 //!
 //! In json-file a part of a line lacks the `\n`; in cri its tag is `P`.
 
+use std::time::SystemTime;
+
 use super::lines::Stream;
+use crate::clock::{Fraction, rfc3339};
 
 /// How entries are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,77 +30,97 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// What stands around the pieces of one block, which share a stream and a time: made once, so that
+/// an entry costs little more than its copy.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    format: Format,
+    whole: Affixes,
+    part: Affixes,
+}
+
+#[derive(Debug)]
+struct Affixes {
+    before: String,
+    after: String,
+}
+
+impl Frame {
+    pub(crate) fn new(format: Format, stream: Stream, time: SystemTime) -> Self {
+        let name = stream.name();
+        let affixes = |before: &str, after: &str| Affixes {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        let (whole, part) = match format {
+            Format::JsonFile => {
+                let time = rfc3339(time, Fraction::Trimmed);
+                let after = format!("\",\"stream\":\"{name}\",\"time\":\"{time}\"}}\n");
+                let before = "{\"log\":\"";
+                (affixes(before, &format!("\\n{after}")), affixes(before, &after))
+            }
+            Format::Cri => {
+                let time = rfc3339(time, Fraction::Nanoseconds);
+                let tagged = |tag| affixes(&format!("{time} {name} {tag} "), "\n");
+                (tagged("F"), tagged("P"))
+            }
+            Format::Raw => (affixes("", "\n"), affixes("", "")),
+        };
+        Self { format, whole, part }
+    }
 
     /// Appends an entry to `out`.
-    pub(crate) fn encode(
-        self,
-        out: &mut Vec<u8>,
-        stream: Stream,
-        time: &Times,
-        piece: &[u8],
-        complete: bool,
-    ) {
-        match self {
-            Self::JsonFile => {
-                out.extend_from_slice(b"{\"log\":\"");
-                escape(out, piece);
-                if complete {
-                    out.extend_from_slice(b"\\n");
-                }
-                out.extend_from_slice(b"\",\"stream\":\"");
-                out.extend_from_slice(stream.name().as_bytes());
-                out.extend_from_slice(b"\",\"time\":\"");
-                out.extend_from_slice(time.trimmed.as_bytes());
-                out.extend_from_slice(b"\"}\n");
-            }
-            Self::Cri => {
-                out.extend_from_slice(time.full.as_bytes());
-                out.push(b' ');
-                out.extend_from_slice(stream.name().as_bytes());
-                out.extend_from_slice(if complete { b" F " } else { b" P " });
-                out.extend_from_slice(piece);
-                out.push(b'\n');
-            }
-            Self::Raw => {
-                out.extend_from_slice(piece);
-                out.extend(complete.then_some(b'\n'));
-            }
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, piece: &[u8], complete: bool) {
+        let Affixes { before, after } = if complete { &self.whole } else { &self.part };
+        out.reserve(before.len() + piece.len() + after.len());
+        out.extend_from_slice(before.as_bytes());
+        match self.format {
+            Format::JsonFile => escape(out, piece),
+            Format::Cri | Format::Raw => out.extend_from_slice(piece),
         }
+        out.extend_from_slice(after.as_bytes());
     }
 }
 
-/// The time of entries, in the forms that the formats want.
-#[derive(Debug, Clone)]
-pub(crate) struct Times {
-    pub(crate) full: String,
-    pub(crate) trimmed: String,
+/// Octets that are looked at together: what a vector register of every x86-64 holds.
+const LANES: usize = 16;
+
+/// Whether an octet does not stand for itself within a JSON string, as Docker writes it: it also
+/// escapes what is special in HTML. Without branches, so that many octets are asked at once.
+const fn is_special(octet: u8) -> bool {
+    (octet < 0x20)
+        | (octet >= 0x80)
+        | (octet == b'"')
+        | (octet == b'\\')
+        | (octet == b'<')
+        | (octet == b'>')
+        | (octet == b'&')
 }
 
-/// Which octets stand for themselves within a JSON string, as Docker writes it: it also escapes
-/// what is special in HTML.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut octet = 0x20_u8;
-    while octet < 0x80 {
-        plain[octet as usize] = !matches!(octet, b'"' | b'\\' | b'<' | b'>' | b'&');
-        octet += 1;
-    }
-    plain
-};
+/// Returns how many octets at the start of `bytes` stand for themselves.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<LANES>();
+    let is_plain = |block: &&[u8; LANES]| {
+        block.iter().fold(0, |found, octet| found | u8::from(is_special(*octet))) == 0
+    };
+    let plain = blocks.iter().take_while(is_plain).count() * LANES;
+    let rest = &bytes[plain..];
+    plain + rest.iter().position(|octet| is_special(*octet)).unwrap_or(rest.len())
+}
 
 /// Appends `bytes` as the inside of a JSON string. What is not UTF-8 becomes U+FFFD.
 fn escape(out: &mut Vec<u8>, mut bytes: &[u8]) {
     loop {
-        let plain = bytes.iter().position(|octet| !PLAIN[usize::from(*octet)]);
-        let plain = plain.unwrap_or(bytes.len());
-        out.extend_from_slice(&bytes[..plain]);
-        bytes = &bytes[plain..];
-        let Some(&octet) = bytes.first() else { return };
+        let (plain, rest) = bytes.split_at(plain_prefix(bytes));
+        out.extend_from_slice(plain);
+        let Some(&octet) = rest.first() else { return };
         if octet < 0x80 {
             escape_ascii(out, octet);
-            bytes = &bytes[1..];
+            bytes = &rest[1..];
         } else {
-            bytes = escape_unicode(out, bytes);
+            bytes = escape_unicode(out, rest);
         }
     }
 }
@@ -139,20 +162,16 @@ fn escape_unicode<'a>(out: &mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn times() -> Times {
-        Times {
-            full: "2026-01-02T03:04:05.120000000Z".into(),
-            trimmed: "2026-01-02T03:04:05.12Z".into(),
-        }
-    }
-
     fn entry(format: Format, piece: &[u8], complete: bool) -> String {
         let mut out = Vec::new();
-        format.encode(&mut out, Stream::Stdout, &times(), piece, complete);
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 120_000_000);
+        Frame::new(format, Stream::Stdout, time).encode(&mut out, piece, complete);
         String::from_utf8(out).unwrap()
     }
 
@@ -179,6 +198,19 @@ mod tests {
         assert_eq!(entry(Format::Cri, b"hel", false), format!("{stamp} P hel\n"));
         assert_eq!(entry(Format::Raw, b"hello", true), "hello\n");
         assert_eq!(entry(Format::Raw, b"hel", false), "hel");
+    }
+
+    #[test]
+    fn a_special_octet_is_found_wherever_it_stands() {
+        for octet in [b'"', b'\\', b'<', b'>', b'&', 0, 0x1f, 0x80, 0xff] {
+            for at in 0..3 * LANES {
+                let mut bytes = [b'x'; 3 * LANES];
+                bytes[at] = octet;
+
+                assert_eq!(plain_prefix(&bytes), at, "{octet:#x}");
+            }
+        }
+        assert_eq!(plain_prefix(&[0x7f; LANES + 1]), LANES + 1);
     }
 
     proptest! {

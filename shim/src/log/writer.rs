@@ -11,15 +11,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::num::{NonZeroU32, NonZeroU64};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
+
 use super::compress::{Job, compressed};
-use super::format::{Format, Times};
+use super::format::{Format, Frame};
 use super::lines::{Lines, Stream};
 use super::rate::RateLimit;
-use crate::clock::{Fraction, rfc3339};
 use crate::self_log;
 
 /// Permissions of a log: as Docker's, nobody else reads what containers print.
@@ -80,6 +83,8 @@ pub(crate) struct LogError {
 pub(crate) struct LogWriter {
     settings: LogSettings,
     file: File,
+    /// The same file, not for appending: see [`LogWriter::move_from`].
+    target: Option<File>,
     size_bytes: u64,
     stdout: Lines,
     stderr: Lines,
@@ -127,6 +132,7 @@ impl LogWriter {
             compression: Compression::Idle,
             settings,
             file,
+            target: None,
             size_bytes,
             stdout: Lines::default(),
             stderr: Lines::default(),
@@ -227,6 +233,7 @@ impl LogWriter {
         if self.pending.bytes.is_empty() {
             self.pending = Pending::default();
         }
+        self.target = None;
     }
 
     fn encode(
@@ -234,18 +241,14 @@ impl LogWriter {
         stream: Stream,
         feed: impl FnOnce(&mut Lines, &mut dyn FnMut(&[u8], bool)),
     ) {
-        let now = SystemTime::now();
-        let times = Times {
-            full: rfc3339(now, Fraction::Nanoseconds),
-            trimmed: rfc3339(now, Fraction::Trimmed),
-        };
+        let frame = Frame::new(self.settings.format, stream, SystemTime::now());
         let mut lines = std::mem::take(match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         });
         feed(&mut lines, &mut |piece, complete| {
             let before = self.pending.bytes.len();
-            self.settings.format.encode(&mut self.pending.bytes, stream, &times, piece, complete);
+            frame.encode(&mut self.pending.bytes, piece, complete);
             self.plan_cut(before);
         });
         match stream {
@@ -254,16 +257,10 @@ impl LogWriter {
         }
     }
 
-    /// Writes raw output from where it is, if nothing speaks against that: nothing waits before it,
-    /// no limit, no rotation. Returns what is left to do in the other way.
+    /// Writes raw output from where it is, if nothing speaks against that. Returns what is left to do
+    /// in the other way.
     fn write_through<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let settings = &self.settings;
-        let plain = settings.max_bytes_per_sec.is_none()
-            && settings.max_size_bytes.is_none_or(|max| {
-                let margin = u64::try_from(bytes.len() + RAW_MARGIN_BYTES).unwrap_or(u64::MAX);
-                self.size_bytes.saturating_add(margin) < max.get()
-            });
-        if !plain || !self.pending.bytes.is_empty() || self.lost_bytes > 0 {
+        if !self.passes_through(bytes.len()) {
             return bytes;
         }
         match self.file.write(bytes) {
@@ -277,6 +274,55 @@ impl LogWriter {
             // The other way tries again, and knows what to do.
             Err(_) => bytes,
         }
+    }
+
+    /// Moves raw output out of `pipe` into the file within the kernel, at most `most_bytes`.
+    ///
+    /// `None` if that cannot be done now: then it has to be read and given to [`Self::append`]. An
+    /// empty pipe is [`io::ErrorKind::WouldBlock`], and its end 0.
+    pub(crate) fn move_from(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        most_bytes: usize,
+    ) -> Option<io::Result<usize>> {
+        if self.settings.format != Format::Raw || !self.passes_through(most_bytes) {
+            return None;
+        }
+        // The kernel moves nothing into a file that is open for appending.
+        if self.target.is_none() {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            self.target = Some(OpenOptions::new().write(true).open(path).ok()?);
+        }
+        let target = self.target.as_ref()?;
+        // As when appending, whoever empties the file makes it begin anew.
+        let begin = target.metadata().ok()?.len();
+        let mut end = begin;
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        match splice(pipe, None, target, Some(&mut end), most_bytes, flags) {
+            Ok(count) => {
+                self.size_bytes = begin + u64::try_from(count).unwrap_or(0);
+                if self.settings.max_size_bytes.is_some() && count > 0 {
+                    self.at_line_start = last_octet(&self.file, self.size_bytes) == Some(b'\n');
+                }
+                Some(Ok(count))
+            }
+            Err(Errno::AGAIN) => Some(Err(io::ErrorKind::WouldBlock.into())),
+            // The other way meets the same, and knows what to do.
+            Err(_) => None,
+        }
+    }
+
+    /// Whether so many bytes of raw output may go to the file as they are: nothing waits before
+    /// them, no limit, no rotation.
+    fn passes_through(&self, bytes: usize) -> bool {
+        let settings = &self.settings;
+        settings.max_bytes_per_sec.is_none()
+            && self.pending.bytes.is_empty()
+            && self.lost_bytes == 0
+            && settings.max_size_bytes.is_none_or(|max| {
+                let margin = u64::try_from(bytes + RAW_MARGIN_BYTES).unwrap_or(u64::MAX);
+                self.size_bytes.saturating_add(margin) < max.get()
+            })
     }
 
     /// Takes output as it is, and plans rotations between its lines.
@@ -427,7 +473,10 @@ impl LogWriter {
         }
         let renamed = oldest > 0 && fs::rename(path, numbered(path, 1)).is_ok();
         match if renamed { open_append(path) } else { Err(io::ErrorKind::Unsupported.into()) } {
-            Ok(file) => self.file = file,
+            Ok(file) => {
+                self.file = file;
+                self.target = None;
+            }
             // The file that is open stays in use, emptied, under whatever name it has.
             Err(_) => {
                 if self.file.set_len(0).is_err() {
@@ -457,9 +506,14 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     path.into()
 }
 
+fn last_octet(file: &File, size_bytes: u64) -> Option<u8> {
+    let mut last = [0];
+    file.read_exact_at(&mut last, size_bytes.checked_sub(1)?).ok()?;
+    Some(last[0])
+}
+
 /// Returns the length of `file` up to the end of its last whole entry, which a newline ends.
 fn whole_entries(file: &File, size_bytes: u64) -> Option<u64> {
-    use std::os::unix::fs::FileExt;
     let mut end = size_bytes;
     let mut block = [0; 4096];
     while end > 0 {
@@ -568,6 +622,67 @@ mod tests {
             }
             assert_eq!(all, input);
         }
+    }
+
+    #[test]
+    fn raw_output_that_the_kernel_moves_is_all_there_and_rotated_between_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 20_000, 1000)).unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&reader).unwrap();
+        rustix::fs::fcntl_setfl(&reader, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        let input: String = (0..9000).map(|number| format!("line {number}\n")).collect();
+        let (mut moved, mut read) = (0, 0);
+
+        for piece in input.as_bytes().chunks(5000) {
+            writer.write_all(piece).unwrap();
+            loop {
+                match log.move_from(std::os::fd::AsFd::as_fd(&reader), 4096) {
+                    Some(Ok(count)) => moved += count,
+                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Some(Err(error)) => panic!("{error}"),
+                    None => {
+                        let mut block = [0; 4096];
+                        let Ok(count) = io::Read::read(&mut reader, &mut block) else { break };
+                        assert_eq!(log.append(Stream::Stdout, &block[..count]), Outcome::Done);
+                        read += count;
+                    }
+                }
+            }
+        }
+        drop(writer);
+
+        assert!(moved > read && read > 0, "{moved} moved, {read} read");
+        assert!(matches!(log.move_from(std::os::fd::AsFd::as_fd(&reader), 1), Some(Ok(0)) | None));
+        let count = u32::try_from(names(dir.path()).len()).unwrap();
+        let base = dir.path().join("sub/c.log");
+        let older = (1..count).rev().map(|number| numbered(&base, number));
+        let mut all = String::new();
+        for path in older.chain([base.clone()]) {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.len() <= 20_000 && text.ends_with('\n'), "{path:?}");
+            all.push_str(&text);
+        }
+        assert!(all == input);
+    }
+
+    #[test]
+    fn a_file_that_someone_empties_begins_anew_also_when_the_kernel_moves() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(settings(dir.path(), Format::Raw, 0, 1)).unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut move_all = |text: &str| {
+            writer.write_all(text.as_bytes()).unwrap();
+            let moved = log.move_from(std::os::fd::AsFd::as_fd(&reader), 4096).unwrap().unwrap();
+            assert_eq!(moved, text.len());
+        };
+        let path = dir.path().join("sub/c.log");
+
+        move_all("before\n");
+        File::options().write(true).truncate(true).open(&path).unwrap();
+        move_all("after\n");
+
+        assert_eq!(fs::read_to_string(path).unwrap(), "after\n");
     }
 
     #[test]

@@ -62,6 +62,15 @@ pub(super) struct Wanted {
     pub(super) lossless: bool,
 }
 
+impl Wanted {
+    fn has(self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Rc<[u8]>>,
@@ -139,23 +148,24 @@ impl Hub {
         }
     }
 
+    /// Whether a client wants a copy of a stream.
+    pub(super) fn is_wanted(&self, stream: Stream) -> bool {
+        self.clients.borrow().iter().any(|client| client.wanted.has(stream))
+    }
+
     /// Queues a copy for every client that wants it.
     pub(super) fn send(&self, stream: Stream, bytes: &[u8]) {
-        let clients = self.clients.borrow();
-        let wanted = |client: &&Rc<Client>| match stream {
-            Stream::Stdout => client.wanted.stdout,
-            Stream::Stderr => client.wanted.stderr,
-        };
-        if !clients.iter().any(|client| wanted(&client)) {
+        if !self.is_wanted(stream) {
             return;
         }
+        let clients = self.clients.borrow();
         let kind = match stream {
             Stream::Stdout => to_client::STDOUT,
             Stream::Stderr => to_client::STDERR,
         };
         for piece in bytes.chunks(MAX_PAYLOAD_BYTES) {
             let frame: Rc<[u8]> = frames::encode(kind, piece).into();
-            for client in clients.iter().filter(wanted) {
+            for client in clients.iter().filter(|client| client.wanted.has(stream)) {
                 client.push(&frame, piece.len());
             }
         }

@@ -36,7 +36,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) use attach::serve as serve_attach;
 pub(crate) use hub::Hub;
 use logger::LoggerPipes;
-use pump::{Pump, Sink, Source};
+use pump::{Pump, Sink, Source, When};
 use terminal::{Console, ConsoleSocket};
 use uri::Target;
 pub(crate) use uri::UriError;
@@ -343,15 +343,8 @@ impl Streams {
 
     /// Waits until all that the ended process wrote was passed on, at most `limit`.
     pub(crate) async fn drain(&self, limit: Duration) {
-        let replies: Vec<_> = self.pumps.borrow().iter().map(Pump::drain).collect();
-        let all = async {
-            for reply in replies {
-                // An error means that the pump has ended, with everything passed on.
-                let _ = reply.await;
-            }
-        };
         // What blocks it is a destination that takes nothing; the exit is not held up by that.
-        let _ = tokio::time::timeout(limit, all).await;
+        self.ask_pumps(When::PassedOn, limit).await;
         if let Some(log) = &self.log {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 // A full disk is the pump's to wait for.
@@ -359,6 +352,22 @@ impl Streams {
             }
         }
         self.hub.end();
+    }
+
+    /// Waits until the readers of FIFOs have taken what lies in them, at most `limit`.
+    pub(crate) async fn taken(&self, limit: Duration) {
+        self.ask_pumps(When::Taken, limit).await;
+    }
+
+    async fn ask_pumps(&self, when: When, limit: Duration) {
+        let replies: Vec<_> = self.pumps.borrow().iter().map(|pump| pump.ask(when)).collect();
+        let all = async {
+            for reply in replies {
+                // An error means that the pump has ended, with everything passed on and taken.
+                let _ = reply.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, all).await;
     }
 
     /// Lets go of everything.

@@ -9,16 +9,21 @@
 //! waits as it would with a pipe of its own. When the process has ended, its last output may still
 //! be in the pipe; a drain request is answered when that has been passed on, even if descendants
 //! hold the pipe open.
+//!
+//! A raw log of a stream that says much is moved from pipe to file within the kernel, unless a client
+//! wants a copy. A FIFO is held open until a reader has taken all out of it: its content goes with
+//! its last end, and a client may be slow to open its own.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -49,6 +54,9 @@ const TERMINAL_SILENCE: Duration = Duration::from_millis(100);
 
 /// How long to wait before a full disk is tried again.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the first and the last pause is between two looks at a FIFO that nobody empties.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 
 /// Where output comes from.
 #[derive(Debug)]
@@ -141,6 +149,26 @@ impl Sink {
         }
     }
 
+    /// Moves what a pipe holds to where it goes; `None` if it has to be read and written.
+    fn move_from(&self, pipe: &OwnedFd) -> Option<io::Result<usize>> {
+        let Self::Keg { log: Some(log), hub, stream } = self else { return None };
+        if hub.is_wanted(*stream) {
+            return None;
+        }
+        log.borrow_mut().move_from(pipe.as_fd(), LARGE_BLOCK_BYTES)
+    }
+
+    /// Waits until a reader has taken all that lies in a FIFO. The kernel does not tell of that, so it
+    /// is asked, less and less often.
+    async fn taken(&self) {
+        let Self::Fd(fd) = self else { return };
+        let (mut pause, longest) = LOOKS;
+        while ioctl_fionread(fd.get_ref()).is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
     /// Waits until clients that must lose nothing can take more.
     async fn room(&self) {
         if let Self::Keg { hub, .. } = self {
@@ -186,22 +214,38 @@ async fn append(log: &RefCell<LogWriter>, add: impl FnOnce(&mut LogWriter) -> Ou
 /// A running copy. Dropping it stops the copy.
 #[derive(Debug)]
 pub(super) struct Pump {
-    drains: mpsc::Sender<oneshot::Sender<()>>,
+    requests: mpsc::Sender<Request>,
     task: JoinHandle<()>,
+}
+
+/// What is to be told to whom.
+#[derive(Debug)]
+struct Request {
+    when: When,
+    reply: oneshot::Sender<()>,
+}
+
+/// When a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// All that was written until now was passed on.
+    PassedOn,
+    /// And readers of a FIFO have taken it.
+    Taken,
 }
 
 impl Pump {
     pub(super) fn start(source: Source, sink: Sink) -> Self {
-        let (drains, requests) = mpsc::channel(1);
+        let (sender, requests) = mpsc::channel(1);
         let copy = Copy { source, sink, block: Vec::new(), block_bytes: SMALL_BLOCK_BYTES };
-        Self { drains, task: tokio::task::spawn_local(copy.run(requests)) }
+        Self { requests: sender, task: tokio::task::spawn_local(copy.run(requests)) }
     }
 
-    /// Asks for all that was written until now; answered, or dropped, when it was passed on.
-    pub(super) fn drain(&self) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
+    /// Asks to be told; the answer may also be that the channel closes.
+    pub(super) fn ask(&self, when: When) -> oneshot::Receiver<()> {
+        let (reply, receiver) = oneshot::channel();
         // A full queue means that the same was asked a moment ago, a closed one that it has ended.
-        let _ = self.drains.try_send(sender);
+        let _ = self.requests.try_send(Request { when, reply });
         receiver
     }
 }
@@ -227,36 +271,49 @@ enum Read {
 }
 
 impl Copy {
-    async fn run(mut self, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             tokio::select! {
                 open = self.ready() => {
-                    if !open {
+                    if !open || !self.copy_block().await {
                         break;
                     }
                 }
                 request = requests.recv() => {
-                    let Some(reply) = request else { break };
-                    let open = self.drain().await;
-                    // Whoever asked may have lost patience.
-                    let _ = reply.send(());
-                    if !open {
+                    let Some(request) = request else { break };
+                    if !self.answer(request).await {
                         break;
                     }
-                    continue;
                 }
-            }
-            if !self.copy_block().await {
-                break;
             }
         }
         self.sink.finish().await;
+        self.block = Vec::new();
+        let mut waiting = Vec::new();
+        tokio::select! {
+            () = self.sink.taken() => {}
+            () = answer_after_the_end(&mut requests, &mut waiting) => {}
+        }
+    }
+
+    /// Does what is asked for, and tells; `false` at the end of the source.
+    async fn answer(&mut self, mut request: Request) -> bool {
+        let open = self.drain().await;
+        if request.when == When::Taken {
+            tokio::select! {
+                () = self.sink.taken() => {}
+                () = request.reply.closed() => {}
+            }
+        }
+        // Whoever asked may have lost patience.
+        let _ = request.reply.send(());
+        open
     }
 
     /// Waits until there may be something to copy, and room for it; `false` if there never will.
     async fn ready(&mut self) -> bool {
         self.sink.room().await;
-        if !self.block.is_empty() {
+        if !self.block.is_empty() || self.block_bytes > SMALL_BLOCK_BYTES {
             let soon = tokio::time::timeout(SILENCE, self.source.readable()).await;
             match soon {
                 Ok(open) => return open,
@@ -268,6 +325,12 @@ impl Copy {
 
     /// Copies one block of a source that is ready; `false` at its end.
     async fn copy_block(&mut self) -> bool {
+        if self.block_bytes > SMALL_BLOCK_BYTES
+            && let Some(moved) = self.move_block()
+        {
+            self.block = Vec::new();
+            return !matches!(self.judge(moved), Read::End);
+        }
         match self.read() {
             Read::Some(count) => self.pass_on(count).await,
             Read::Nothing => true,
@@ -304,6 +367,13 @@ impl Copy {
         }
         self.rest();
         true
+    }
+
+    /// Moves a block past this process, and notes an empty source; `None` if it has to be read.
+    fn move_block(&mut self) -> Option<io::Result<usize>> {
+        let Source::Pipe(pipe) = &self.source else { return None };
+        let sink = &self.sink;
+        pipe.try_io(Interest::READABLE, |fd| sink.move_from(fd).transpose()).transpose()
     }
 
     /// Reads a block, and notes an empty source, so that waiting for it makes sense.
@@ -369,5 +439,20 @@ impl Copy {
             self.sink.relax();
         }
         self.block = Vec::new();
+    }
+}
+
+/// What is asked after the end of the source: everything was passed on, and `waiting` is told with
+/// its drop that readers have taken it.
+async fn answer_after_the_end(
+    requests: &mut mpsc::Receiver<Request>,
+    waiting: &mut Vec<oneshot::Sender<()>>,
+) {
+    while let Some(Request { when, reply }) = requests.recv().await {
+        match when {
+            // Whoever asked may have lost patience.
+            When::PassedOn => drop(reply.send(())),
+            When::Taken => waiting.push(reply),
+        }
     }
 }

@@ -118,7 +118,7 @@ impl Supervisor {
     }
 
     async fn discard(&self, task: &Task) {
-        if let Err(error) = task.runtime.delete(&task.id, true).await {
+        if let Err(error) = task.runtime.delete(&task.id).await {
             self_log::warn("undo a failed create", &error);
         }
     }

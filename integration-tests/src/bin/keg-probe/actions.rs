@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{env, iter};
 
 use anyhow::Context as _;
@@ -72,6 +72,16 @@ pub(crate) fn count(millis: u64, last: Option<u64>) -> anyhow::Result<()> {
     for number in 1..=last.unwrap_or(u64::MAX) {
         say(&number.to_string())?;
         thread::sleep(Duration::from_millis(millis));
+    }
+    Ok(())
+}
+
+/// Prints the time of each line's writing, which a reader on the same machine compares with its own.
+pub(crate) fn clock(millis: u64, count: u64) -> anyhow::Result<()> {
+    for _ in 0..count {
+        thread::sleep(Duration::from_millis(millis));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        say(&format!("{:019}", now.as_nanos()))?;
     }
     Ok(())
 }

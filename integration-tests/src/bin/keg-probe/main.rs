@@ -13,6 +13,7 @@
 //! | `stubborn` | the same, but SIGTERM and SIGINT do nothing |
 //! | `signals` | prints "ready", then the name of each signal that arrives; exits on SIGTERM |
 //! | `count MILLIS [LAST]` | prints 1, 2, 3, … a line every MILLIS |
+//! | `clock MILLIS COUNT` | prints the time, COUNT times, every MILLIS: nanoseconds since 1970 in 19 digits |
 //! | `lines COUNT BYTES` | prints COUNT numbered lines, each BYTES long |
 //! | `both TEXT TEXT` | prints the first to standard output, the second to standard error |
 //! | `echo` | copies standard input to standard output, then prints "end of input" |
@@ -60,6 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "stubborn" => actions::stubborn()?,
         "signals" => actions::signals()?,
         "count" => actions::count(number(0)?, number(1).ok())?,
+        "clock" => actions::clock(number(0)?, number(1)?)?,
         "lines" => actions::lines(number(0)?, usize::try_from(number(1)?)?)?,
         "both" => actions::both(arguments)?,
         "echo" => actions::echo()?,

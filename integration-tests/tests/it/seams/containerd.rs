@@ -83,7 +83,8 @@ fn prints_output_and_returns_the_exit_code(containerd: &Containerd) {
         containerd.ctr(KEG.iter().chain(&["--rm", Containerd::BUSYBOX, "one"]).chain(&script));
 
     assert_eq!(outcome.stdout, "hello\n", "{outcome:?}");
-    assert!(outcome.stderr.starts_with("oh\n"), "{outcome:?}");
+    // ctr has something to say too: newer ones of cgroup v1, older ones of the exit code.
+    assert!(outcome.stderr.lines().any(|line| line == "oh"), "{outcome:?}");
     assert_eq!(outcome.exit_code, 3);
 }
 

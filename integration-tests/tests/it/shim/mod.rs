@@ -7,6 +7,8 @@ mod daemon_killed;
 mod disk_full;
 mod exec;
 mod faults;
+mod followers;
+mod kills;
 mod limits;
 mod log;
 mod rootfs;

@@ -78,6 +78,50 @@ fn a_fifo_without_reader_holds_the_output_until_one_comes() {
 }
 
 #[test]
+fn output_waits_in_its_fifo_for_a_reader_that_opens_it_after_the_exit() {
+    requires!(root);
+    let shim = Shim::new(Bundle::busybox().sh("echo late"));
+    let stdout = fifo(&shim, "out");
+    shim.create_with(|request| {
+        request.stdout = stdout.display().to_string();
+        request.stderr = String::new();
+    })
+    .unwrap();
+    shim.start("");
+    assert_eq!(shim.wait("").exit_status, 0);
+
+    let mut reader =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&stdout).unwrap();
+    let mut text = String::new();
+    // The end comes when the shim has seen that all is read.
+    wait_until("the output and its end", PATIENCE, || reader.read_to_string(&mut text).is_ok());
+
+    assert_eq!(text, "late\n");
+}
+
+#[test]
+fn a_fifo_that_nobody_ever_reads_goes_with_the_task() {
+    requires!(root);
+    let shim = Shim::new(Bundle::busybox().sh("echo in vain"));
+    let stdout = fifo(&shim, "out");
+    shim.create_with(|request| {
+        request.stdout = stdout.display().to_string();
+        request.stderr = String::new();
+    })
+    .unwrap();
+    shim.start("");
+    shim.wait("");
+
+    shim.delete("").unwrap();
+
+    let mut reader =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&stdout).unwrap();
+    let mut text = String::new();
+    wait_until("the shim lets go", PATIENCE, || reader.read_to_string(&mut text).is_ok());
+    assert_eq!(text, "", "nobody can have it any more");
+}
+
+#[test]
 fn a_file_uri_is_made_and_appended_to() {
     requires!(root);
     let shim = Shim::new(Bundle::probe().args(["both", "out", "err"]));
