@@ -1,7 +1,7 @@
 //! Where a stream leads, as a string of the Task API: a path, or a URI.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::exit_record::Place;
 use crate::log::{Format, LogSettings, WhenFull};
@@ -221,6 +221,8 @@ fn decode(text: &str) -> Result<String, UriError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;
