@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
@@ -89,7 +90,7 @@ fn of_log(container: &Supervised) -> anyhow::Result<Times> {
         loop {
             match log.read(block)? {
                 0 => {
-                    let mut wanted = [PollFd::new((&notices).into(), PollFlags::POLLIN)];
+                    let mut wanted = [PollFd::new(notices.as_fd(), PollFlags::POLLIN)];
                     if poll(&mut wanted, PollTimeout::from(PATIENCE_MILLIS))? == 0 {
                         bail!("the log does not grow");
                     }
