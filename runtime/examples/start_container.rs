@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use keg_runtime::cgroup::{Cgroup, Driver};
 use keg_runtime::plan::ContainerPlan;
+use keg_runtime::self_protect::{self, Protected};
 use keg_runtime::stage::launch::{LaunchOptions, launch};
 use keg_runtime::state_store::OciState;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -18,17 +19,20 @@ fn main() -> anyhow::Result<()> {
     let bundle = Path::new(&bundle).canonicalize().context("find the bundle")?;
     let spec = oci_spec::runtime::Spec::load(bundle.join("config.json"))?;
     let plan = ContainerPlan::from_spec(spec, &bundle)?;
+    // The container must not be able to overwrite this program: from here on it runs from elsewhere.
+    let protected = self_protect::protect(&plan.namespaces)?;
 
     let id = format!("example-{}", std::process::id());
     let mut cgroup = Cgroup::resolve(plan.cgroups_path.as_deref(), &id, Driver::CgroupFs)?;
     cgroup.create(plan.resources.as_ref())?;
-    let outcome = run(&plan, &id, &bundle, &cgroup);
+    let outcome = run(protected, &plan, &id, &bundle, &cgroup);
     cgroup.destroy()?;
     println!("{:?}", outcome?);
     Ok(())
 }
 
 fn run(
+    protected: Protected,
     plan: &ContainerPlan,
     id: &str,
     bundle: &Path,
@@ -37,13 +41,14 @@ fn run(
     let state =
         OciState { oci_version: &plan.oci_version, id, bundle, annotations: &plan.annotations };
     let options = LaunchOptions {
+        protected,
         console: None,
         gate: None,
         no_pivot: false,
         no_new_keyring: false,
         seccomp_cache: None,
         extra_env: &[],
-        preserved: 0,
+        preserved: &[],
         meanwhile: None,
     };
     let launched = launch(plan, state, Some(cgroup), options)?;

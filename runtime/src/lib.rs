@@ -6,7 +6,8 @@
 //!                           └──▶ state_store               └──────────────────────────────
 //! ```
 //!
-//! `examples/start_container.rs` runs a bundle by the library alone.
+//! `examples/start_container.rs` runs a bundle by the library alone. A program that does so is itself
+//! what a container could overwrite: [`self_protect`] restarts it from where it cannot be written.
 //!
 //! The runtime is one single-threaded program that runs and exits. A specification is validated
 //! once, into a [`plan::ContainerPlan`]; what comes after it has no optional field to reinterpret.
@@ -29,6 +30,7 @@ pub mod process;
 pub mod procfs;
 pub mod rootfs;
 pub mod security;
+pub mod self_protect;
 pub mod stage;
 pub mod state_store;
 #[allow(unsafe_code, reason = "kernel calls that no safe library offers; argued one by one")]

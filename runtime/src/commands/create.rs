@@ -17,6 +17,7 @@ use crate::namespaces::NamespaceKind;
 use crate::plan::mounts::MountPlan;
 use crate::plan::{ContainerPlan, document};
 use crate::security::lsm::selinux_is_enabled;
+use crate::self_protect;
 use crate::stage::launch::{Console, LaunchOptions, Launched, Meanwhile, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
@@ -143,13 +144,14 @@ pub(super) fn create_with<'a>(
     // Without an id map there is no user namespace that could make the look below unnecessary, and
     // to read the specification twice costs more than to search it.
     if !contains(&config, b"uidMappings") {
-        super::self_protect::protect_always()?;
+        self_protect::protect_always().map_err(CommandError::Protect)?;
     }
     let document =
         document::read_spec(&config).map_err(|source| CommandError::Malformed { path, source })?;
     let mut plan =
         ContainerPlan::from_spec(document.content, &bundle).map_err(CommandError::Plan)?;
-    super::self_protect::protect(&plan.namespaces)?;
+    let protected =
+        self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
     log.warn_capabilities(&document.unknown_capabilities);
     if plan.rootfs.mount_label.is_some() && !selinux_is_enabled() {
         // Nothing is confined by labels here; a label on files alone confines nothing.
@@ -162,7 +164,7 @@ pub(super) fn create_with<'a>(
         let message = format!("can't raise ambient capability {name}: {why}");
         log.write(Level::Warning, &message, None);
     }
-    let (mut extra_env, preserved) = options.keep_descriptors()?;
+    let (mut extra_env, preserved) = options.keep_descriptors(log)?;
     extra_env.extend(pass_notify_socket(&mut plan));
 
     let dir = context.store.create(&id)?;
@@ -174,13 +176,14 @@ pub(super) fn create_with<'a>(
         let mut prepare =
             |init| prepared = ready.take().map(|state| write_down(&dir, &config, state, init));
         let options = LaunchOptions {
+            protected,
             console: console(&plan),
             gate: (start == Start::Later).then(|| dir.as_fd()),
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             seccomp_cache: Some(&context.store.seccomp_cache()),
             extra_env: &extra_env,
-            preserved,
+            preserved: &preserved,
             meanwhile: Some(Meanwhile(&mut prepare)),
         };
         launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
@@ -300,11 +303,11 @@ impl CreateOptions {
 
     /// Makes every inherited descriptor close-on-exec but those that the container is to have:
     /// the ones of `--preserve-fds`, after those of systemd's socket activation. Returns the
-    /// variables that go with them, and how many descriptors there are.
-    fn keep_descriptors(&self) -> Result<(Vec<CString>, u32), CommandError> {
+    /// variables that go with them, and their numbers.
+    fn keep_descriptors(&self, log: &mut Log) -> Result<(Vec<CString>, Vec<u32>), CommandError> {
         let listen: u32 =
             std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-        let kept = keep_descriptors(self.preserve_fds, listen)?;
+        let kept = keep_descriptors(self.preserve_fds, listen, log)?;
         let mut env = Vec::new();
         if listen > 0 {
             env.push(CString::new(format!("LISTEN_FDS={listen}")).unwrap_or_default());
@@ -314,31 +317,28 @@ impl CreateOptions {
     }
 }
 
-/// See [`CreateOptions::keep_descriptors`]. Returns how many there are up to the last that is open:
-/// the rest of the range is the runtime's own.
-pub(super) fn keep_descriptors(preserve: u32, listen: u32) -> Result<u32, CommandError> {
-    let kept = preserve.checked_add(listen).filter(|kept| *kept < 1 << 20).ok_or_else(|| {
+/// See [`CreateOptions::keep_descriptors`]. Numbers in the range that the caller has not opened are
+/// passed over, as by crun; what the runtime itself has opened there is not the caller's to give.
+pub(super) fn keep_descriptors(
+    preserve: u32,
+    listen: u32,
+    log: &mut Log,
+) -> Result<Vec<u32>, CommandError> {
+    let count = preserve.checked_add(listen).filter(|count| *count < 1 << 20).ok_or_else(|| {
         CommandError::Option {
             option: "--preserve-fds",
             value: preserve.to_string(),
             expected: "a number of open descriptors",
         }
     })?;
-    sys::fd::cloexec_from(3 + kept)
+    sys::fd::cloexec_from(3 + count)
         .map_err(CommandError::kernel("mark descriptors close-on-exec"))?;
-    let mut open = 0;
-    for number in 0..kept {
-        let fd = 3 + number;
-        let fd = i32::try_from(fd).unwrap_or(i32::MAX);
-        match sys::fd::set_cloexec(fd, false) {
-            Ok(()) => open = number + 1,
-            Err(errno) => {
-                let what = format!("keep descriptor {fd} (--preserve-fds): it is not open");
-                return Err(CommandError::Kernel { what, errno });
-            }
-        }
+    let kept: Vec<u32> = (3..3 + count).filter(|fd| sys::fd::is_inherited(*fd)).collect();
+    if kept.len() < count as usize {
+        let message = format!("--preserve-fds {preserve}: open are only {kept:?}");
+        log.write(Level::Debug, &message, None);
     }
-    Ok(open)
+    Ok(kept)
 }
 
 pub(super) fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<(), CommandError> {

@@ -16,6 +16,7 @@ use crate::lifecycle::{Event, Lifecycle, Refused};
 use crate::log::Log;
 use crate::plan::process::ProcessPlan;
 use crate::plan::{ContainerPlan, document};
+use crate::self_protect;
 use crate::stage::exec::{ExecRequest, exec};
 use crate::stage::launch::Console;
 use crate::state_store::{ContainerDir, ContainerId, SavedState, read_bounded};
@@ -96,8 +97,9 @@ impl Exec {
         let init_fd = init.open().map_err(|_| refused)?;
 
         let (plan, spec_process) = self.load_plan(&dir, &state, log)?;
-        super::self_protect::protect(&plan.namespaces)?;
-        keep_descriptors(self.preserve_fds, 0)?;
+        let protected =
+            self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
+        keep_descriptors(self.preserve_fds, 0, log)?;
         let mut process = ProcessPlan::from_spec(&spec_process).map_err(CommandError::Plan)?;
         let caps = self.cap.iter().map(String::as_str);
         process.capabilities.add(caps).map_err(CommandError::Capability)?;
@@ -106,6 +108,7 @@ impl Exec {
         }
         let cgroup = self.cgroup_of(&state)?;
         let request = |console| ExecRequest {
+            protected,
             plan: &plan,
             process: &process,
             state: state.oci(),

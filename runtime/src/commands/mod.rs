@@ -18,7 +18,6 @@ mod read;
 mod restore;
 mod resume;
 mod run;
-mod self_protect;
 mod spec;
 mod start;
 mod state;
@@ -41,6 +40,7 @@ use crate::lifecycle::{Lifecycle, Refused};
 use crate::log::{Level, Log, LogFormat};
 use crate::plan::PlanError;
 use crate::security::capabilities::UnknownCapability;
+use crate::self_protect::ProtectError;
 use crate::stage::error::LaunchError;
 use crate::stage::failure::ProgramFault;
 use crate::state_store::{StateStore, StoreError};
@@ -228,6 +228,9 @@ pub enum CommandError {
     /// A capability that does not exist.
     #[error(transparent)]
     Capability(UnknownCapability),
+    /// The runtime's own program.
+    #[error(transparent)]
+    Protect(ProtectError),
     /// A call to the kernel failed.
     #[error("{what}")]
     Kernel {
@@ -293,7 +296,7 @@ impl CommandError {
                 CriuError::Impossible { .. } | CriuError::Unsupported { .. } => "INVALID_CONFIG",
                 _ => "SETUP_FAILED",
             },
-            Self::Store(_) | Self::Io { .. } | Self::Kernel { .. } => "INTERNAL",
+            Self::Store(_) | Self::Io { .. } | Self::Kernel { .. } | Self::Protect(_) => "INTERNAL",
             Self::Plan(_) | Self::Config { .. } | Self::Malformed { .. } => "INVALID_CONFIG",
             Self::Option { .. } | Self::Capability(_) | Self::Console(_) => "INVALID_ARGUMENT",
             Self::Cgroup(_) => "CGROUP",

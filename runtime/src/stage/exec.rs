@@ -38,6 +38,7 @@ use crate::procfs::Procfs;
 use crate::rootfs::resolve::Root;
 use crate::security::lsm::ExecLabel;
 use crate::security::seccomp::Program;
+use crate::self_protect::Protected;
 use crate::state_store::OciState;
 use crate::sys::AsErrno as _;
 use crate::sys::clone::{Cloned, Kinship, clone_alone};
@@ -46,6 +47,8 @@ use crate::sys::process::{exit_now, join_session_keyring, kill_by_pidfd};
 /// What is executed where.
 #[derive(Debug)]
 pub struct ExecRequest<'a> {
+    /// That the caller's program cannot be overwritten.
+    pub protected: Protected,
     /// The container, as it was created.
     pub plan: &'a ContainerPlan,
     /// The process to add.

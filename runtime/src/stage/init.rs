@@ -62,7 +62,7 @@ pub(super) struct Init<'a> {
     pub(super) no_pivot: bool,
     pub(super) keyring: Option<CString>,
     pub(super) extra_env: &'a [CString],
-    pub(super) preserved: u32,
+    pub(super) preserved: &'a [u32],
     /// What a hook that failed has said.
     pub(super) hook_words: String,
 }
@@ -292,8 +292,9 @@ impl Init<'_> {
             .into_iter()
             .flatten()
             .map(|fd| fd.as_raw_fd().cast_unsigned())
+            .chain(self.preserved.iter().copied())
             .collect();
-        sys::fd::close_all_but(3 + self.preserved, &mut keep).at(Step::Descriptors)
+        sys::fd::close_all_but(3, &mut keep).at(Step::Descriptors)
     }
 
     fn become_program(

@@ -27,6 +27,7 @@ use crate::rootfs::Sources;
 use crate::rootfs::cgroups::Hierarchy;
 use crate::security::lsm::ExecLabel;
 use crate::security::seccomp::Program;
+use crate::self_protect::Protected;
 use crate::state_store::OciState;
 use crate::sys::clone::{Cloned, Kinship, clone_alone};
 use crate::sys::process::kill_by_pidfd;
@@ -34,6 +35,8 @@ use crate::sys::process::kill_by_pidfd;
 /// What the caller decides about a start.
 #[derive(Debug)]
 pub struct LaunchOptions<'a> {
+    /// That the caller's program cannot be overwritten.
+    pub protected: Protected,
     /// Receives the terminal, if there is one.
     pub console: Option<Console<'a>>,
     /// The state directory in which init listens for `start`; `None` for `run`.
@@ -46,8 +49,8 @@ pub struct LaunchOptions<'a> {
     pub seccomp_cache: Option<&'a Path>,
     /// Variables that the runtime adds (`LISTEN_FDS`, `NOTIFY_SOCKET`).
     pub extra_env: &'a [CString],
-    /// How many descriptors from 3 upward the container inherits.
-    pub preserved: u32,
+    /// The descriptors that the container inherits beside the standard streams.
+    pub preserved: &'a [u32],
     /// What the caller has to do and can do while init builds its root; gets init's number.
     pub meanwhile: Option<Meanwhile<'a>>,
 }

@@ -1,7 +1,7 @@
 //! Where the program `keg-runtime` begins: before the C library, and before any relocation.
 //!
 //! A command that makes a process in a container runs from a read-only mount of its own file (see
-//! `commands/self_protect`), which costs a second start. The C library's start alone takes a quarter of
+//! `self_protect`), which costs a second start. The C library's start alone takes a quarter of
 //! a millisecond (it asks the processor for its features some seventy times, and in a virtual machine
 //! each answer comes from the hypervisor), so the change of file comes first:
 //!
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! This is a shortcut and no defence: whatever fails here is tried again, and told, by
-//! `commands/self_protect`, which alone decides whether to go on.
+//! `self_protect`, which alone decides whether to go on.
 
 use std::arch::naked_asm;
 

@@ -42,6 +42,16 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     if ret == 0 { Ok(()) } else { Err(Errno::last()) }
 }
 
+/// Returns whether a descriptor is open that execve(2) would leave open: as the program opens its own
+/// close-on-exec, whoever started it has opened this one. See fcntl(2).
+#[must_use]
+pub fn is_inherited(fd: u32) -> bool {
+    // SAFETY: F_GETFD reads a flag of the table entry; a number that is not open, or none at all, fails
+    // with EBADF.
+    let flags = unsafe { libc::fcntl(fd.cast_signed(), libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Sets or clears close-on-exec on a descriptor given by number. See fcntl(2).
 ///
 /// # Errors

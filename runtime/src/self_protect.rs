@@ -9,6 +9,9 @@
 //!
 //! Where the container's root is nobody on the host, the kernel's file permissions do, and the
 //! time is saved.
+//!
+//! The file at stake is the program's, whichever program uses this library. So a [`Protected`] is what
+//! every function wants that makes a process in a container, and only this module gives one.
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -22,7 +25,6 @@ use nix::sys::stat::{Mode, stat};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::execveat;
 
-use super::CommandError;
 use crate::namespaces::NamespaceKind;
 use crate::plan::namespaces::NamespacePlan;
 use crate::rootfs::mount::clone_tree;
@@ -31,19 +33,43 @@ use crate::sys::mount::{MountAttr, attr, mount_setattr};
 
 const EXE: &str = "/proc/self/exe";
 
-/// Returns once this process runs from a protected file, for a container with these namespaces.
-pub(super) fn protect(namespaces: &NamespacePlan) -> Result<(), CommandError> {
-    let exe = stat(EXE).map_err(CommandError::kernel("look at the runtime's own program"))?;
-    let unreachable = namespaces.new.contains(NamespaceKind::User)
-        && !namespaces.uid_map.reaches_host(exe.st_uid);
-    if unreachable { Ok(()) } else { protect_always() }
+/// Proof that the program that is running is out of a container's reach.
+#[derive(Debug, Clone, Copy)]
+pub struct Protected(());
+
+/// Why the program cannot be protected.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtectError {
+    /// Its file cannot be looked at; `/proc` may not be mounted.
+    #[error("look at the runtime's own program")]
+    Look(#[source] Errno),
+    /// It can neither be mounted read-only nor copied into memory, or not be executed from there.
+    #[error("protect the runtime's own program from the container")]
+    Restart(#[source] Errno),
 }
 
-/// Returns once this process runs from a protected file.
-pub(super) fn protect_always() -> Result<(), CommandError> {
-    let error = || CommandError::kernel("protect the runtime's own program from the container");
-    if is_protected().map_err(error())? {
-        return Ok(());
+/// Returns once this process runs from a file that a container with these namespaces cannot write.
+///
+/// If it does not yet, the program is executed anew, with the same arguments and environment: a
+/// program that uses this library should call this before it does anything that is not to be done
+/// twice, and before it has threads. Descriptors that are not close-on-exec stay open.
+///
+/// # Errors
+/// [`ProtectError`].
+pub fn protect(namespaces: &NamespacePlan) -> Result<Protected, ProtectError> {
+    let exe = stat(EXE).map_err(ProtectError::Look)?;
+    let unreachable = namespaces.new.contains(NamespaceKind::User)
+        && !namespaces.uid_map.reaches_host(exe.st_uid);
+    if unreachable { Ok(Protected(())) } else { protect_always() }
+}
+
+/// Returns once this process runs from a file that no container can write; see [`protect`].
+///
+/// # Errors
+/// [`ProtectError`].
+pub fn protect_always() -> Result<Protected, ProtectError> {
+    if is_protected().map_err(ProtectError::Look)? {
+        return Ok(Protected(()));
     }
     let args: Vec<CString> =
         std::env::args_os().map(|arg| CString::new(arg.into_vec()).unwrap_or_default()).collect();
@@ -53,10 +79,10 @@ pub(super) fn protect_always() -> Result<(), CommandError> {
             CString::new(both).unwrap_or_default()
         })
         .collect();
-    let program = readonly_clone().or_else(|_| sealed_copy()).map_err(error())?;
+    let program = readonly_clone().or_else(|_| sealed_copy()).map_err(ProtectError::Restart)?;
     match execveat(&program, c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
         Ok(never) => match never {},
-        Err(errno) => Err(error()(errno)),
+        Err(errno) => Err(ProtectError::Restart(errno)),
     }
 }
 
