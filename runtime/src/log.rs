@@ -94,6 +94,12 @@ impl Log {
         self.file.is_none()
     }
 
+    /// Returns whether lines of [`Level::Debug`] are written.
+    #[must_use]
+    pub fn is_debug(&self) -> bool {
+        self.debug
+    }
+
     /// Writes a line. `reason` is for programs: why the command failed, from a closed list.
     ///
     /// A log that cannot be written has no one who could be told.

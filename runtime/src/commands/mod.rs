@@ -44,6 +44,7 @@ use crate::self_protect::ProtectError;
 use crate::stage::error::LaunchError;
 use crate::stage::failure::ProgramFault;
 use crate::state_store::{StateStore, StoreError};
+use crate::sys;
 
 /// Version of the runtime-spec that is implemented.
 pub const SPEC_VERSION: &str = "1.3.0";
@@ -323,9 +324,29 @@ struct Context {
     criu: PathBuf,
 }
 
+/// Runs the command line of this process to its end and returns the exit code; what the C library calls
+/// where the standard library's beginning is left out (see `sys/entry`).
+pub extern "C" fn main() -> libc::c_int {
+    // Without these, files of a container could take the place of a stream, and a hook that does not read
+    // its state could end the runtime. Nobody could be told of a failure.
+    let prepared = sys::fd::fill_standard_streams()
+        .and_then(|()| sys::process::ignore(nix::sys::signal::Signal::SIGPIPE));
+    if prepared.is_err() {
+        return 1;
+    }
+    let code = code_of(Cli::read());
+    // Whole lines are written already.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    code.into()
+}
+
 /// Runs the command line to its end and returns the exit code.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
+    code_of(cli).into()
+}
+
+fn code_of(cli: Cli) -> u8 {
     if cli.version {
         let libseccomp = libseccomp::ScmpVersion::current()
             .map(|version| format!("\nlibseccomp: {version}"))
@@ -334,7 +355,7 @@ pub fn run(cli: Cli) -> ExitCode {
             "keg-runtime version {}\nspec: {SPEC_VERSION}{libseccomp}",
             env!("CARGO_PKG_VERSION")
         );
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let global = cli.global;
     let format = match global.log_format {
@@ -347,12 +368,12 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(log) => log,
         Err(error) => {
             eprintln!("{}", chain(&error));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let Some(command) = cli.command else {
         let _ = <Cli as clap::CommandFactory>::command().print_help();
-        return ExitCode::SUCCESS;
+        return 0;
     };
     let context = Context {
         root_is_chosen: global.root.is_some(),
@@ -365,17 +386,19 @@ pub fn run(cli: Cli) -> ExitCode {
         },
         criu: global.criu,
     };
-    log.write(Level::Debug, &format!("{command:?}"), None);
+    if log.is_debug() {
+        log.write(Level::Debug, &format!("{command:?}"), None);
+    }
     let failure_code = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
     match dispatch(command, &context, &mut log) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             let message = chain(&error);
             log.write(Level::Error, &message, Some(error.reason()));
             if !log.is_stderr() {
                 eprintln!("{message}");
             }
-            ExitCode::from(failure_code)
+            failure_code
         }
     }
 }

@@ -6,9 +6,12 @@
 //! each answer comes from the hypervisor), so the change of file comes first:
 //!
 //! ```text
-//! kernel ─▶ entry: create, run or exec, and a file that can be written? ─no─▶ _start (C library) ─▶ main
+//! kernel ─▶ entry: create, run or exec, and a file that can be written? ─no─▶ C library ─▶ commands::main
 //!             └─yes─▶ open_tree · mount_setattr · execveat ─▶ the same again, from the mount
 //! ```
+//!
+//! The C library is told to go on with our own `main`. The standard library's would first learn where
+//! the stack ends, from the text of `/proc/self/maps`, and prepare to say something when it overflows.
 //!
 //! This is a shortcut and no defence: whatever fails here is tried again, and told, by
 //! `self_protect`, which alone decides whether to go on.
@@ -96,14 +99,25 @@ pub unsafe extern "C" fn keg_runtime_entry() -> ! {
         "mov edi, r14d",
         "mov eax, {close}",
         "syscall",
+        // As in the C library's own _start: main, argc, argv, nothing, nothing, rdx, the stack's end.
         "9:",
         "mov rsp, r12",
-        "mov rdx, r13",
+        "mov r9, r13",
         "xor ebp, ebp",
-        "jmp {start}",
+        "pop rsi",
+        "mov rdx, rsp",
+        "and rsp, -16",
+        "push rax",
+        "push rsp",
+        "xor r8d, r8d",
+        "xor ecx, ecx",
+        "lea rdi, [rip + {main}]",
+        "call {start_main}",
+        "hlt",
         exe = sym EXE,
         empty = sym EMPTY,
-        start = sym _start,
+        main = sym crate::commands::main,
+        start_main = sym __libc_start_main,
         statfs = const libc::SYS_statfs,
         open_tree = const libc::SYS_open_tree,
         mount_setattr = const libc::SYS_mount_setattr,
@@ -123,6 +137,6 @@ static EXE: [u8; 15] = *b"/proc/self/exe\0";
 static EMPTY: [u8; 1] = *b"\0";
 
 unsafe extern "C" {
-    /// The C library's beginning.
-    fn _start() -> !;
+    /// Makes the C library ready, calls `main` and ends the process with what it returns.
+    fn __libc_start_main() -> !;
 }

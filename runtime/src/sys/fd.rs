@@ -52,6 +52,13 @@ pub fn is_inherited(fd: u32) -> bool {
     flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
+/// Returns whether a descriptor is open at all. See fcntl(2).
+#[must_use]
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag of the table entry; a number that is not open fails with EBADF.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 /// Sets or clears close-on-exec on a descriptor given by number. See fcntl(2).
 ///
 /// # Errors
@@ -62,6 +69,22 @@ pub fn set_cloexec(fd: RawFd, cloexec: bool) -> Result<(), Errno> {
     // is not open fails with EBADF.
     let ret = unsafe { libc::fcntl(fd, libc::F_SETFD, flag) };
     if ret == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Opens `/dev/null` in the place of the standard streams that are closed: what is opened later would
+/// be taken for them.
+///
+/// # Errors
+/// The kernel's.
+pub fn fill_standard_streams() -> Result<(), Errno> {
+    for fd in 0..3 {
+        if !is_open(fd) {
+            // SAFETY: the path is a constant that ends in NUL. The call gives the lowest number that is
+            // free, which is `fd`, and nobody owns that: it stays open as the stream it stands for.
+            Errno::result(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) })?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes over a descriptor that a call has just returned as a bare number.

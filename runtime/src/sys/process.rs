@@ -187,6 +187,16 @@ pub fn default_action(signal: Signal) -> Result<(), Errno> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
+/// Ignores `signal`. See sigaction(2).
+///
+/// # Errors
+/// `EINVAL` for a signal whose action cannot be changed.
+pub fn ignore(signal: Signal) -> Result<(), Errno> {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: an ignored signal runs no code of this process, so nothing is interrupted.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}
+
 /// Ends the calling process at once: no destructor, no handler registered with atexit(3). For
 /// cloned children, whose handlers belong to the parent. See _exit(2).
 pub fn exit_now(code: i32) -> ! {
