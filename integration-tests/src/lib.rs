@@ -9,6 +9,7 @@
 //! Runtime          keg-runtime or a peer on a private --root; makes Containers
 //! Shim             one containerd-shim-keg-v2, spoken to over ttrpc
 //! Daemon           kegd on private directories, and `keg` against it
+//! trace            a program that is killed at a chosen system call
 //! Machine          a network namespace: a host, or another machine beside it
 //! Terminal         a pseudo-terminal: type, expect, resize
 //! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
@@ -33,6 +34,7 @@ pub mod runtime;
 pub mod scratch;
 pub mod shim;
 pub mod terminal;
+pub mod trace;
 pub mod tree;
 pub mod wait;
 

@@ -51,7 +51,7 @@ pub enum HookError {
         errno: Errno,
     },
     /// It ended with something else than success.
-    #[error("the hook {path:?} failed: {status}{}", with_words(said))]
+    #[error("the hook {path:?} failed: {}{}", describe_status(*status), with_words(said))]
     Failed {
         /// The program.
         path: PathBuf,
@@ -106,7 +106,16 @@ pub fn describe_code(code: i32) -> String {
     if code < 0 {
         Errno::from_raw(-code).desc().to_owned()
     } else {
-        ExitStatus::from_raw(code).to_string()
+        describe_status(ExitStatus::from_raw(code))
+    }
+}
+
+/// A hook inside is bound by the container's filter; that it died of it is not easily guessed.
+fn describe_status(status: ExitStatus) -> String {
+    if status.signal() == Some(libc::SIGSYS) {
+        format!("{status}: bad system call, which linux.seccomp does not allow")
+    } else {
+        status.to_string()
     }
 }
 
@@ -296,6 +305,14 @@ mod tests {
 
         assert!(error.to_string().ends_with("exit status: 3: no luck"), "{error}");
         assert_eq!(describe_code(error.code()), "exit status: 3");
+    }
+
+    #[test]
+    fn a_hook_that_a_filter_has_killed_says_so() {
+        let error = run(&shell("kill -SYS $$", None), plain(b"")).unwrap_err();
+
+        assert!(error.to_string().contains("bad system call"), "{error}");
+        assert!(describe_code(error.code()).contains("linux.seccomp"), "{error}");
     }
 
     #[test]

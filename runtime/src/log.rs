@@ -127,6 +127,15 @@ impl Log {
 }
 
 impl Log {
+    /// Warns of limits that cgroup v2 does not know.
+    pub fn warn_limits(&mut self, fields: &[&str]) {
+        for field in fields {
+            let message =
+                format!("linux.resources.{field} has no effect: cgroup v2 has no such limit");
+            self.write(Level::Warning, &message, None);
+        }
+    }
+
     /// Warns of capabilities that are left out since nobody knows them.
     pub fn warn_capabilities(&mut self, names: &[String]) {
         if !names.is_empty() {

@@ -1,6 +1,8 @@
 //! The fixtures' only unsafe code: one kernel call per function.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 /// Makes a system call by number with integer arguments, and returns its result.
 ///
@@ -16,4 +18,13 @@ pub fn system_call(number: i64, arguments: [u64; 6]) -> io::Result<i64> {
     // and the call fails with EFAULT.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Lets the calling process trace what `command` starts; it stops when it has executed its program.
+/// See ptrace(2).
+pub fn be_traced(command: &mut Command) {
+    let ask = || nix::sys::ptrace::traceme().map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call with integer arguments, and its
+    // error is made without an allocation.
+    unsafe { command.pre_exec(ask) };
 }

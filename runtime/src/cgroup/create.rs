@@ -94,7 +94,8 @@ impl Cgroup {
         resources: Option<&LinuxResources>,
         made: &mut Vec<PathBuf>,
     ) -> Result<(), CgroupError> {
-        let demands = resources.map(demands).unwrap_or_default();
+        let pure = self.saved.v1.is_empty();
+        let demands = resources.map(|resources| demands(resources, pure)).unwrap_or_default();
         self.check_unified(resources)?;
         let rules = resources.and_then(|resources| resources.devices().as_deref());
         let policy = Policy::from_rules(rules.unwrap_or_default())?;
@@ -165,7 +166,7 @@ impl Cgroup {
             Some(group) => names(&Dir::open(&group.dir)?.read("cgroup.controllers")?),
             None => Vec::new(),
         };
-        for Demand { v1: controller, v2, field } in demands(resources) {
+        for Demand { v1: controller, v2, field } in demands(resources, self.saved.v1.is_empty()) {
             let on_v2 = v2.is_some_and(|name| v2_controllers.iter().any(|own| own == name));
             if !on_v2 && self.v1_group(controller).is_none() {
                 return Err(CgroupError::ControllerAbsent { controller, field });
@@ -267,8 +268,8 @@ impl Cgroup {
     }
 }
 
-/// The controllers that the limits need.
-fn demands(resources: &LinuxResources) -> Vec<Demand> {
+/// The controllers that the limits need. With v2 alone, what that has no counterpart of needs none.
+fn demands(resources: &LinuxResources, pure: bool) -> Vec<Demand> {
     let mut demands = Vec::new();
     let mut demand = |asked: bool, v1, v2, field| {
         if asked {
@@ -280,15 +281,18 @@ fn demands(resources: &LinuxResources) -> Vec<Demand> {
             .into_iter()
             .flatten()
             .any(|bytes| bytes != 0);
-        let behaviour = memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true);
+        let behaviour =
+            !pure && (memory.swappiness().is_some() || memory.disable_oom_killer() == Some(true));
         demand(limited || behaviour, "memory", Some("memory"), "memory");
     }
     if let Some(cpu) = resources.cpu() {
-        let scheduled = [cpu.shares(), cpu.period(), cpu.realtime_period(), cpu.burst()]
+        let (realtime_period, realtime_runtime) =
+            if pure { (None, None) } else { (cpu.realtime_period(), cpu.realtime_runtime()) };
+        let scheduled = [cpu.shares(), cpu.period(), realtime_period, cpu.burst()]
             .into_iter()
             .flatten()
             .any(|number| number != 0);
-        let limited = [cpu.quota(), cpu.realtime_runtime(), cpu.idle()]
+        let limited = [cpu.quota(), realtime_runtime, cpu.idle()]
             .into_iter()
             .flatten()
             .any(|number| number != 0);

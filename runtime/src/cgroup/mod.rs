@@ -12,8 +12,8 @@
 //! directory of v2, and writes `0` into `tasks` of each hierarchy of v1 itself, while it has a
 //! single thread. Limits are written before anyone enters.
 //!
-//! Invariants: a limit that is asked for and cannot be set is an error; one that nobody asks for
-//! never is. What [`Cgroup::create`] made it removes again if it fails. No directory that is handled
+//! Invariants: a limit that is asked for and cannot be set is an error, unless v2 has no such limit at all
+//! ([`Cgroup::without_effect`]); one that nobody asks for never is. What [`Cgroup::create`] made it removes again if it fails. No directory that is handled
 //! here is ever the root of a hierarchy.
 
 mod convert;
@@ -281,6 +281,15 @@ impl Cgroup {
     }
 
     /// The directory in the hierarchy of v1 that has a controller.
+    /// Returns the fields of `resources` that have no effect, since only v1 has such limits and the
+    /// controller is in v2 here.
+    #[must_use]
+    pub fn without_effect(&self, resources: &LinuxResources) -> Vec<&'static str> {
+        let in_v2 = |controller: &&str| self.v1_group(controller).is_none();
+        let controllers = ["memory", "cpu"].into_iter().filter(in_v2);
+        controllers.flat_map(|controller| v2::without_counterpart(controller, resources)).collect()
+    }
+
     fn v1_group(&self, controller: &str) -> Option<&SavedGroup> {
         self.saved.v1.iter().find(|group| group.has(controller))
     }

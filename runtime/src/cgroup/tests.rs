@@ -57,6 +57,31 @@ fn a_damaged_state_names_no_cgroup_outside_of_its_hierarchy() {
     assert!(Cgroup::from_saved(saved("/sys/fs/cgroup/pids", "/sys/fs/cgroup/pids/x")).is_ok());
 }
 
+#[test]
+fn limits_that_v2_does_not_know_are_named_where_no_v1_has_them() {
+    let resources: LinuxResources = serde_json::from_value(serde_json::json!({
+        "memory": {"limit": 1 << 20, "swappiness": 10, "disableOOMKiller": true},
+        "cpu": {"shares": 512, "realtimeRuntime": 5000, "realtimePeriod": 10_000},
+    }))
+    .unwrap();
+    let group = |controllers: &[&str]| SavedGroup {
+        controllers: controllers.iter().map(ToString::to_string).collect(),
+        mount: "/sys/fs/cgroup/x".into(),
+        dir: "/sys/fs/cgroup/x/y".into(),
+    };
+    let cgroup = |v1: &[&[&str]]| {
+        let v1 = v1.iter().map(|controllers| group(controllers)).collect();
+        let saved = SavedCgroup { v1, v2: Some(group(&[])), explicit: true, unit: None };
+        Cgroup::from_saved(saved).unwrap()
+    };
+    let memory = ["memory.swappiness", "memory.disableOOMKiller"];
+    let cpu = ["cpu.realtimeRuntime", "cpu.realtimePeriod"];
+
+    assert_eq!(cgroup(&[]).without_effect(&resources), [memory, cpu].concat());
+    assert_eq!(cgroup(&[&["memory"]]).without_effect(&resources), cpu);
+    assert!(cgroup(&[&["memory"], &["cpu", "cpuacct"]]).without_effect(&resources).is_empty());
+}
+
 /// A cgroup of the test's own, which is removed at the end whatever happens.
 struct Guard(Cgroup);
 

@@ -38,6 +38,34 @@ pub(super) fn apply(dir: &Dir, name: &str, resources: &LinuxResources) -> Result
     }
 }
 
+/// The fields of `resources` for `controller` that v2 has no counterpart of. They stay without effect, as
+/// in runc: an engine's default must not make the same container impossible here.
+pub(super) fn without_counterpart(
+    controller: &str,
+    resources: &LinuxResources,
+) -> Vec<&'static str> {
+    let (memory, cpu) = (resources.memory().as_ref(), resources.cpu().as_ref());
+    let is_set = |number: u64| number != 0;
+    let fields = match controller {
+        "memory" => [
+            ("memory.swappiness", memory.is_some_and(|memory| memory.swappiness().is_some())),
+            (
+                "memory.disableOOMKiller",
+                memory.is_some_and(|memory| memory.disable_oom_killer() == Some(true)),
+            ),
+        ],
+        "cpu" => [
+            (
+                "cpu.realtimeRuntime",
+                cpu.and_then(LinuxCpu::realtime_runtime).is_some_and(|usec| usec != 0),
+            ),
+            ("cpu.realtimePeriod", cpu.and_then(LinuxCpu::realtime_period).is_some_and(is_set)),
+        ],
+        _ => return Vec::new(),
+    };
+    fields.into_iter().filter(|(_, asked)| *asked).map(|(field, _)| field).collect()
+}
+
 /// Writes the files that the bundle names itself (runtime-spec, config-linux.md, “Unified”), line by
 /// line, since the kernel takes one line per write.
 pub(super) fn apply_unified(dir: &Dir, resources: &LinuxResources) -> Result<(), CgroupError> {
@@ -69,17 +97,6 @@ pub(super) fn check_unified_key(file: &str) -> Result<(), CgroupError> {
 fn set_memory(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupError> {
     let limit = memory.limit().filter(|limit| *limit != 0);
     let swap = swap_of(dir, memory)?;
-    for (field, asked) in [
-        ("memory.swappiness", memory.swappiness().is_some()),
-        ("memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
-    ] {
-        if asked {
-            return Err(CgroupError::Limit {
-                field: field.into(),
-                why: "cgroup v2 has no counterpart of it; remove it".into(),
-            });
-        }
-    }
     if let Some(swap) = swap {
         match dir.write_limit("memory.swap", "memory.swap.max", &convert::or_max(swap)) {
             // A kernel that does not account for swap does not limit it either.
@@ -135,17 +152,6 @@ pub(super) fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), CgroupE
 }
 
 fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
-    for (field, asked) in [
-        ("cpu.realtimeRuntime", cpu.realtime_runtime().is_some_and(|usec| usec != 0)),
-        ("cpu.realtimePeriod", cpu.realtime_period().is_some_and(|usec| usec != 0)),
-    ] {
-        if asked {
-            return Err(CgroupError::Limit {
-                field: field.into(),
-                why: "cgroup v2 has no limit of realtime scheduling; remove it".into(),
-            });
-        }
-    }
     if let Some(idle) = cpu.idle() {
         dir.write_number("cpu.idle", "cpu.idle", idle)?;
     }

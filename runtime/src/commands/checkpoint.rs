@@ -18,7 +18,7 @@ use crate::state_store::{ContainerDir, ContainerId, SavedState};
 use crate::sys;
 
 /// Names a file with further options of CRIU's, for one container.
-const CONFIG_ANNOTATION: &str = "org.criu.config";
+pub(super) const CONFIG_ANNOTATION: &str = "org.criu.config";
 
 /// Such a file for all containers: what people have set up for runc.
 const CONFIG_FILE: &str = "/etc/criu/runc.conf";

@@ -150,8 +150,7 @@ pub(super) fn create_with<'a>(
         document::read_spec(&config).map_err(|source| CommandError::Malformed { path, source })?;
     let mut plan =
         ContainerPlan::from_spec(document.content, &bundle).map_err(CommandError::Plan)?;
-    let protected =
-        self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
+    let protected = self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
     log.warn_capabilities(&document.unknown_capabilities);
     if plan.rootfs.mount_label.is_some() && !selinux_is_enabled() {
         // Nothing is confined by labels here; a label on files alone confines nothing.
@@ -189,6 +188,9 @@ pub(super) fn create_with<'a>(
         launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
     });
     let launched = outcome.inspect_err(|_| discard(&dir, cgroup.as_ref()))?;
+    if let (Some(cgroup), Some(resources)) = (&cgroup, &plan.resources) {
+        log.warn_limits(&cgroup.without_effect(resources));
+    }
     let settled = cgroup.as_mut().map_or(Ok(()), Cgroup::settle).map_err(CommandError::Cgroup);
     let gone = || Err(CommandError::kernel("look at the container's process")(Errno::ESRCH));
     let saved = settled.and_then(|()| prepared.unwrap_or_else(gone)).and_then(|prepared| {

@@ -97,8 +97,7 @@ impl Exec {
         let init_fd = init.open().map_err(|_| refused)?;
 
         let (plan, spec_process) = self.load_plan(&dir, &state, log)?;
-        let protected =
-            self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
+        let protected = self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
         keep_descriptors(self.preserve_fds, 0, log)?;
         let mut process = ProcessPlan::from_spec(&spec_process).map_err(CommandError::Plan)?;
         let caps = self.cap.iter().map(String::as_str);

@@ -61,6 +61,7 @@ fn features() -> Value {
             "netDevices": { "enabled": true },
         },
         "annotations": annotations,
+        "potentiallyUnsafeConfigAnnotations": [super::checkpoint::CONFIG_ANNOTATION],
     })
 }
 

@@ -421,7 +421,7 @@ fn dispatch(command: Command, context: &Context, log: &mut Log) -> Result<u8, Co
         Command::Spec(spec) => spec.run(),
         Command::Start(start) => start.run(context),
         Command::State(state) => state.run(context),
-        Command::Update(update) => update.run(context),
+        Command::Update(update) => update.run(context, log),
     }
 }
 

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::{CommandError, Context};
 use crate::hooks::{self, Surroundings};
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, Refused};
 use crate::plan::ContainerPlan;
 use crate::stage::error::{LaunchError, told_error};
 use crate::stage::failure::Failure;
@@ -24,18 +24,17 @@ impl Start {
     pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
         let dir = context.store.open_locked(&ContainerId::new(self.id)?)?;
         let state = dir.load_existing()?;
-        dir.observe(&state).apply(Event::Started)?;
+        dir.observe_for_start(&state).apply(Event::Started)?;
         let init = gate::knock(&dir).map_err(|errno| match errno {
-            // It has died since it was looked at.
-            Errno::ECONNREFUSED => CommandError::Refused(crate::lifecycle::Refused {
-                state: crate::lifecycle::Lifecycle::Stopped,
-                event: Event::Started,
-            }),
+            // It has died since it was looked at, or a `start` was killed before it could tell.
+            Errno::ECONNREFUSED => {
+                CommandError::Refused(Refused { state: dir.observe(&state), event: Event::Started })
+            }
             errno => CommandError::Kernel { what: "reach the container's init".to_owned(), errno },
         })?;
-        dir.remove_gate()?;
         let talk = || CommandError::kernel("talk to the container's init");
         init.send(ToChild::Execute).map_err(talk())?;
+        dir.remove_gate()?;
         match init.receive().map_err(talk())? {
             None => {}
             Some(ToParent::Failed(failure)) => {

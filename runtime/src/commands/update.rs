@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{CommandError, Context};
 use crate::lifecycle::{Event, Lifecycle};
+use crate::log::Log;
 use crate::state_store::{ContainerDir, ContainerId, read_bounded};
 
 /// The largest description that is read from standard input, in bytes.
@@ -80,7 +81,7 @@ pub(super) struct Update {
 }
 
 impl Update {
-    pub(super) fn run(self, context: &Context) -> Result<u8, CommandError> {
+    pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
         let resources = match &self.resources {
             Some(file) => parse(file, &read(file)?)?,
             None => self.resources_of_options()?,
@@ -93,6 +94,7 @@ impl Update {
         }
         if let Some(cgroup) = state.open_cgroup() {
             cgroup.update(&resources).map_err(CommandError::Cgroup)?;
+            log.warn_limits(&cgroup.without_effect(&resources));
         }
         self.update_rdt(&dir)?;
         Ok(0)

@@ -196,6 +196,9 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, PlanError> {
             }
     });
     let priority = scheduler.priority().unwrap_or(0);
+    if policy == libc::SCHED_DEADLINE {
+        check_deadline(scheduler)?;
+    }
     Ok(SchedAttr {
         size_bytes: 0,
         policy: policy.cast_unsigned(),
@@ -209,6 +212,26 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr, PlanError> {
         runtime_nsec: scheduler.runtime().unwrap_or(0),
         deadline_nsec: scheduler.deadline().unwrap_or(0),
         period_nsec: scheduler.period().unwrap_or(0),
+    })
+}
+
+/// The kernel refuses these too, but with one word for all of them.
+fn check_deadline(scheduler: &Scheduler) -> Result<(), PlanError> {
+    /// What the kernel can count in, nanoseconds.
+    const LEAST_RUNTIME: u64 = 1 << 10;
+    let runtime = scheduler.runtime().unwrap_or(0);
+    let deadline = scheduler.deadline().unwrap_or(0);
+    let period = scheduler.period().filter(|period| *period != 0).unwrap_or(deadline);
+    if (LEAST_RUNTIME..=deadline).contains(&runtime)
+        && deadline <= period
+        && i64::try_from(period).is_ok()
+    {
+        return Ok(());
+    }
+    Err(PlanError::Invalid {
+        field: "process.scheduler".to_owned(),
+        value: format!("runtime {runtime}, deadline {deadline}, period {period}"),
+        expected: "for SCHED_DEADLINE: 1024 <= runtime <= deadline <= period, in nanoseconds",
     })
 }
 
@@ -269,6 +292,30 @@ mod tests {
     fn process(extra: &str) -> Result<ProcessPlan, PlanError> {
         let json = format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/","args":["sh"]{extra}}}"#);
         ProcessPlan::from_spec(&serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn times_that_no_deadline_can_have_are_named_before_the_kernel_refuses_them() {
+        let plan = |runtime: u64, deadline: u64, period: u64| {
+            let spec = serde_json::json!({"policy": "SCHED_DEADLINE",
+                "runtime": runtime, "deadline": deadline, "period": period});
+            scheduler(&serde_json::from_value(spec).unwrap())
+        };
+
+        for (runtime, deadline, period) in
+            [(1024, 1024, 1024), (10_000, 20_000, 0), (2000, 3000, 4000)]
+        {
+            assert!(plan(runtime, deadline, period).is_ok(), "{runtime} {deadline} {period}");
+        }
+        for (runtime, deadline, period) in [
+            (0, 2000, 2000),
+            (1023, 2000, 2000),
+            (2000, 0, 2000),
+            (3000, 2000, 4000),
+            (2000, 4000, 3000),
+        ] {
+            assert!(plan(runtime, deadline, period).is_err(), "{runtime} {deadline} {period}");
+        }
     }
 
     #[test]

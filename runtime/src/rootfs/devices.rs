@@ -17,6 +17,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use super::mount::{attach, clone_tree};
 use super::resolve::{Missing, Root};
 use crate::stage::failure::{AtStep, Failure, Step};
+use crate::sys::mount::{MountAttr, attr, mount_setattr};
 
 /// What devpts calls itself, for checks of terminals.
 pub(crate) const DEVPTS: FsType = DEVPTS_SUPER_MAGIC;
@@ -161,6 +162,9 @@ fn bind_node(parent: &OwnedFd, name: &OsStr, node: &Node<'_>) -> Result<(), Errn
     if kind != node.kind || stat.st_rdev != node.rdev {
         return Err(Errno::ENODEV);
     }
+    // The mount is the host's /dev; whatever that is mounted with, this is a device and nothing else.
+    let attributes = MountAttr { set: attr::NOSUID | attr::NOEXEC, ..MountAttr::default() };
+    mount_setattr(&tree, false, &attributes)?;
     let place = Root::new(parent.try_clone().map_err(|_| Errno::EMFILE)?)
         .open_or_create(&PathBuf::from(name), Missing::File)?;
     attach(tree, place).map_err(|error| Errno::from_raw(error.raw_os_error()))

@@ -1,7 +1,7 @@
 //! The container's file system, from the host's mounts to the changed root.
 //!
 //! ```text
-//! prepare     host's mounts stop talking back · root tree attached over "/"
+//! prepare     host's mounts stop talking back · root tree attached
 //! populate    mounts in order · devices · terminal on /dev/console
 //!             (hooks run here: both trees are visible)
 //! seal        masks · read-only paths · read-only mounts · pivot
@@ -9,7 +9,8 @@
 //!
 //! The root tree is a detached clone of the rootfs that the parent opened; it is attached on top of
 //! "/", so the path of the bundle need not be reachable for the container's user, and is looked up
-//! once, before anything of the container runs. Sources of bind mounts are opened by the parent
+//! once, before anything of the container runs. Only hooks want to see and change it where the bundle
+//! has it: for them it is attached there, see [`RootPlace`]. Sources of bind mounts are opened by the parent
 //! too, with the host's rights, but for those whose turn must come ([`Opener`]). Each phase takes what the one before returned.
 
 pub mod cgroups;
@@ -21,6 +22,7 @@ mod pivot;
 pub mod resolve;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -73,6 +75,32 @@ impl Sources {
     }
 }
 
+/// Where the root tree is attached until it becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootPlace {
+    /// Over the host's root.
+    OverHost,
+    /// Over the rootfs itself, as hooks know it from other runtimes: they enter the mount namespace, and
+    /// mount below the bundle's `root.path`. Where the container's user may not go there, it is as above.
+    InBundle,
+}
+
+impl RootPlace {
+    /// Decides for a plan. `no_pivot` leaves the host's tree in place, and what procfs is in it must be
+    /// told from the container's; a shared root is refused by the kernel unless what is below it is
+    /// known not to be shared.
+    #[must_use]
+    pub fn of(plan: &ContainerPlan, no_pivot: bool) -> Self {
+        let hooks = &plan.hooks;
+        #[allow(deprecated, reason = "prestart hooks are still in use and in the specification")]
+        let look = hooks.prestart().is_some()
+            || hooks.create_runtime().is_some()
+            || hooks.create_container().is_some();
+        let shared = plan.rootfs.propagation.kind == libc::MS_SHARED;
+        if look && !no_pivot && !shared { Self::InBundle } else { Self::OverHost }
+    }
+}
+
 /// A root whose mounts are being put in place.
 #[derive(Debug)]
 pub struct Prepared {
@@ -91,7 +119,11 @@ pub struct Populated {
 ///
 /// # Errors
 /// The step that failed.
-pub fn prepare(plan: &ContainerPlan, rootfs: Option<OwnedFd>) -> Result<Prepared, Failure> {
+pub fn prepare(
+    plan: &ContainerPlan,
+    rootfs: Option<OwnedFd>,
+    place: RootPlace,
+) -> Result<Prepared, Failure> {
     let base = base_propagation(plan.rootfs.propagation);
     let old_root = pivot::open_current_root()?;
     set_propagation(&old_root, base).at(Step::RootPropagation)?;
@@ -110,8 +142,20 @@ pub fn prepare(plan: &ContainerPlan, rootfs: Option<OwnedFd>) -> Result<Prepared
         set_propagation(&tree, Propagation { kind: libc::MS_PRIVATE, recursive: false })
             .at(Step::RootPropagation)?;
     }
-    attach(&tree, &old_root).at(Step::RootBind)?;
+    match place {
+        RootPlace::OverHost => attach(&tree, &old_root),
+        RootPlace::InBundle => match open_directory(&plan.rootfs.path) {
+            Err(Errno::EACCES) => attach(&tree, &old_root),
+            result => attach(&tree, &result.at(Step::RootBind)?),
+        },
+    }
+    .at(Step::RootBind)?;
     Ok(Prepared { root: Root::new(tree), old_root })
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
 }
 
 /// What cannot be cloned cannot become a root, so `unbindable` waits until the end.
@@ -164,7 +208,7 @@ impl Prepared {
 fn brings_own_dev(plan: &ContainerPlan) -> bool {
     plan.rootfs.mounts.iter().any(|mount| {
         matches!(mount.source, MountSource::Bind { .. })
-            && lexically_clean(&mount.destination) == std::path::Path::new("/dev")
+            && lexically_clean(&mount.destination) == Path::new("/dev")
     })
 }
 
@@ -182,7 +226,7 @@ impl Populated {
     /// # Errors
     /// [`Step::ConsoleMount`]; `ELOOP` if the place is a link.
     pub fn mount_console(&self, peer: impl AsFd) -> Result<(), Failure> {
-        let console = std::path::Path::new("/dev/console");
+        let console = Path::new("/dev/console");
         let place = match self.root().open_plain(console, OFlag::O_PATH) {
             Err(Errno::ENOENT) => self.root().open_or_create(console, Missing::File),
             result => result,
@@ -229,8 +273,6 @@ impl Populated {
 /// # Errors
 /// [`Step::RootBind`] or [`Step::Pivot`].
 pub fn enter_shared(plan: &ContainerPlan) -> Result<(), Failure> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let root: Result<OwnedFd, Errno> =
-        nix::fcntl::open(&plan.rootfs.path, flags, nix::sys::stat::Mode::empty());
-    pivot::change_root(&Root::new(root.at(Step::RootBind)?))
+    let root = open_directory(&plan.rootfs.path).at(Step::RootBind)?;
+    pivot::change_root(&Root::new(root))
 }

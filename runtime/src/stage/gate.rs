@@ -23,8 +23,8 @@ fn address(directory: impl AsFd) -> Result<UnixAddr, Errno> {
     UnixAddr::new(&path)
 }
 
-fn new_socket() -> Result<OwnedFd, Errno> {
-    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+fn new_socket(flags: SockFlag) -> Result<OwnedFd, Errno> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | flags, None)
 }
 
 /// Makes the socket in `directory`, for init to inherit.
@@ -32,7 +32,7 @@ fn new_socket() -> Result<OwnedFd, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn create(directory: impl AsFd) -> Result<OwnedFd, Errno> {
-    let listener = new_socket()?;
+    let listener = new_socket(SockFlag::empty())?;
     bind(listener.as_raw_fd(), &address(directory)?)?;
     listen(&listener, Backlog::new(1)?)?;
     Ok(listener)
@@ -43,9 +43,21 @@ pub fn create(directory: impl AsFd) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// The kernel's; `ECONNREFUSED` if init is gone, `ENOENT` if it was started already.
 pub fn knock(directory: impl AsFd) -> Result<ParentEnd, Errno> {
-    let socket = new_socket()?;
+    let socket = new_socket(SockFlag::empty())?;
     connect(socket.as_raw_fd(), &address(directory)?)?;
     Ok(ParentEnd::new(socket))
+}
+
+/// Whether an init waits in `directory`. The socket's name alone does not tell: a `start` that was killed
+/// may have left it. Init takes the visit for a caller that gave up.
+#[must_use]
+pub fn is_waited_at(directory: impl AsFd) -> bool {
+    let visit = || {
+        let socket = new_socket(SockFlag::SOCK_NONBLOCK)?;
+        connect(socket.as_raw_fd(), &address(directory)?)
+    };
+    // The queue is full where init does not answer now, since it is frozen or about to execute.
+    matches!(visit(), Ok(()) | Err(Errno::EAGAIN))
 }
 
 /// Waits for a `start` that means it: one that ends before it has asked for the execution is as if
@@ -99,5 +111,21 @@ mod tests {
         drop(create(&directory).unwrap());
 
         assert_eq!(knock(&directory).unwrap_err(), Errno::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_name_without_a_listener_is_no_gate_and_a_full_queue_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = File::open(dir.path()).unwrap();
+        assert!(!is_waited_at(&directory));
+        let listener = create(&directory).unwrap();
+
+        // Nobody accepts: the queue is full after some of them.
+        for visit in 0..8 {
+            assert!(is_waited_at(&directory), "visit {visit}");
+        }
+        drop(listener);
+
+        assert!(!is_waited_at(&directory));
     }
 }

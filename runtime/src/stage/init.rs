@@ -25,7 +25,7 @@ use crate::process::{self, LastSteps, NotifyTarget};
 use crate::procfs::Procfs;
 use crate::rootfs::cgroups::Hierarchy;
 use crate::rootfs::resolve::Root;
-use crate::rootfs::{self, Sources};
+use crate::rootfs::{self, RootPlace, Sources};
 use crate::security::lsm::ExecLabel;
 use crate::security::seccomp::Program;
 use crate::state_store::OciState;
@@ -213,7 +213,8 @@ impl Init<'_> {
             return self.open_terminal(&root);
         }
         let sources = std::mem::take(&mut self.sources);
-        let populated = rootfs::prepare(plan, sources.rootfs)?.populate(
+        let place = RootPlace::of(plan, self.no_pivot);
+        let populated = rootfs::prepare(plan, sources.rootfs, place)?.populate(
             plan,
             sources.binds,
             self.hierarchies,

@@ -478,6 +478,15 @@ impl ContainerDir {
     /// Observes where the container is in its life.
     #[must_use]
     pub fn observe(&self, state: &SavedState) -> Lifecycle {
+        match self.observe_for_start(state) {
+            Lifecycle::Created { init } if !gate::is_waited_at(self) => Lifecycle::Running { init },
+            observed => observed,
+        }
+    }
+
+    /// The same for who will knock at the gate anyway: that somebody waits there is believed.
+    #[must_use]
+    pub fn observe_for_start(&self, state: &SavedState) -> Lifecycle {
         let alive = state.init.is_some_and(|init| init.is_alive());
         let frozen = alive
             && state

@@ -62,14 +62,14 @@ fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten_from_inside() {
     assert_eq!(fs::read(&program).unwrap(), content, "the container said: {}", container.stdout());
 }
 
-#[test]
-fn cve_2021_30465_a_mount_whose_target_is_swapped_for_a_symlink_stays_inside() {
-    let host = requires!(root);
+/// Starts containers that mount onto a directory which somebody swaps for a link to `leads_to` all the
+/// time; none may read the host's file.
+fn mount_in_a_race(runtime: &Runtime, leads_to: &str, rounds: usize) {
     let volume = Scratch::new();
     let secret = Scratch::new();
     let _ = secret.file("secret", "of the host");
     let (real, link) = (volume.directory("target"), volume.join("link"));
-    symlink("/", &link).unwrap();
+    symlink(leads_to, &link).unwrap();
     let ended = Arc::new(AtomicBool::new(false));
     let swapper = {
         let ended = Arc::clone(&ended);
@@ -82,15 +82,14 @@ fn cve_2021_30465_a_mount_whose_target_is_swapped_for_a_symlink_stays_inside() {
     let inside = secret.join("secret");
     let below = format!("list:/vol/target{}", secret.path().display());
 
-    let runtime = host.runtime();
-    let reached: Vec<String> = (0..15)
+    let reached: Vec<String> = (0..rounds)
         .filter_map(|_| {
             let bundle = Bundle::probe()
                 .args(["try", &format!("read:{}", inside.display()), &below])
                 .mount("/vol", "bind", volume.path().to_str().unwrap(), &["rbind"])
                 .mount("/vol/target", "tmpfs", "tmpfs", &[])
                 .mount("/vol/target/deeper", "bind", "/", &["rbind", "ro"]);
-            run_unless_refused(&runtime, bundle)
+            run_unless_refused(runtime, bundle)
         })
         .map(|outcome| outcome.stdout)
         .collect();
@@ -100,6 +99,46 @@ fn cve_2021_30465_a_mount_whose_target_is_swapped_for_a_symlink_stays_inside() {
     for attempts in reached {
         let attempts: Vec<keg_fixtures::report::Attempt> = serde_json::from_str(&attempts).unwrap();
         assert!(attempts[0].errno.is_some(), "the host's file was read: {attempts:?}");
+    }
+}
+
+#[test]
+fn cve_2021_30465_a_mount_whose_target_is_swapped_for_a_symlink_stays_inside() {
+    let host = requires!(root);
+
+    mount_in_a_race(&host.runtime(), "/", 15);
+}
+
+#[test]
+fn a_mount_whose_target_is_swapped_for_a_magic_link_stays_inside() {
+    let host = requires!(root);
+
+    // Of whoever follows them: the runtime's, and that of the host's first process.
+    for leads_to in ["/proc/self/root", "/proc/self/cwd", "/proc/1/root"] {
+        mount_in_a_race(&host.runtime(), leads_to, 5);
+    }
+}
+
+#[test]
+fn no_release_agent_is_reachable_where_the_cgroup_can_be_written() {
+    let host = requires!(root, cgroup_v1);
+    let script =
+        "set -- $(/bin/busybox find /sys/fs/cgroup -name release_agent); echo \"agents $#\"
+        for agent; do echo /evil > $agent && echo written; done
+        for up in /sys/fs/cgroup/*/../cgroup.procs; do echo $$ > $up && echo escaped; done; exit 0";
+
+    for namespace in [true, false] {
+        let mut bundle = Bundle::busybox().sh(script).edit(|spec| {
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| mount["type"] != "cgroup");
+        });
+        bundle = bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw", "nosuid", "nodev"]);
+        if !namespace {
+            bundle = bundle.without_namespace("cgroup");
+        }
+        let outcome = host.runtime().run(bundle).success();
+
+        assert_eq!(outcome.stdout, "agents 0\n", "{outcome:?}");
     }
 }
 

@@ -180,3 +180,56 @@ fn the_containers_passwd_does_not_lead_exec_out() {
 
     assert_eq!(report.identity.uids, [0; 4]);
 }
+
+#[test]
+fn what_the_container_would_preload_is_not_loaded_into_the_runtime() {
+    let host = requires!(root);
+    let bundle = Bundle::probe()
+        .args(["pause"])
+        .rootfs_edit(|root| {
+            fs::write(root.join("evil.so"), "not even a library").unwrap();
+            fs::write(root.join("etc/ld.so.preload"), "/evil.so\n").unwrap();
+        })
+        .set("/process/env/-", "LD_PRELOAD=/evil.so")
+        .set("/process/env/-", "LD_AUDIT=/evil.so")
+        .set("/process/env/-", "LD_LIBRARY_PATH=/");
+    let runtime = host.runtime();
+    let container = running(&runtime, bundle);
+
+    // A dynamic linker that runs inside complains of what it cannot load; busybox has none.
+    let outcome = container.exec(&["/bin/echo", "well"]).success();
+
+    assert_eq!((&*outcome.stdout, &*outcome.stderr), ("well\n", ""), "{outcome:?}");
+}
+
+#[test]
+fn descriptors_of_the_runtime_itself_are_not_preserved() {
+    let host = requires!(root);
+    let runtime = host.runtime();
+    let container = running(&runtime, Bundle::probe().args(["pause"]));
+    let descriptors = ["/bin/ls", "/proc/self/fd"];
+    // What whoever started the tests has left open; beside it the runtime opens its log and its state.
+    let inherited = fs::read_dir("/proc/self/fdinfo").unwrap().filter(|entry| {
+        let info = fs::read_to_string(entry.as_ref().unwrap().path()).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & nix::libc::O_CLOEXEC == 0)
+    });
+    let inherited = inherited.count();
+
+    let flag = ["exec", "--preserve-fds", "30", container.id()];
+    let executed = runtime.call(flag.iter().chain(&descriptors));
+    let run = {
+        let (id, bundle) = (Runtime::new_id(), Bundle::busybox().command(descriptors));
+        let bundle = bundle.set("/linux/cgroupsPath", format!("/{id}"));
+        let _guard = runtime.guard(&id);
+        let path = bundle.path().to_str().unwrap();
+        runtime.call(["run", "--preserve-fds", "30", "--bundle", path, &id])
+    };
+
+    // One more is the directory that is listed.
+    for outcome in [executed, run] {
+        let seen = outcome.success().stdout;
+        assert_eq!(seen.lines().count(), inherited + 1, "{seen}");
+    }
+}

@@ -216,3 +216,27 @@ fn a_hook_whose_program_is_missing_is_refused_by_name() {
 
     assert!(outcome.text().contains("/no/such/hook"), "{outcome:?}");
 }
+
+#[test]
+fn hooks_find_the_root_where_the_bundle_has_it_and_may_mount_there() {
+    let host = requires!(root);
+    let bundle = Bundle::busybox().sh("cat /tmp/inside /run/outside");
+    let root = bundle.rootfs();
+    let root = root.display();
+    // As engines' hooks for graphics cards do: one of them inside, one that goes there from outside.
+    let inside = format!(
+        "test -e {root}/proc/self && mount -t tmpfs hook {root}/tmp && echo inside > {root}/tmp/inside"
+    );
+    let outside = format!(
+        "pid=$(sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p') && \
+         nsenter -t $pid -m sh -c 'mount -t tmpfs hook {root}/run && echo outside > {root}/run/outside'"
+    );
+    let bundle = bundle.set(
+        "/hooks",
+        json!({"createRuntime": [script(&outside)], "createContainer": [script(&inside)]}),
+    );
+
+    let outcome = host.runtime().run(bundle).success();
+
+    assert_eq!(outcome.stdout, "inside\noutside\n", "{outcome:?}");
+}

@@ -6,6 +6,7 @@ mod escapes;
 mod exec;
 mod hooks;
 mod hostile;
+mod killed;
 mod lifecycle;
 mod limits;
 mod manage;
