@@ -56,6 +56,7 @@ struct Tracer {
 }
 
 impl Tracer {
+    #[expect(clippy::zombie_processes, reason = "it is waited for by its number, see `follow`")]
     fn start(mut command: Command, victim: Victim, kill_at: usize) -> Self {
         sys::be_traced(&mut command);
         let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
