@@ -8,7 +8,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS = keg kegd keg-runtime keg-init containerd-shim-keg-v2
 
 .DEFAULT_GOAL = build
-.PHONY: help build demo demo-clean test test-vm bench install uninstall fmt lint doc clean
+.PHONY: help build demo demo-clean test test-vm bench hot install uninstall fmt lint doc clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -38,6 +38,15 @@ bench: ## benchmarks against the peers (GROUP=runtime)
 	@.ci/packages build test
 	$(CARGO) build --release --locked $(PROGRAMS:%=--bin %)
 	$(CARGO) bench --locked -p keg-integration-tests --bench bench -- $(or $(GROUP),runtime)
+
+hot: ## write anew which code of the runtime is linked together (after larger changes of it, as root)
+	@.ci/packages build test
+	$(CARGO) rustc --release --locked -p keg-runtime --bin keg-runtime -- \
+	    -C link-arg=-Wl,-Map=$(abspath $(TARGET_DIR))/keg-runtime.map
+	$(CARGO) build --locked -p keg-integration-tests --bins
+	$(TARGET_DIR)/debug/keg-hot $(TARGET_DIR)/keg-runtime.map $(TARGET_DIR)/release/keg-runtime \
+	    > $(TARGET_DIR)/hot.ld
+	mv $(TARGET_DIR)/hot.ld runtime/link/hot.ld
 
 install: build ## install into PREFIX (default /usr/local), manual pages and completions too
 	install -d $(DESTDIR)$(PREFIX)/bin
