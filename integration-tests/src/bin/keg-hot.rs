@@ -22,7 +22,7 @@ use anyhow::{Context as _, bail};
 use keg_fixtures::{Bundle, Runtime, sys};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -34,43 +34,47 @@ fn main() -> anyhow::Result<()> {
     let [map, program] = &args[..] else { bail!("usage: keg-hot MAP KEG-RUNTIME") };
     let map = fs::read_to_string(map).with_context(|| format!("read {map}"))?;
     let sections = sections(&map);
+    let life = Life::new(Runtime::of(fs::canonicalize(program)?));
     let mut executed = BTreeSet::new();
-    for command in commands(&Runtime::of(fs::canonicalize(program)?)) {
-        executed.extend(step_through(command?)?);
+    for step in ["run", "create", "start", "exec", "state", "delete"] {
+        executed.extend(step_through(life.command(step)).with_context(|| step.to_owned())?);
     }
     print!("{}", script(&sections, &executed));
     Ok(())
 }
 
-/// The commands of a container's life, each to be run when the one before has ended.
-fn commands(runtime: &Runtime) -> impl Iterator<Item = anyhow::Result<Command>> + use<'_> {
-    let (short, long) = ("keg-hot-short", "keg-hot-long");
-    let run = Bundle::busybox().command(["/bin/true"]);
-    let create = Bundle::busybox().command(["/bin/sleep", "1000"]);
-    let steps: [&[&str]; 6] = [
-        &["run", "--bundle"],
-        &["create", "--bundle"],
-        &["start", long],
-        &["exec", long, "/bin/true"],
-        &["state", long],
-        &["delete", "--force", long],
-    ];
-    steps.into_iter().enumerate().map(move |(at, words)| {
-        let mut command = runtime.command(words);
-        match at {
-            0 => command.arg(run.path()).arg(short),
-            1 => {
-                // A stepped init would step on; the container that stays is made at full speed.
-                let mut plain = runtime.command(words);
-                plain.arg(create.path()).arg(long).stdin(Stdio::null());
-                let made = plain.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-                anyhow::ensure!(made.success(), "create a container: {made}");
-                command.arg(create.path()).arg("keg-hot-stepped")
-            }
-            _ => &mut command,
+/// One container that is run, and one that is created, started, entered, looked at and deleted.
+struct Life {
+    runtime: Runtime,
+    short: Bundle,
+    long: Bundle,
+}
+
+impl Life {
+    const SHORT: &str = "keg-hot-short";
+    const LONG: &str = "keg-hot-long";
+
+    fn new(runtime: Runtime) -> Self {
+        let bundle = |id: &str, command: &[&str]| {
+            let path = format!("/{id}");
+            Bundle::busybox().command(command).set("/linux/cgroupsPath", path)
         };
-        Ok(command)
-    })
+        let short = bundle(Self::SHORT, &["/bin/true"]);
+        let long = bundle(Self::LONG, &["/bin/sleep", "1000"]);
+        Self { runtime, short, long }
+    }
+
+    fn command(&self, step: &str) -> Command {
+        let mut command = self.runtime.command([step]);
+        match step {
+            "run" => command.arg("--bundle").arg(self.short.path()).arg(Self::SHORT),
+            "create" => command.arg("--bundle").arg(self.long.path()).arg(Self::LONG),
+            "exec" => command.args([Self::LONG, "/bin/true"]),
+            "delete" => command.args(["--force", Self::LONG]),
+            _ => command.arg(Self::LONG),
+        };
+        command
+    }
 }
 
 /// A piece of code that the linker can move.
@@ -101,8 +105,8 @@ fn sections(map: &str) -> Vec<Section> {
     sections
 }
 
-/// Runs a program, one instruction after the other, with all that it forks, until each has ended or
-/// executes another program; returns the addresses seen.
+/// Runs a program, one instruction after the other, with all that it forks, until it has ended; returns
+/// the addresses seen. A process that executes another program, or still waits then, is let go.
 fn step_through(mut command: Command) -> anyhow::Result<BTreeSet<u64>> {
     sys::be_traced(&mut command);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
@@ -116,6 +120,7 @@ fn step_through(mut command: Command) -> anyhow::Result<BTreeSet<u64>> {
     ptrace::setoptions(main, options)?;
     ptrace::step(main, None)?;
     let mut seen = BTreeSet::new();
+    let mut others = BTreeSet::new();
     loop {
         let (pid, signal) = match waitpid(None, Some(WaitPidFlag::__WALL)) {
             Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == main => break,
@@ -124,6 +129,7 @@ fn step_through(mut command: Command) -> anyhow::Result<BTreeSet<u64>> {
                 if event == libc::PTRACE_EVENT_EXEC && pid != main =>
             {
                 ptrace::detach(pid, None)?;
+                others.remove(&pid);
                 continue;
             }
             Ok(WaitStatus::PtraceEvent(pid, ..) | WaitStatus::Stopped(pid, Signal::SIGSTOP)) => {
@@ -137,12 +143,29 @@ fn step_through(mut command: Command) -> anyhow::Result<BTreeSet<u64>> {
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         };
+        if pid != main {
+            others.insert(pid);
+        }
         match ptrace::step(pid, signal) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
+    others.into_iter().try_for_each(let_go)?;
     Ok(seen)
+}
+
+/// Lets a process that waits in the kernel go on without a tracer: it must stop once more for that.
+fn let_go(pid: Pid) -> anyhow::Result<()> {
+    match kill(pid, Signal::SIGSTOP) {
+        Err(Errno::ESRCH) => return Ok(()),
+        result => result?,
+    }
+    if let WaitStatus::Stopped(..) = waitpid(pid, Some(WaitPidFlag::__WALL))? {
+        ptrace::detach(pid, None)?;
+        kill(pid, Signal::SIGCONT)?;
+    }
+    Ok(())
 }
 
 /// The pattern of a section, with the compiler's hash left open where there is one.
