@@ -258,11 +258,26 @@ impl Runtime {
         images: &Path,
         flags: &[&OsStr],
     ) -> Result<Container, Outcome> {
-        let pid_file = self.scratch.join(format!("{}.pid", of.id));
+        self.restore_as(of.id.clone(), of, images, flags)
+    }
+
+    /// The same under another id, while the first container is still there.
+    ///
+    /// # Errors
+    /// What the runtime said.
+    #[track_caller]
+    pub fn restore_as(
+        &self,
+        id: String,
+        of: &Container,
+        images: &Path,
+        flags: &[&OsStr],
+    ) -> Result<Container, Outcome> {
+        let pid_file = self.scratch.join(format!("{id}.pid"));
         let _ = fs::remove_file(&pid_file);
         let mut flagged = vec!["--image-path".as_ref(), images.as_os_str(), "--detach".as_ref()];
         flagged.extend(flags);
-        let (id, bundle) = (of.id.clone(), Arc::clone(&of.bundle));
+        let bundle = Arc::clone(&of.bundle);
         self.make("restore", id, bundle, &pid_file, &flagged, |command| {
             Tree::spawn_after(command, of.tree())
         })

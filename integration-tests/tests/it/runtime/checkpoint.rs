@@ -5,10 +5,11 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use keg_fixtures::terminal::ConsoleSocket;
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{Bundle, Container, Outcome, Scratch, Status, requires};
+use keg_fixtures::{Bundle, Container, Outcome, Scratch, Status, Tree, requires, wait_until};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
@@ -158,36 +159,31 @@ fn a_terminal_is_restored_and_handed_over() {
 fn an_established_connection_survives() {
     let host = requires!(root, criu);
     let scratch = Scratch::new();
-    // A thread of its own lives in the network that the container joins.
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let ip = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
-            assert!(ip.unwrap().success());
-            let tid = nix::unistd::gettid();
-            let network = format!("/proc/{}/task/{tid}/ns/net", std::process::id());
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port().to_string();
-            let bundle = Bundle::busybox()
-                .command(["/bin/busybox", "nc", "127.0.0.1", &port, "-e", "/bin/cat"])
-                .namespace("network", Some(Path::new(&network)));
-            let container = started(bundle, host);
-            let (mut peer, _) = listener.accept().unwrap();
-            peer.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut echo = |text: &str| {
-                peer.write_all(text.as_bytes()).unwrap();
-                let mut answer = vec![0; text.len()];
-                peer.read_exact(&mut answer).unwrap();
-                String::from_utf8(answer).unwrap()
-            };
-            assert_eq!(echo("before"), "before");
-            let images = scratch.join("images");
+    // Which the container joins.
+    in_a_network(|| {
+        let tid = nix::unistd::gettid();
+        let network = format!("/proc/{}/task/{tid}/ns/net", std::process::id());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let bundle = Bundle::busybox()
+            .command(["/bin/busybox", "nc", "127.0.0.1", &port, "-e", "/bin/cat"])
+            .namespace("network", Some(Path::new(&network)));
+        let container = started(bundle, host);
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut echo = |text: &str| {
+            peer.write_all(text.as_bytes()).unwrap();
+            let mut answer = vec![0; text.len()];
+            peer.read_exact(&mut answer).unwrap();
+            String::from_utf8(answer).unwrap()
+        };
+        assert_eq!(echo("before"), "before");
+        let images = scratch.join("images");
 
-            checkpoint(&container, &images, &["--tcp-established"]).success();
-            let _restored = restore(&container, &images, &["--tcp-established"]);
+        checkpoint(&container, &images, &["--tcp-established"]).success();
+        let _restored = restore(&container, &images, &["--tcp-established"]);
 
-            assert_eq!(echo("after"), "after");
-        });
+        assert_eq!(echo("after"), "after");
     });
 }
 
@@ -212,6 +208,113 @@ fn memory_that_was_written_before_is_not_written_again() {
 
     assert!(images.join("parent").exists());
     assert_counts_on(&restored);
+}
+
+/// Does something in a network of its own, where every port is free.
+fn in_a_network(act: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let ip = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+            assert!(ip.unwrap().success());
+            act();
+        });
+    });
+}
+
+/// Whether someone listens on a port of this thread's network.
+fn is_served(port: u16) -> bool {
+    let sockets = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let listens = format!(":{port:04X} 00000000:0000 0A");
+    sockets.lines().any(|line| line.contains(&listens))
+}
+
+/// CRIU's part in a transfer of memory, until its end.
+fn criu(command: &str, images: &Path, port: u16) -> Tree {
+    let mut criu = Command::new(keg_fixtures::programs::criu().unwrap());
+    criu.arg(command).arg("--images-dir").arg(images);
+    criu.args(["--address", "127.0.0.1", "--port", &port.to_string()]);
+    if command == "lazy-pages" {
+        criu.arg("--page-server");
+    }
+    Tree::spawn(&criu)
+}
+
+#[test]
+fn memory_goes_to_a_page_server() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("5");
+    let scratch = Scratch::new();
+    let (images, pages) = (scratch.join("images"), scratch.directory("pages"));
+
+    in_a_network(|| {
+        let server = criu("page-server", &pages, 27_000);
+        wait_until("the page server listens", PATIENCE, || is_served(27_000));
+        checkpoint(&container, &images, &["--page-server", "127.0.0.1:27000"]).success();
+        assert_eq!(server.wait_exit(server.main_pid(), PATIENCE), 0, "{}", server.stderr());
+    });
+    let is_pages = |entry: &fs::DirEntry| entry.file_name().to_str().unwrap().starts_with("pages-");
+    let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    assert!(!entries(&images).iter().any(is_pages), "memory is here too");
+    for entry in entries(&pages) {
+        if entry.file_name().to_str().unwrap().starts_with("page") {
+            fs::rename(entry.path(), images.join(entry.file_name())).unwrap();
+        }
+    }
+    let restored = restore(&container, &images, &[]);
+
+    assert_counts_on(&restored);
+}
+
+#[test]
+fn memory_is_fetched_when_it_is_used_and_the_descriptor_says_from_when_on() {
+    let host = requires!(root, criu, our_runtime, large_pipes);
+    let container = started(counting(), host);
+    container.wait_for_line("5");
+    let scratch = Scratch::new();
+    let (images, status) = (scratch.join("images"), scratch.file("status", ""));
+    let other = keg_fixtures::Runtime::new_id();
+    let config = container.bundle().path().join("config.json");
+
+    in_a_network(|| {
+        let flags = ["--lazy-pages", "--page-server", "127.0.0.1:27000", "--status-fd", "3"];
+        let dump = container.runtime().command(["checkpoint", "--image-path"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" 3>\"$0\""]).arg(&status).arg(dump.get_program());
+        shell.args(dump.get_args()).arg(&images).args(flags).arg(container.id());
+        shell.envs(dump.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let dump = Tree::spawn(&shell);
+        wait_until("memory can be fetched", PATIENCE, || fs::read(&status).unwrap() == b"\0");
+        assert_eq!(dump.exit_code(dump.main_pid()), None, "it waits to be asked for memory");
+        let fetcher = criu("lazy-pages", &images, 27_000);
+        wait_until("the fetcher listens", PATIENCE, || images.join("lazy-pages.socket").exists());
+        // The first one is frozen and still there: so the second gets another cgroup and name.
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replace(container.id(), &other)).unwrap();
+
+        let flags = ["--lazy-pages", "--manage-cgroups-mode", "ignore"].map(OsStr::new);
+        let restored = container.runtime().restore_as(other.clone(), &container, &images, &flags);
+
+        let restored = restored.unwrap_or_else(|outcome| panic!("{outcome:#?}"));
+        assert_counts_on(&restored);
+        assert_eq!(fetcher.wait_exit(fetcher.main_pid(), PATIENCE), 0, "{}", fetcher.stderr());
+        assert_eq!(dump.wait_exit(dump.main_pid(), PATIENCE), 0, "{}", dump.stderr());
+    });
+}
+
+#[test]
+fn a_status_descriptor_that_is_not_open_is_refused_before_anything_is_done() {
+    let host = requires!(root, criu, our_runtime);
+    let container = started(counting(), host);
+    let scratch = Scratch::new();
+
+    let outcome = checkpoint(&container, &scratch.join("images"), &["--status-fd", "77"]);
+
+    assert_eq!(outcome.exit_code, 1);
+    assert!(outcome.error.contains("--status-fd"), "{outcome:?}");
+    assert!(!scratch.join("images").exists());
+    assert_eq!(container.state().status, Status::Running);
 }
 
 #[test]

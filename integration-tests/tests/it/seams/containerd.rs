@@ -177,3 +177,21 @@ fn is_found_again(mut containerd: Containerd) {
     assert_eq!(containerd.ctr(exec).success().stdout, "still here\n");
     remove(&containerd, "one");
 }
+
+/// ctr of 1.6 keeps these options for shims that it knows by name.
+#[test]
+fn ctr_checkpoints_a_task_into_a_directory_and_ends_it() {
+    requires!(root, criu, newer_containerd);
+    let containerd = &Containerd::newer();
+    containerd.import_busybox();
+    detached(containerd, "one", "while :; do sleep 1; done");
+    let [images, work] = ["images", "work"].map(|name| containerd.scratch().join(name));
+    let paths = [images.to_str().unwrap(), work.to_str().unwrap()];
+
+    let flags = ["--exit", "--image-path", paths[0], "--work-path", paths[1], "one"];
+    let _ = containerd.ctr(["task", "checkpoint"].iter().chain(&flags)).success();
+
+    wait_until("it has ended", PATIENCE, || status(containerd, "one") == "STOPPED");
+    assert!(images.join("inventory.img").is_file() && work.join("dump.log").is_file());
+    remove(containerd, "one");
+}
