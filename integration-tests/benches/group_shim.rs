@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | containerd-shim-keg-v2 | keg-runtime, its own log writer |
 //! | containerd-shim-runc-v2 | runc; it has no log writer, so output goes to a file as it is |
-//! | the Rust shim of containerd/rust-extensions | runc; the same |
+//! | the Rust shim of containerd/rust-extensions | runc; it hands FIFOs on to the container and has no logs at all |
 //! | conmon | runc; its `k8s-file` log, which is CRI's format |
 //!
 //! Peers are found on the path, or by `KEG_PEER_SHIM_RUNC`, `KEG_PEER_SHIM_RUST`, `KEG_PEER_CONMON`;
@@ -65,11 +65,12 @@ fn peers(events: &Events) -> Vec<Peer> {
     };
     let mut peers = vec![Peer::keg(events)];
     let Some(runc) = found("KEG_PEER_RUNC", "runc") else { return peers };
-    for (name, program) in [
-        ("containerd-shim-runc-v2", found("KEG_PEER_SHIM_RUNC", "containerd-shim-runc-v2")),
-        ("rust-extensions shim", env::var_os("KEG_PEER_SHIM_RUST").map(PathBuf::from)),
-    ] {
-        peers.extend(program.map(|program| Peer::shim(name, program, runc.clone(), events)));
+    let go = found("KEG_PEER_SHIM_RUNC", "containerd-shim-runc-v2");
+    let rust = env::var_os("KEG_PEER_SHIM_RUST").map(PathBuf::from);
+    let shims: [(_, _, &[Output]); 2] =
+        [("containerd-shim-runc-v2", go, &[Output::File]), ("rust-extensions shim", rust, &[])];
+    for (name, program, logs) in shims {
+        peers.extend(program.map(|program| Peer::shim(name, program, runc.clone(), logs, events)));
     }
     let conmon = found("KEG_PEER_CONMON", "conmon");
     peers.extend(conmon.map(|program| Peer::conmon(program, runc, events)));

@@ -12,6 +12,7 @@ use keg_fixtures::daemon::path_with_our_programs;
 use keg_fixtures::wait::{PATIENCE, poll};
 use keg_fixtures::{Bundle, Runtime, Scratch, programs};
 use keg_proto::containerd::runc::v1::Options;
+use keg_proto::containerd::runtime::bootstrap::v1::BootstrapResult;
 use keg_proto::containerd::task::v2 as task;
 use keg_ttrpc::Client;
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +23,10 @@ use prost::Message;
 use super::{number_of, succeed};
 use crate::runner::Sample;
 
-const TASK: &str = "containerd.task.v2.Task";
+/// Service of shims that answer with an address, and of those that answer with more: the messages
+/// are the same.
+const TASK_V2: &str = "containerd.task.v2.Task";
+const TASK_V3: &str = "containerd.task.v3.Task";
 
 /// Takes the events of all shims, as a daemon would, and forgets them.
 #[derive(Debug)]
@@ -75,8 +79,8 @@ pub(super) struct Peer {
 #[derive(Debug)]
 enum Kind {
     Keg,
-    /// A shim of containerd's that calls this runc.
-    Shim(PathBuf),
+    /// A shim for containerd that calls this runc, and the logs that it has.
+    Shim(PathBuf, &'static [Output]),
     Conmon(PathBuf),
 }
 
@@ -111,8 +115,15 @@ impl Peer {
         Self::of("containerd-shim-keg-v2", program, Kind::Keg, events)
     }
 
-    pub(super) fn shim(name: &str, program: PathBuf, runc: PathBuf, events: &Events) -> Self {
-        Self::of(name, program, Kind::Shim(runc), events)
+    /// `logs`: what its logs can be.
+    pub(super) fn shim(
+        name: &str,
+        program: PathBuf,
+        runc: PathBuf,
+        logs: &'static [Output],
+        events: &Events,
+    ) -> Self {
+        Self::of(name, program, Kind::Shim(runc, logs), events)
     }
 
     pub(super) fn conmon(program: PathBuf, runc: PathBuf, events: &Events) -> Self {
@@ -139,7 +150,7 @@ impl Peer {
     pub(super) fn outputs(&self) -> &'static [Output] {
         match self.kind {
             Kind::Keg => &[Output::Log("raw"), Output::Log("cri"), Output::Log("json-file")],
-            Kind::Shim(_) => &[Output::File],
+            Kind::Shim(_, logs) => logs,
             Kind::Conmon(_) => &[Output::K8sFile],
         }
     }
@@ -160,7 +171,7 @@ impl Peer {
         match &self.kind {
             Kind::Conmon(runc) => self.conmon_create(runc, id, bundle, scratch),
             Kind::Keg => self.shim_create(None, id, bundle, scratch, output),
-            Kind::Shim(runc) => self.shim_create(Some(runc), id, bundle, scratch, output),
+            Kind::Shim(runc, _) => self.shim_create(Some(runc), id, bundle, scratch, output),
         }
     }
 
@@ -186,11 +197,14 @@ impl Peer {
             File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(log_fifo)?;
         let mut start = start_command(&self.program, &id, &bundle, &scratch);
         let started = start.env("TTRPC_ADDRESS", &self.events).output()?;
-        let address = String::from_utf8(started.stdout)?;
-        let socket = address.trim().strip_prefix("unix://").unwrap_or(address.trim()).to_owned();
-        if !started.status.success() || socket.is_empty() {
+        if !started.status.success() || started.stdout.is_empty() {
             bail!("{:?}: {}", self.program, String::from_utf8_lossy(&started.stderr));
         }
+        let (address, service) = match String::from_utf8(started.stdout.clone()) {
+            Ok(address) if address.starts_with("unix://") => (address, TASK_V2),
+            _ => (BootstrapResult::decode(started.stdout.as_slice())?.address, TASK_V3),
+        };
+        let socket = address.trim().trim_start_matches("unix://").to_owned();
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = executor.block_on(Client::connect(&socket))?;
         let mut request = task::CreateTaskRequest {
@@ -235,13 +249,13 @@ impl Peer {
             }
             .encode_to_vec(),
         });
-        let call = client.call(TASK, "Create", &request, Some(PATIENCE));
+        let call = client.call(service, "Create", &request, Some(PATIENCE));
         let created: Result<task::CreateTaskResponse, _> = executor.block_on(call);
         created.with_context(|| words(log_reader.try_clone()))?;
         let connect = task::ConnectRequest { id: id.clone() };
-        let call = client.call(TASK, "Connect", &connect, Some(PATIENCE));
+        let call = client.call(service, "Connect", &connect, Some(PATIENCE));
         let answer: task::ConnectResponse = executor.block_on(call)?;
-        let held = Held::Shim { client, socket, executor, fifos, _log_reader: log_reader };
+        let held = Held::Shim { client, service, socket, executor, fifos, _log_reader: log_reader };
         Ok(Supervised { supervisor: answer.shim_pid, held, id, scratch, _bundle: bundle })
     }
 
@@ -308,6 +322,7 @@ pub(super) struct Supervised {
 enum Held {
     Shim {
         client: Client,
+        service: &'static str,
         socket: String,
         executor: tokio::runtime::Runtime,
         fifos: Vec<File>,
@@ -398,8 +413,10 @@ impl Supervised {
         Req: Message,
         Resp: Message + Default,
     {
-        let Held::Shim { client, executor, .. } = &self.held else { bail!("conmon has no calls") };
-        Ok(executor.block_on(client.call(TASK, method, request, Some(PATIENCE)))?)
+        let Held::Shim { client, service, executor, .. } = &self.held else {
+            bail!("conmon has no calls")
+        };
+        Ok(executor.block_on(client.call(service, method, request, Some(PATIENCE)))?)
     }
 
     fn end(&self) -> anyhow::Result<()> {
