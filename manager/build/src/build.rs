@@ -6,11 +6,11 @@
 //!             └─ a stage fails ─▶ all others are given up ─▶ what is done is committed all the same
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 
 use keg_image::Platform;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::builder::{Builder, Shared};
@@ -18,19 +18,21 @@ use crate::context::ClientContext;
 use crate::dockerfile::{Dockerfile, Instruction, RunMount};
 use crate::error::BuildError;
 use crate::ignore::Ignore;
+use crate::inputs::Inputs;
 use crate::progress::Progress;
+use crate::remote_cache::Imports;
 use crate::request::{BuildRequest, ContextSource};
 use crate::scope::{PROXY_ARGS, Scope, platform_args, set_arg};
 use crate::session::Session;
 use crate::sources::Files as SourceFiles;
 use crate::stage::{BuiltStage, Stage};
 
-/// What a build shares with its stages.
+/// What a build, for one platform, shares with its stages.
 #[derive(Debug)]
 pub(crate) struct Build {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) request: BuildRequest,
-    pub(crate) file: Dockerfile,
+    pub(crate) request: Arc<BuildRequest>,
+    pub(crate) file: Arc<Dockerfile>,
     pub(crate) session: Arc<dyn Session>,
     pub(crate) progress: Progress,
     /// `ARG`s before the first `FROM`, and what every build has.
@@ -38,13 +40,11 @@ pub(crate) struct Build {
     pub(crate) platform: Platform,
     /// Results must not be later than this, seconds since 1970.
     pub(crate) epoch_secs: Option<i64>,
+    /// What builds of the same request for other platforms share.
+    pub(crate) inputs: Arc<Inputs>,
+    /// Results of other machines.
+    pub(crate) imports: Arc<Imports>,
     stages: Vec<OnceCell<Result<Arc<BuiltStage>, Arc<BuildError>>>>,
-    contexts: AsyncMutex<HashMap<String, SourceFiles>>,
-    clients: Mutex<Vec<Arc<ClientContext>>>,
-    consumed: Mutex<BTreeSet<String>>,
-    materials: Mutex<BTreeMap<String, String>>,
-    /// Directories that sources are in.
-    pub(crate) kept: Mutex<Vec<crate::content::TemporaryDir>>,
 }
 
 /// What a build has come to.
@@ -53,53 +53,83 @@ pub(crate) struct Finished {
     pub(crate) stage: Arc<BuiltStage>,
 }
 
+/// Returns this machine's platform as images are marked with it: what a processor can do beyond its
+/// architecture is no demand of what is built on it.
+pub(crate) fn host_platform() -> Platform {
+    let host = Platform::host();
+    match host.architecture.as_str() {
+        "amd64" => Platform { variant: String::new(), ..host },
+        _ => host,
+    }
+}
+
 impl Build {
+    /// Reads the Dockerfile; returns a build for each platform that is asked for, at least one.
     pub(crate) async fn new(
         builder: &Builder,
-        request: BuildRequest,
+        mut request: BuildRequest,
         session: Arc<dyn Session>,
         progress: Progress,
-    ) -> Result<Arc<Self>, BuildError> {
-        let shared = Arc::clone(&builder.shared);
-        let host = Platform::host();
-        let platform = request.platform.clone().unwrap_or_else(|| host.clone());
+    ) -> Result<Vec<Arc<Self>>, BuildError> {
+        if request.platforms.is_empty() {
+            request.platforms.push(host_platform());
+        }
         let mut build = Self {
             epoch_secs: epoch(&request.build_args)?,
-            file: Dockerfile {
+            file: Arc::new(Dockerfile {
                 directives: crate::dockerfile::Directives::default(),
                 global_args: Vec::new(),
                 stages: Vec::new(),
                 source: Vec::new(),
-            },
-            shared,
+            }),
+            shared: Arc::clone(&builder.shared),
             session,
             progress,
             global_args: Vec::new(),
-            platform,
+            platform: request.platforms[0].clone(),
+            inputs: Arc::default(),
+            imports: Arc::default(),
             stages: Vec::new(),
-            contexts: AsyncMutex::default(),
-            clients: Mutex::default(),
-            consumed: Mutex::default(),
-            materials: Mutex::default(),
-            kept: Mutex::default(),
-            request,
+            request: Arc::new(request),
         };
         let text = build.dockerfile_text().await?;
-        build.file = Dockerfile::parse(&text).map_err(|source| BuildError::Parse { source })?;
+        let file = Dockerfile::parse(&text).map_err(|source| BuildError::Parse { source })?;
+        build.file = Arc::new(file);
         build.check_frontend()?;
-        build.global_args = build.evaluate_globals(&host)?;
-        build.stages = build.file.stages.iter().map(|_| OnceCell::new()).collect();
-        Ok(Arc::new(build))
+        if !build.request.check_only {
+            build.imports = Arc::new(build.load_imports().await?);
+        }
+        let platforms = build.request.platforms.clone();
+        platforms.into_iter().map(|platform| build.for_platform(platform).map(Arc::new)).collect()
+    }
+
+    /// Returns the same build for a platform.
+    fn for_platform(&self, platform: Platform) -> Result<Self, BuildError> {
+        let mut build = Self {
+            shared: Arc::clone(&self.shared),
+            request: Arc::clone(&self.request),
+            file: Arc::clone(&self.file),
+            session: Arc::clone(&self.session),
+            progress: self.progress.clone(),
+            global_args: Vec::new(),
+            platform,
+            epoch_secs: self.epoch_secs,
+            inputs: Arc::clone(&self.inputs),
+            imports: Arc::clone(&self.imports),
+            stages: self.file.stages.iter().map(|_| OnceCell::new()).collect(),
+        };
+        build.global_args = build.evaluate_globals(&host_platform())?;
+        Ok(build)
     }
 
     /// Reads the Dockerfile from the context, unless it was sent.
-    async fn dockerfile_text(&mut self) -> Result<String, BuildError> {
+    async fn dockerfile_text(&self) -> Result<String, BuildError> {
         let step = self.progress.step(format!(
             "[internal] load build definition from {}",
             self.request.dockerfile_name
         ));
-        let text = match self.request.dockerfile.take() {
-            Some(text) => text,
+        let text = match &self.request.dockerfile {
+            Some(text) => text.clone(),
             None => {
                 let name = self.request.dockerfile_name.clone();
                 let read = self.read_from_context(&name).await?;
@@ -140,7 +170,7 @@ impl Build {
         for (key, value) in &mut args {
             if let Some(given) = self.request.build_args.get(key.as_str()) {
                 *value = Some(given.clone());
-                self.consume(key);
+                self.inputs.consume(key);
             }
         }
         for located in &self.file.global_args {
@@ -161,7 +191,7 @@ impl Build {
                     }
                     (None, None) => None,
                 };
-                self.consume(key);
+                self.inputs.consume(key);
                 // One without a value does not hide what every build has.
                 if value.is_some() || !args.iter().any(|(other, _)| other == key) {
                     set_arg(&mut args, key, value);
@@ -169,23 +199,6 @@ impl Build {
             }
         }
         Ok(args)
-    }
-
-    /// Notes that a build argument was of use.
-    pub(crate) fn consume(&self, key: &str) {
-        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        consumed.insert(key.to_owned());
-    }
-
-    /// Notes what the build is made of: a name, and a digest.
-    pub(crate) fn note_material(&self, name: &str, digest: &str) {
-        let mut materials = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
-        materials.insert(name.to_owned(), digest.to_owned());
-    }
-
-    /// Returns what the build was made of.
-    pub(crate) fn materials(&self) -> BTreeMap<String, String> {
-        self.materials.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Builds the target, and what it needs.
@@ -204,12 +217,11 @@ impl Build {
                 .map_err(BuildError::Shared)?;
         }
         let stage = self.stage(target).await.map_err(BuildError::Shared)?;
-        self.warn_of_unused();
         Ok(Finished { stage })
     }
 
-    fn warn_of_unused(&self) {
-        let consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Warns of build arguments that nothing has asked for.
+    pub(crate) fn warn_of_unused(&self) {
         let known = |key: &str| {
             PROXY_ARGS.contains(&key) || key == "SOURCE_DATE_EPOCH" || key.starts_with("BUILDKIT_")
         };
@@ -218,7 +230,7 @@ impl Build {
             .build_args
             .keys()
             .map(String::as_str)
-            .filter(|key| !consumed.contains(*key) && !known(key))
+            .filter(|key| !self.inputs.is_consumed(key) && !known(key))
             .collect();
         if !unused.is_empty() {
             let message = format!(
@@ -229,7 +241,8 @@ impl Build {
         }
     }
 
-    fn target(&self) -> Result<usize, BuildError> {
+    /// Returns the stage that is asked for.
+    pub(crate) fn target(&self) -> Result<usize, BuildError> {
         let Some(target) = &self.request.target else { return Ok(self.file.stages.len() - 1) };
         self.find_stage(target, self.file.stages.len())
             .ok_or_else(|| BuildError::NoStage { name: target.clone() })
@@ -246,7 +259,7 @@ impl Build {
     }
 
     /// Returns the stages that one needs, itself included, as far as the file alone tells.
-    fn needed(&self, target: usize) -> BTreeSet<usize> {
+    pub(crate) fn needed(&self, target: usize) -> BTreeSet<usize> {
         let mut needed = BTreeSet::new();
         let mut pending = vec![target];
         while let Some(index) = pending.pop() {
@@ -297,14 +310,19 @@ impl Build {
         self: &Arc<Self>,
         name: &str,
     ) -> Result<Option<SourceFiles>, BuildError> {
-        let mut contexts = self.contexts.lock().await;
-        if let Some(found) = contexts.get(name) {
-            return Ok(Some(found.clone()));
-        }
         let source = match name {
             "" => self.request.context.clone(),
             name => self.request.named_contexts.get(name).cloned(),
         };
+        // Which image it is depends on the platform; files of the client do not.
+        let known = match &source {
+            Some(ContextSource::Image { .. }) => format!("{name}\0{}", self.platform),
+            _ => name.to_owned(),
+        };
+        let mut contexts = self.inputs.contexts.lock().await;
+        if let Some(found) = contexts.get(&known) {
+            return Ok(Some(found.clone()));
+        }
         let files = match source {
             None => return Ok(None),
             Some(ContextSource::Client { identity }) => {
@@ -316,7 +334,8 @@ impl Build {
                     self.shared.content.clone(),
                     ignore,
                 ));
-                let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut clients =
+                    self.inputs.clients.lock().unwrap_or_else(PoisonError::into_inner);
                 clients.push(Arc::clone(&context));
                 SourceFiles::Client(context)
             }
@@ -324,12 +343,12 @@ impl Build {
             Some(ContextSource::Remote { url }) => self.remote_context(&url).await?,
             Some(ContextSource::Image { reference }) => self.image_context(&reference).await?,
         };
-        contexts.insert(name.to_owned(), files.clone());
+        contexts.insert(known, files.clone());
         Ok(Some(files))
     }
 
     /// Reads the patterns of a context: those that were sent, else those in it.
-    async fn ignore(&self, name: &str, identity: &str) -> Result<Ignore, BuildError> {
+    pub(crate) async fn ignore(&self, name: &str, identity: &str) -> Result<Ignore, BuildError> {
         let parse =
             |text: &str| Ignore::parse(text).map_err(|source| BuildError::Ignore { source });
         if let (Some(text), "") = (&self.request.dockerignore, name) {
@@ -372,7 +391,7 @@ impl Build {
         files: SourceFiles,
         path: &str,
     ) -> Result<Option<String>, BuildError> {
-        self.contexts.lock().await.insert(String::new(), files.clone());
+        self.inputs.contexts.lock().await.insert(String::new(), files.clone());
         let SourceFiles::Tree(tree, _) = files else { return Ok(None) };
         let limit = crate::dockerfile::MAX_BYTES as u64;
         let bytes = tree.read(path, limit).map_err(BuildError::io("read a file of the context"))?;
@@ -415,7 +434,7 @@ impl Build {
         chain: &[(Arc<crate::layers::Layer>, keg_store::Digest)],
     ) -> Result<(), BuildError> {
         self.shared.layers.commit(chain)?;
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let clients = self.inputs.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for context in clients {
             context
                 .keep(|| self.shared.content.sync())
@@ -426,7 +445,7 @@ impl Build {
 
     /// Returns how many bytes the client sent.
     pub(crate) async fn sent_bytes(&self) -> u64 {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let clients = self.inputs.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut sum = 0;
         for context in clients {
             sum += context.sent_bytes().await;

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use keg_engine::Engine;
 use keg_engine::model::IdRange;
@@ -32,8 +33,11 @@ pub struct BuilderSettings {
     pub id_ranges: Vec<IdRange>,
     /// Steps that run at the same time, over all builds.
     pub parallel_steps: usize,
-    /// Bytes that results of steps may take before the least used ones go.
+    /// Bytes that results of steps may take before the least used ones go; files of contexts and caches
+    /// that steps mount may each take a quarter of that.
     pub cache_bytes: u64,
+    /// Seconds after which a result goes that nothing has used; 0: never.
+    pub cache_keep_secs: u64,
 }
 
 /// The builder. Clones share it.
@@ -50,6 +54,10 @@ pub(crate) struct Shared {
     pub(crate) layers: Layers,
     pub(crate) content: Content,
     pub(crate) locks: Locks,
+    /// Held for reading by each build.
+    pub(crate) running: Arc<tokio::sync::RwLock<()>>,
+    /// When the bounds of files were last looked at.
+    pub(crate) looked: Mutex<Option<Instant>>,
     permits: Arc<Semaphore>,
     ranges: Mutex<Vec<IdRange>>,
 }
@@ -102,6 +110,8 @@ impl Builder {
             layers,
             content,
             locks: Locks::default(),
+            running: Arc::default(),
+            looked: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

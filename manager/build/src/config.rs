@@ -51,7 +51,11 @@ impl ImageConfig {
             _ => Vec::new(),
         };
         // Of the container that a base was once committed from; not true of this image.
-        for stale in ["rootfs", "created", "container", "container_config", "docker_version"] {
+        let stale = ["rootfs", "created", "container", "container_config", "docker_version"];
+        // Nor is a cache of the base's layers one of this image's.
+        for stale in
+            stale.into_iter().chain(["moby.buildkit.cache.v0", "moby.buildkit.buildinfo.v1"])
+        {
             document.remove(stale);
         }
         let mut this = Self { document, config, history };
@@ -59,6 +63,11 @@ impl ImageConfig {
             this.set_env("PATH", DEFAULT_PATH);
         }
         Ok(this)
+    }
+
+    /// Sets a member beside `config`.
+    pub(crate) fn set_outside(&mut self, key: &str, value: Value) {
+        self.document.insert(key.to_owned(), value);
     }
 
     pub(crate) fn text(&self, key: &str) -> &str {

@@ -7,7 +7,7 @@ use keg_engine::EngineError;
 use keg_engine::layered_root::LayerError;
 use keg_engine::users::UserError;
 use keg_image::diff::DiffError;
-use keg_image::{ImageError, PullError, ReferenceError};
+use keg_image::{ImageError, LayerError as BlobError, PullError, PushError, ReferenceError};
 use keg_store::{
     CollectError, ContentError, ErrorClass, Explain, MetadataError, Reason, SnapshotError,
     io_reason,
@@ -279,9 +279,64 @@ pub enum BuildError {
         /// What came.
         found: String,
     },
-    /// Layers cannot be put together on this file system.
-    #[error("builds need overlayfs, which the file system of --root does not have")]
-    NoOverlay,
+    /// A base image that is here is for another platform, and the right one cannot be pulled.
+    #[error(
+        "the base image {image} here is for {found}, and the one for {wanted} cannot be pulled"
+    )]
+    BasePlatform {
+        /// Its name.
+        image: String,
+        /// Platform of the one that is here.
+        found: String,
+        /// Platform that is needed.
+        wanted: String,
+        /// Why.
+        #[source]
+        source: Box<PullError>,
+    },
+    /// A command for processors that this machine does not have.
+    #[error("a command for {platform} cannot be run on this machine, which is {host}")]
+    NoEmulator {
+        /// What the command is for.
+        platform: String,
+        /// What the machine is.
+        host: String,
+        /// The name of such an emulator.
+        emulator: &'static str,
+    },
+    /// Checks found something, and the file says that this is an error.
+    #[error("the Dockerfile says check=error=true, and {count} of its checks fail")]
+    Findings {
+        /// How many.
+        count: usize,
+    },
+    /// No snapshot could be had.
+    #[error("there is no snapshot for the step")]
+    NoSnapshot,
+    /// Results could not be put where other machines find them.
+    #[error("the build cache cannot be exported to {place}")]
+    CacheExport {
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<PushError>,
+    },
+    /// A layer of another machine's cache cannot be had.
+    #[error("a layer of the build cache cannot be used")]
+    CacheLayer {
+        /// Why.
+        #[source]
+        source: Box<BlobError>,
+    },
+    /// A scanner broke its protocol.
+    #[error("the scanner {scanner}: {problem}")]
+    Scanner {
+        /// Its image.
+        scanner: String,
+        /// What it did.
+        problem: String,
+    },
     /// No ids are left for steps.
     #[error("the daemon has no id range for builds")]
     NoIdRange,
@@ -344,6 +399,8 @@ impl BuildError {
     fn cause(&self) -> Option<&dyn Explain> {
         match self {
             Self::Pull { source, .. } => Some(source.as_ref()),
+            Self::CacheExport { source, .. } => Some(source.as_ref()),
+            Self::CacheLayer { source } => Some(source.as_ref()),
             Self::Image { source } => Some(source.as_ref()),
             Self::Engine { source } => Some(source.as_ref()),
             Self::Diff { source } => Some(source),
@@ -388,12 +445,15 @@ impl Explain for BuildError {
             | Self::NoAgent { .. }
             | Self::NotAllowed { .. }
             | Self::User { .. }
+            | Self::Findings { .. }
             | Self::Session { .. }
             | Self::ClientProtocol { .. } => Reason::InvalidArgument,
             Self::Exit { .. } => Reason::RuntimeFailed,
             Self::Checksum { .. } => Reason::DigestMismatch,
             Self::Fetch { .. } => Reason::RegistryUnreachable,
-            Self::NoOverlay | Self::NoIdRange => Reason::UnsupportedByHost,
+            Self::NoIdRange | Self::NoEmulator { .. } => Reason::UnsupportedByHost,
+            Self::BasePlatform { .. } | Self::Scanner { .. } => Reason::InvalidArgument,
+            Self::NoSnapshot => Reason::StoreFailed,
             Self::Io { source, .. } => io_reason(source),
             Self::Tree { source } => match source.errno() {
                 Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Reason::OutOfSpace,
@@ -411,7 +471,10 @@ impl Explain for BuildError {
 
     fn remedy(&self) -> Option<Cow<'static, str>> {
         Some(match self {
-            Self::Exit { .. } => "see what it wrote above".into(),
+            Self::Exit { .. } => {
+                "see what it wrote above, or enter the container as it was: add --debug-shell"
+                    .into()
+            }
             Self::NoSource { is_ignored: true, .. } => {
                 "add an exception to .dockerignore: a line with ! and the path".into()
             }
@@ -425,7 +488,18 @@ impl Explain for BuildError {
             Self::NotAllowed { what } => {
                 format!("give --allow {what} if you trust the file").into()
             }
-            Self::NoOverlay => "put --root on ext4, xfs or btrfs".into(),
+            Self::BasePlatform { .. } => {
+                "name a base image that exists for that platform, or build for the one that is here"
+                    .into()
+            }
+            Self::NoEmulator { emulator, .. } => format!(
+                "install an emulator: {emulator} with binfmt_misc and its flag F (Debian: \
+                 qemu-user-static); or run the command in a stage FROM --platform=$BUILDPLATFORM"
+            )
+            .into(),
+            Self::Findings { .. } => {
+                "see the warnings; leave a check out by # check=skip=NAME;error=true".into()
+            }
             Self::NoIdRange => "raise id_ranges.ranges in kegd.toml to 2 at least".into(),
             Self::Fetch { source: FetchError::Program { program, .. }, .. } => {
                 format!("install {program} where kegd runs").into()

@@ -1,4 +1,4 @@
-//! The result of a build becomes an image.
+//! The result of a build becomes an image, or an index of several with what is attested of them.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,13 +7,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use keg_image::diff::{DiffOptions, Timestamps, archive_tree};
 use keg_image::manifest::chain_ids;
-use keg_image::{ImageRecord, Reference};
+use keg_image::{ImageRecord, Listed, Reference};
 use keg_store::{Descriptor, Digest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::build::{Build, Finished};
 use crate::error::BuildError;
+use crate::inputs::Material;
 use crate::layers::Layer;
+use crate::provenance::{Subject, image_subjects, with_subjects};
+use crate::remote_cache::{CacheArchive, inline_records};
+use crate::sources::ItemKind;
 use crate::tree::Tree;
 
 /// What a build has made.
@@ -29,6 +33,8 @@ pub struct Built {
     pub sent_bytes: u64,
     /// The files.
     pub files: ResultFiles,
+    /// Results for directories of the client.
+    pub caches: Vec<CacheArchive>,
 }
 
 /// The files of a result, as long as nobody removes them from the cache.
@@ -36,6 +42,8 @@ pub struct Built {
 pub struct ResultFiles {
     dirs: Vec<PathBuf>,
     epoch_secs: Option<i64>,
+    /// Names and contents of further files.
+    beside: Vec<(String, Vec<u8>)>,
 }
 
 impl ResultFiles {
@@ -43,7 +51,7 @@ impl ResultFiles {
     ///
     /// # Errors
     /// [`BuildError::Tree`], [`BuildError::Diff`]; a part of the archive is then written.
-    pub fn archive(&self, output: impl Write) -> Result<(), BuildError> {
+    pub fn archive(&self, mut output: impl Write) -> Result<(), BuildError> {
         let options = DiffOptions {
             timestamps: match self.epoch_secs {
                 Some(latest_secs) => Timestamps::Clamp { latest_secs },
@@ -51,6 +59,10 @@ impl ResultFiles {
             },
             ..DiffOptions::default()
         };
+        for (name, bytes) in &self.beside {
+            write_entry(&mut output, name, bytes)
+                .map_err(BuildError::io("archive what is attested"))?;
+        }
         if self.dirs.is_empty() {
             return Ok(());
         }
@@ -61,37 +73,164 @@ impl ResultFiles {
     }
 }
 
-impl Build {
-    /// Makes an image of a stage, names it, and keeps what was done.
-    pub(crate) async fn export(self: &Arc<Self>, finished: &Finished) -> Result<Built, BuildError> {
-        let mut image = None;
-        if self.request.makes_image {
-            image = Some(self.export_image(finished).await?);
-        } else {
-            let build = Arc::clone(self);
-            self.shared.blocking(move |_| build.keep(&[])).await?;
-        }
-        Ok(Built {
-            target: image.as_ref().map(|image| image.target.clone()),
-            image,
-            materials: self.materials().into_iter().collect(),
-            sent_bytes: self.sent_bytes().await,
-            files: ResultFiles { dirs: finished.stage.files.dirs(), epoch_secs: self.epoch_secs },
-        })
-    }
+/// A build for one platform that has ended well.
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    pub(crate) build: Arc<Build>,
+    pub(crate) finished: Finished,
+}
 
-    async fn export_image(
-        self: &Arc<Self>,
-        finished: &Finished,
-    ) -> Result<ImageRecord, BuildError> {
-        let step = self.progress.step("exporting to image");
-        let stage = Arc::clone(&finished.stage);
+/// An image that is made, and not stored yet.
+struct Made {
+    variant: Variant,
+    config: Vec<u8>,
+    /// As they are stored, lowest first.
+    blobs: Vec<Descriptor>,
+    chain: Vec<(Arc<Layer>, Digest)>,
+}
+
+/// Makes images of what the builds of a request have come to, names them, and keeps what was done.
+/// There is at least one variant.
+pub(crate) async fn export(variants: Vec<Variant>) -> Result<Built, BuildError> {
+    let Some(first) = variants.first().cloned() else { return Ok(Built::default()) };
+    let build = &first.build;
+    let (image, own) = if build.request.makes_image {
+        let (image, own) = export_images(&variants).await?;
+        (Some(image), own)
+    } else {
+        let keeping = Arc::clone(build);
+        build.shared.blocking(move |_| keeping.keep(&[])).await?;
+        (None, first.finished.stage.files.layers())
+    };
+    let caches = build.export_caches(&own).await?;
+    let mut files = ResultFiles {
+        dirs: first.finished.stage.files.dirs(),
+        epoch_secs: build.epoch_secs,
+        beside: Vec::new(),
+    };
+    if build.request.sends_files {
+        if variants.len() > 1 {
+            return Err(BuildError::Malformed {
+                problem: "the files of several platforms have no place in one archive: give one \
+                          --platform, or -o type=oci"
+                    .to_owned(),
+            });
+        }
+        files.beside = attested_files(&first).await?;
+    }
+    build.warn_of_unused();
+    Ok(Built {
+        target: image.as_ref().map(|image| image.target.clone()),
+        image,
+        materials: build.materials(),
+        sent_bytes: build.sent_bytes().await,
+        files,
+        caches,
+    })
+}
+
+/// Makes the images; returns the one for this machine, or the first, and all their layers.
+async fn export_images(variants: &[Variant]) -> Result<(ImageRecord, Vec<Arc<Layer>>), BuildError> {
+    let build = Arc::clone(&variants[0].build);
+    let wants_statements =
+        build.request.provenance.is_some() || build.request.sbom_scanner.is_some();
+    let mut scans = Vec::new();
+    for variant in variants {
+        scans.push(match &build.request.sbom_scanner {
+            Some(scanner) => variant.build.scan(&variant.finished, &scanner.familiar()).await?,
+            None => Vec::new(),
+        });
+    }
+    let step = build.progress.step("exporting to image");
+    let mut made = Vec::new();
+    for variant in variants {
+        made.push(variant.make().await?);
+    }
+    step.status("exporting layers", 1, 1, true);
+    let own = made.iter().flat_map(|one| one.chain.iter().map(|(layer, _)| Arc::clone(layer)));
+    let own: Vec<Arc<Layer>> = own.collect();
+    let working = Arc::clone(&build);
+    let image = build
+        .shared
+        .blocking(move |_| {
+            let chains: Vec<_> = made.iter().flat_map(|one| one.chain.iter().cloned()).collect();
+            working.keep(&chains)?;
+            match made.as_slice() {
+                [one] if !wants_statements => {
+                    let top = one.chain.last().map(|(_, id)| id);
+                    working.name_image(&one.config, one.blobs.clone(), top)
+                }
+                several => working.name_index(several, scans),
+            }
+        })
+        .await?;
+    step.status(format!("writing image {}", image.id), 1, 1, true);
+    for tag in &build.request.tags {
+        step.status(format!("naming to {tag}"), 1, 1, true);
+    }
+    step.done();
+    Ok((image, own))
+}
+
+/// Returns what is attested of files that are sent, as files beside them.
+async fn attested_files(variant: &Variant) -> Result<Vec<(String, Vec<u8>)>, BuildError> {
+    let build = &variant.build;
+    let mut statements = Vec::new();
+    if let Some(wanted) = &build.request.provenance {
+        statements.push(("provenance.json".to_owned(), build.provenance(wanted)?));
+    }
+    if let Some(scanner) = &build.request.sbom_scanner {
+        let scans = build.scan(&variant.finished, &scanner.familiar()).await?;
+        let name = |index: usize| match index {
+            0 => "sbom.spdx.json".to_owned(),
+            index => format!("sbom-{index}.spdx.json"),
+        };
+        statements.extend(scans.into_iter().enumerate().map(|(index, one)| (name(index), one)));
+    }
+    if statements.is_empty() {
+        return Ok(Vec::new());
+    }
+    let dirs = variant.finished.stage.files.dirs();
+    let subjects = build.shared.blocking(move |_| file_subjects(&dirs)).await?;
+    Ok(statements
+        .into_iter()
+        .map(|(name, statement)| {
+            (name, with_subjects(statement, &subjects).to_string().into_bytes())
+        })
+        .collect())
+}
+
+/// Returns the regular files of a result with their digests.
+fn file_subjects(dirs: &[PathBuf]) -> Result<Vec<Subject>, BuildError> {
+    if dirs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tree = Arc::new(Tree::layers(dirs)?);
+    let source = crate::sources::select_all(&tree)?;
+    Ok(source
+        .items
+        .iter()
+        .filter_map(|item| match &item.kind {
+            ItemKind::File { digest, .. } => Some(Subject {
+                name: item.path.clone(),
+                digest: format!("sha256:{digest}").parse().ok()?,
+            }),
+            _ => None,
+        })
+        .collect())
+}
+
+impl Variant {
+    /// Makes blobs of the layers, and the configuration.
+    async fn make(&self) -> Result<Made, BuildError> {
+        let Self { build, finished } = self;
+        let stage = &finished.stage;
         let mut layers = stage.files.layers();
         layers.reverse();
         let mut working = Vec::new();
         for layer in &layers {
-            let (shared, layer) = (Arc::clone(&self.shared), Arc::clone(layer));
-            let epoch_secs = self.epoch_secs;
+            let (shared, layer) = (Arc::clone(&build.shared), Arc::clone(layer));
+            let epoch_secs = build.epoch_secs;
             working.push(tokio::task::spawn_blocking(move || {
                 shared.layers.export(&layer, epoch_secs)
             }));
@@ -100,33 +239,77 @@ impl Build {
         for work in working {
             exported.push(work.await.map_err(|source| BuildError::Panicked { source })??);
         }
-        step.status("exporting layers", 1, 1, true);
         let diff_ids: Vec<String> = exported.iter().map(|layer| layer.diff_id.clone()).collect();
         let digests: Vec<Digest> = diff_ids.iter().filter_map(|id| id.parse().ok()).collect();
-        let blobs: Vec<Descriptor> =
-            exported.iter().filter_map(|layer| layer.descriptor()).collect();
         let mut config = stage.config.clone();
-        for (key, value) in &self.request.labels {
+        for (key, value) in &build.request.labels {
             config.insert("Labels", key, json!(value));
         }
-        let epoch = self.epoch_secs.and_then(|secs| Timestamp::from_second(secs).ok());
-        let config = config.finish(&diff_ids, epoch);
-        let chain: Vec<(Arc<Layer>, Digest)> =
-            layers.iter().cloned().zip(chain_ids(&digests)).collect();
-        let build = Arc::clone(self);
-        let image = self
-            .shared
-            .blocking(move |_| {
-                build.keep(&chain)?;
-                build.name_image(&config, blobs, chain.last().map(|(_, id)| id))
-            })
-            .await?;
-        step.status(format!("writing image {}", image.id), 1, 1, true);
-        for tag in &self.request.tags {
-            step.status(format!("naming to {tag}"), 1, 1, true);
+        if build.wants_inline_cache()
+            && let Some((key, records)) = inline_records(&build.inputs.seen(), &exported)
+        {
+            config.set_outside(key, records);
         }
-        step.done();
-        Ok(image)
+        let epoch = build.epoch_secs.and_then(|secs| Timestamp::from_second(secs).ok());
+        Ok(Made {
+            variant: self.clone(),
+            config: config.finish(&diff_ids, epoch),
+            blobs: exported.iter().filter_map(|layer| layer.descriptor()).collect(),
+            chain: layers.into_iter().zip(chain_ids(&digests)).collect(),
+        })
+    }
+}
+
+impl Build {
+    /// Returns what the build is made of: names and digests.
+    fn materials(&self) -> Vec<(String, String)> {
+        let pairs = self.inputs.materials().into_iter().map(|material| match material {
+            Material::Image { name, digest, .. } => (name, digest),
+            Material::Address { url, digest } => (url, digest),
+        });
+        pairs.collect()
+    }
+
+    /// Stores images under one index, with what is attested of them, and gives it its names.
+    fn name_index(
+        &self,
+        images: &[Made],
+        scans: Vec<Vec<Value>>,
+    ) -> Result<ImageRecord, BuildError> {
+        let store = &self.shared.images;
+        let lease = store.lease("build")?;
+        let written = |source| BuildError::Write { source: Box::new(source) };
+        let mut listed = Vec::new();
+        for (made, scans) in images.iter().zip(scans) {
+            let top = made.chain.last().map(|(_, id)| id);
+            let manifest = store
+                .write_image(&made.config, made.blobs.clone(), top, &lease)
+                .map_err(written)?;
+            let build = &made.variant.build;
+            let subjects = image_subjects(&self.request.tags, &build.platform, &manifest.digest);
+            let mut statements: Vec<Value> = scans;
+            if let Some(wanted) = &self.request.provenance {
+                statements.push(build.provenance(wanted)?);
+            }
+            let statements = statements.into_iter().map(|one| with_subjects(one, &subjects));
+            listed.push(Listed {
+                manifest,
+                platform: build.platform.clone(),
+                statements: statements.collect(),
+            });
+        }
+        let index = store.write_index(&listed, &lease).map_err(written)?;
+        let id = Digest::sha256(&images[0].config);
+        let image =
+            store.enter_image(&index, &id, self.request.tags.first(), lease).map_err(written)?;
+        let failed = |source| BuildError::Image { source: Box::new(source) };
+        for tag in self.request.tags.iter().skip(1) {
+            store.tag(&self.request.tags[0].to_string(), tag).map_err(failed)?;
+        }
+        match self.request.tags.first() {
+            Some(tag) => store.resolve(&tag.to_string(), None).map_err(failed),
+            None => Ok(image),
+        }
     }
 
     /// Stores the image's documents and gives it its names, unless all that is there already.
@@ -171,4 +354,19 @@ impl Build {
         }
         images.resolve(image.id.as_str(), None).map_err(failed)
     }
+}
+
+/// Writes a file as an entry of an archive that goes on.
+fn write_entry(output: &mut impl Write, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    const BLOCK_BYTES: usize = 512;
+    let mut header = tar::Header::new_gnu();
+    header.set_path(name)?;
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_cksum();
+    output.write_all(header.as_bytes())?;
+    output.write_all(bytes)?;
+    let padding = bytes.len().next_multiple_of(BLOCK_BYTES) - bytes.len();
+    output.write_all(&[0; BLOCK_BYTES][..padding])
 }

@@ -11,6 +11,9 @@
 //! steps of the build, after one `syncfs` and in one transaction, when the build has ended, well or
 //! not. What a crash takes is work that the next build does again.
 //!
+//! Where the file system has no overlays, a layer's directory holds everything, and not the changes
+//! only: it begins as a copy of the one below, and what changed is found by comparing the two.
+//!
 //! # Invariants
 //! - A cache record names a committed snapshot, and a committed snapshot's files are on the disk.
 //! - What is not committed is kept by the builder's lease, which ends when the next daemon begins.
@@ -20,17 +23,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use keg_image::diff::{DiffOptions, LayerCompression, LayerWriter, Timestamps, diff_upper};
+use keg_image::diff::{
+    DiffOptions, LayerCompression, LayerWriter, Owners, Timestamps, changes_of_trees, diff_trees,
+    diff_upper,
+};
 use keg_store::{
-    Algorithm, BuildResult, CommitOptions, Descriptor, Digest, Ingest, Labels, Lease, Namespace,
-    PrepareOptions, Resource, SnapshotError, Snapshotter, Store, labels,
+    Algorithm, BuildResult, CommitOptions, Descriptor, Digest, IdRange, Ingest, Labels, Lease,
+    Namespace, PrepareOptions, Resource, SnapshotError, Snapshotter, Store, copy_directory, labels,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::error::BuildError;
 
 /// The lease of what is under construction.
-const LEASE: &str = "keg-builder";
+pub(crate) const LEASE: &str = "keg-builder";
 /// How old the last noted use of a result is before another is noted.
 const NOTED_EVERY_SECS: i64 = 60;
 /// Snapshots that are made in one transaction.
@@ -40,9 +46,9 @@ const SPARES: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Exported {
     pub(crate) diff_id: String,
-    media_type: String,
-    digest: String,
-    size_bytes: u64,
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size_bytes: u64,
 }
 
 impl Exported {
@@ -64,6 +70,8 @@ pub(crate) struct Layer {
     pub(crate) below: Option<Arc<Layer>>,
     /// When the step ran.
     pub(crate) created: Timestamp,
+    /// Whether the directory holds what is below too.
+    is_whole: bool,
     state: Mutex<State>,
     exporting: Mutex<()>,
 }
@@ -84,6 +92,7 @@ impl Layer {
         chain_id: &Digest,
         diff_id: &str,
         blob: &Descriptor,
+        is_whole: bool,
     ) -> Arc<Self> {
         let exported = Exported {
             diff_id: diff_id.to_owned(),
@@ -91,20 +100,20 @@ impl Layer {
             digest: blob.digest.to_string(),
             size_bytes: blob.size_bytes,
         };
-        let key = chain_id.to_string();
-        Self::new(dir, below, Timestamp::UNIX_EPOCH, key, true, Some(exported))
+        let state =
+            State { key: chain_id.to_string(), is_committed: true, exported: Some(exported) };
+        Self::new(dir, below, Timestamp::UNIX_EPOCH, is_whole, state)
     }
 
     fn new(
         dir: PathBuf,
         below: Option<Arc<Self>>,
         created: Timestamp,
-        key: String,
-        is_committed: bool,
-        exported: Option<Exported>,
+        is_whole: bool,
+        state: State,
     ) -> Arc<Self> {
-        let state = Mutex::new(State { key, is_committed, exported });
-        Arc::new(Self { dir, below, created, state, exporting: Mutex::new(()) })
+        let state = Mutex::new(state);
+        Arc::new(Self { dir, below, created, is_whole, state, exporting: Mutex::new(()) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,9 +151,15 @@ impl Files {
         layers
     }
 
-    /// Returns the directories, uppermost first.
+    /// Returns the directories that together show the files, uppermost first.
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
-        self.layers().iter().map(|layer| layer.dir.clone()).collect()
+        let mut dirs = Vec::new();
+        let mut at = self.top.as_ref();
+        while let Some(layer) = at {
+            dirs.push(layer.dir.clone());
+            at = layer.below.as_ref().filter(|_| !layer.is_whole);
+        }
+        dirs
     }
 }
 
@@ -184,8 +199,8 @@ struct Shared {
     snapshotter: Arc<dyn Snapshotter>,
     ns: Namespace,
     spares: Mutex<Vec<Upper>>,
-    /// Keys of snapshots that nobody will use.
-    discarded: Mutex<Vec<String>>,
+    /// Snapshots that nobody will use, and their directories.
+    discarded: Mutex<Vec<(String, PathBuf)>>,
     fresh: Mutex<HashMap<String, Fresh>>,
     used: Mutex<Vec<String>>,
     committing: Mutex<()>,
@@ -230,12 +245,27 @@ impl Layers {
         &self.shared.store
     }
 
-    /// Returns an empty snapshot to be filled. Blocks.
-    pub(crate) fn take(&self) -> Result<Upper, BuildError> {
-        let shared = &self.shared;
-        if !shared.snapshotter.can_rebase() {
-            return Err(BuildError::NoOverlay);
+    /// Tells whether a layer's directory holds what is below too.
+    pub(crate) fn are_whole(&self) -> bool {
+        !self.shared.snapshotter.can_rebase()
+    }
+
+    /// Returns a snapshot to be filled, for changes of `below`; owners of what is there already are
+    /// shifted into `range`. Blocks.
+    pub(crate) fn take(&self, below: &Files, range: Option<IdRange>) -> Result<Upper, BuildError> {
+        let upper = self.take_empty()?;
+        if self.are_whole()
+            && let Some(dir) = below.dirs().first()
+        {
+            let source = std::fs::File::open(dir).map_err(BuildError::io("open a layer"))?;
+            copy_directory(&source.into(), &upper.dir, range)
+                .inspect_err(|_| self.discard(&upper))?;
         }
+        Ok(upper)
+    }
+
+    fn take_empty(&self) -> Result<Upper, BuildError> {
+        let shared = &self.shared;
         let mut spares = lock(&shared.spares);
         if let Some(spare) = spares.pop() {
             return Ok(spare);
@@ -262,23 +292,56 @@ impl Layers {
             let dir = shared.snapshotter.directory(&shared.ns, &key)?;
             spares.push(Upper { key, dir });
         }
-        spares.pop().ok_or(BuildError::NoOverlay)
+        spares.pop().ok_or(BuildError::NoSnapshot)
     }
 
     /// Gives a snapshot up; it is removed with the next commit.
     pub(crate) fn discard(&self, upper: &Upper) {
-        lock(&self.shared.discarded).push(upper.key.clone());
+        lock(&self.shared.discarded).push((upper.key.clone(), upper.dir.clone()));
     }
 
     /// Makes a filled snapshot a layer on top of others.
-    pub(crate) fn filled(upper: Upper, below: Option<Arc<Layer>>) -> Arc<Layer> {
-        Layer::new(upper.dir, below, Timestamp::now(), upper.key, false, None)
+    pub(crate) fn filled(&self, upper: Upper, below: Option<Arc<Layer>>) -> Arc<Layer> {
+        let state = State { key: upper.key, is_committed: false, exported: None };
+        Layer::new(upper.dir, below, Timestamp::now(), self.are_whole(), state)
     }
 
-    /// Finds a result. `below` is what the step was done on. Blocks.
-    pub(crate) fn find(&self, key: &str, below: &Files) -> Result<Option<StepResult>, BuildError> {
+    /// Makes a snapshot a layer that was filled from its blob, which is here.
+    pub(crate) fn filled_from(
+        &self,
+        upper: Upper,
+        below: Option<Arc<Layer>>,
+        created: Timestamp,
+        exported: Exported,
+    ) -> Arc<Layer> {
+        let state = State { key: upper.key, is_committed: false, exported: Some(exported) };
+        Layer::new(upper.dir, below, created, self.are_whole(), state)
+    }
+
+    /// Tells whether a step has changed nothing of `below`. Blocks.
+    pub(crate) fn is_unchanged(&self, upper: &Upper, below: &Files) -> Result<bool, BuildError> {
+        match below.dirs().first() {
+            Some(base) if self.are_whole() => {
+                let changes = changes_of_trees(base, &upper.dir, &Owners::default())
+                    .map_err(|source| BuildError::Diff { source })?;
+                Ok(changes.is_empty())
+            }
+            _ => {
+                let mut names = std::fs::read_dir(&upper.dir)
+                    .map_err(BuildError::io("look at what a step changed"))?;
+                Ok(names.next().is_none())
+            }
+        }
+    }
+
+    /// Finds a result, and the step for people. `below` is what the step was done on. Blocks.
+    pub(crate) fn find(
+        &self,
+        key: &str,
+        below: &Files,
+    ) -> Result<Option<(StepResult, String)>, BuildError> {
         if let Some(fresh) = lock(&self.shared.fresh).get(key) {
-            return Ok(Some(fresh.result.clone()));
+            return Ok(Some((fresh.result.clone(), fresh.description.clone())));
         }
         let shared = &self.shared;
         let Some(found) = shared.store.read(|tx| tx.find_build_result(&shared.ns, key))? else {
@@ -293,8 +356,9 @@ impl Layers {
                     Err(error) => return Err(error.into()),
                 };
                 let exported = serde_json::from_str(&found.details).ok();
-                let (below, key) = (below.top.clone(), snapshot.clone());
-                Some(Layer::new(dir, below, found.created_at, key, true, exported))
+                let state = State { key: snapshot.clone(), is_committed: true, exported };
+                let below = below.top.clone();
+                Some(Layer::new(dir, below, found.created_at, self.are_whole(), state))
             }
         };
         // Noting each use would make every build write to the disk.
@@ -302,11 +366,12 @@ impl Layers {
         if age_secs > NOTED_EVERY_SECS {
             lock(&shared.used).push(key.to_owned());
         }
-        Ok(Some(StepResult {
+        let result = StepResult {
             has_layer: found.snapshot.is_some(),
             files: Files { id: found.result, top },
             created: found.created_at,
-        }))
+        };
+        Ok(Some((result, found.description)))
     }
 
     /// Makes a result known, so that others find it.
@@ -342,8 +407,11 @@ impl Layers {
         let writing = BuildError::io("compress a layer");
         let writer = LayerWriter::new(IngestWriter(ingest.transient()), LayerCompression::Zstd)
             .map_err(writing)?;
-        let writer = diff_upper(&layer.dir, &lower, &options, writer)
-            .map_err(|source| BuildError::Diff { source })?;
+        let writer = match lower.first() {
+            Some(base) if layer.is_whole => diff_trees(base, &layer.dir, &options, writer),
+            _ => diff_upper(&layer.dir, &lower, &options, writer),
+        };
+        let writer = writer.map_err(|source| BuildError::Diff { source })?;
         let written = writer.finish().map_err(BuildError::io("compress a layer"))?;
         let ingest = written.output.0;
         let size_bytes = ingest.offset_bytes();
@@ -380,11 +448,15 @@ impl Layers {
         if fresh.is_empty() && discarded.is_empty() && used.is_empty() && is_named {
             return Ok(());
         }
+        // First, since on a full disk the database can note nothing before there is room.
+        for (_, dir) in &discarded {
+            empty(dir);
+        }
         if !fresh.is_empty() {
             shared.snapshotter.sync()?;
         }
         let mut renamed: Vec<(Arc<Layer>, String)> = Vec::new();
-        shared.store.transaction(|tx| {
+        let committed = shared.store.transaction(|tx| {
             for (key, fresh) in &fresh {
                 let top = fresh.result.files.top.as_ref().filter(|_| fresh.result.has_layer);
                 if let Some(layer) = top {
@@ -393,14 +465,20 @@ impl Layers {
                 tx.put_build_result(&shared.ns, &record(shared, key, fresh, top, tx.now()))?;
             }
             self.name_chain(tx, chain, &mut renamed)?;
-            for key in &discarded {
+            for (key, _) in &discarded {
                 shared.snapshotter.remove_in(tx, &shared.ns, key)?;
             }
             for key in &used {
                 tx.touch_build_result(&shared.ns, key)?;
             }
             Ok::<_, SnapshotError>(())
-        })?;
+        });
+        if let Err(error) = committed {
+            // The next commit tries again.
+            lock(&shared.discarded).extend(discarded);
+            lock(&shared.used).extend(used);
+            return Err(error.into());
+        }
         for (layer, key) in renamed {
             let mut state = layer.state();
             state.key = key;
@@ -435,7 +513,9 @@ impl Layers {
         }
         while let Some(layer) = pending.pop() {
             let key = layer.state().key.clone();
-            let parent = layer.below.as_ref().map(|below| current_key(renamed, below));
+            // What is whole needs nothing below it.
+            let below = layer.below.as_ref().filter(|_| !layer.is_whole);
+            let parent = below.map(|below| current_key(renamed, below));
             let name = format!("{key}-done");
             let options = CommitOptions { parent, ..CommitOptions::default() };
             self.shared.snapshotter.commit_in(tx, &self.shared.ns, &name, &key, &options)?;
@@ -478,9 +558,35 @@ impl Layers {
         Ok(())
     }
 
-    /// Returns the directories of an image's layers, uppermost first.
-    pub(crate) fn image_dirs(&self, chain_id: &str) -> Result<Vec<PathBuf>, SnapshotError> {
-        self.shared.snapshotter.layers(&self.shared.ns, chain_id)
+    /// Returns the directories of an image's layers, given by their chain ids, lowest first.
+    pub(crate) fn image_dirs(&self, chain_ids: &[Digest]) -> Result<Vec<PathBuf>, SnapshotError> {
+        let (snapshotter, ns) = (&self.shared.snapshotter, &self.shared.ns);
+        if self.are_whole() {
+            return chain_ids.iter().map(|id| snapshotter.directory(ns, id.as_str())).collect();
+        }
+        let Some(top) = chain_ids.last() else { return Ok(Vec::new()) };
+        let mut dirs = snapshotter.layers(ns, top.as_str())?;
+        dirs.reverse();
+        Ok(dirs)
+    }
+
+    /// Notes the blobs of layers that got theirs after they were committed, so that results keep
+    /// them. Blocks.
+    pub(crate) fn keep_blobs(&self, layers: &[Arc<Layer>]) -> Result<(), BuildError> {
+        let shared = &self.shared;
+        shared.store.transaction(|tx| {
+            for layer in layers {
+                let state = layer.state().clone();
+                if let Some(exported) = state.exported.filter(|_| state.is_committed)
+                    && let Some(blob) = exported.descriptor()
+                {
+                    let details = serde_json::to_string(&exported).unwrap_or_default();
+                    tx.set_build_blob(&shared.ns, &state.key, &blob.digest, &details)?;
+                }
+            }
+            Ok::<_, keg_store::MetadataError>(())
+        })?;
+        Ok(())
     }
 }
 
@@ -509,6 +615,19 @@ fn record(
         created_at: fresh.result.created,
         used_at: now,
         uses: 1,
+    }
+}
+
+/// Takes away what is in the directory of a snapshot that nobody uses; what cannot be removed is left
+/// to the snapshotter.
+fn empty(dir: &Path) {
+    let Ok(names) = std::fs::read_dir(dir) else { return };
+    for entry in names.flatten() {
+        let path = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed =
+            if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        drop(removed);
     }
 }
 

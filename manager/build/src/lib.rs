@@ -28,18 +28,24 @@ mod content;
 mod context;
 mod copy;
 pub mod dockerfile;
+mod emulation;
 mod error;
 mod export;
 mod ignore;
+mod inputs;
 mod layers;
 mod mounts;
 mod owners;
 mod progress;
+mod provenance;
 mod remote;
+mod remote_cache;
 mod request;
 mod run;
+mod sbom;
 mod scope;
 pub mod session;
+mod shell;
 mod sources;
 mod stage;
 mod steps;
@@ -48,16 +54,23 @@ mod usage;
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
+
 pub use builder::{Builder, BuilderSettings};
 pub use error::{BuildError, FetchError};
 pub use export::{Built, ResultFiles};
 pub use ignore::{Ignore, IgnoreError, PathPattern};
 pub use progress::{Event, Progress, StepState};
-pub use request::{BuildRequest, ContextSource};
+pub use remote_cache::CacheArchive;
+pub use request::{
+    BuildRequest, CachePlace, CacheSource, CacheTarget, ContextSource, DebugShell, Provenance,
+    ProvenanceVersion,
+};
 pub use tree::{Tree, TreeError};
-pub use usage::{DiskUsage, Prune, Pruned};
+pub use usage::{DiskUsage, Filter, FilterError, Prune, Pruned, UsageKind};
 
 use build::Build;
+use export::Variant;
 use session::Session;
 
 impl Builder {
@@ -71,25 +84,35 @@ impl Builder {
         session: Arc<dyn Session>,
         progress: Progress,
     ) -> Result<Built, Failure> {
-        let build = Build::new(self, request, session, progress).await.map_err(Failure::early)?;
-        match build.run().await {
+        let running = Arc::clone(&self.shared.running).read_owned().await;
+        let builds = Build::new(self, request, session, progress).await.map_err(Failure::early)?;
+        let Some(build) = builds.first().cloned() else { return Ok(Built::default()) };
+        let checked = build.check_copies().await.and_then(|()| build.check_findings());
+        checked.map_err(|error| build.failure(error))?;
+        let outcome = match try_join_all(builds.iter().map(Build::run)).await {
             Ok(finished) => {
-                let outcome = build.export(&finished).await;
-                let bounded = build.shared.blocking(|shared| shared.stay_bounded()).await;
-                if let Err(error) = bounded {
-                    tracing::warn!(%error, "the build cache cannot be kept within its limit");
+                let of = |(build, finished)| Variant { build: Arc::clone(build), finished };
+                let variants: Vec<Variant> = builds.iter().zip(finished).map(of).collect();
+                if let [one] = variants.as_slice() {
+                    one.build.look_at(&one.finished).await;
                 }
-                outcome.map_err(|error| build.failure(error))
+                export::export(variants).await
             }
-            Err(error) => {
-                let done = Arc::clone(&build);
-                let kept = build.shared.blocking(move |_| done.keep(&[])).await;
-                if let Err(error) = kept {
-                    tracing::warn!(%error, "the results of a failed build are not kept");
-                }
-                Err(build.failure(error))
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            let done = Arc::clone(&build);
+            let kept = build.shared.blocking(move |_| done.keep(&[])).await;
+            if let Err(error) = kept {
+                tracing::warn!(%error, "the results of a failed build are not kept");
             }
         }
+        drop(running);
+        let bounded = build.shared.blocking(|shared| shared.stay_bounded()).await;
+        if let Err(error) = bounded {
+            tracing::warn!(%error, "the build cache cannot be kept within its limit");
+        }
+        outcome.map_err(|error| build.failure(error))
     }
 }
 
@@ -97,16 +120,18 @@ impl Builder {
     /// Reads a Dockerfile and warns of what is doubtful in it; builds nothing.
     ///
     /// # Errors
-    /// [`BuildError`] if it cannot be read.
+    /// [`BuildError`] if it cannot be read; [`BuildError::Findings`] if there is something, and the file
+    /// says that this is an error.
     pub async fn check(
         &self,
         request: BuildRequest,
         session: Arc<dyn Session>,
         progress: Progress,
     ) -> Result<(), Failure> {
-        let build = Build::new(self, request, session, progress).await.map_err(Failure::early)?;
-        build.warn_of_findings();
-        Ok(())
+        let builds = Build::new(self, request, session, progress).await.map_err(Failure::early)?;
+        let Some(build) = builds.first() else { return Ok(()) };
+        let checked = build.check_copies().await.and_then(|()| build.check_findings());
+        checked.map_err(|error| build.failure(error))
     }
 }
 

@@ -64,6 +64,15 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// Shows a source at a place, read only; `files` are those that it is all of, if it is.
+    pub(crate) fn of_source(source: Source, files: Option<Files>, target: &str) -> Self {
+        let kind = MountKind::Bind { from: None, source: String::new(), writable: false };
+        let mount = RunMount { kind, target: target.to_owned() };
+        Self { mount, source: Some((source, String::new(), files)) }
+    }
+}
+
 impl Stage {
     /// Finds what a mount shows.
     pub(crate) async fn mount(&mut self, mount: &RunMount) -> Result<Mounted, BuildError> {
@@ -182,6 +191,11 @@ impl Prepared {
         Ok(())
     }
 
+    /// Adds a directory of the host that the step writes to.
+    pub(crate) fn add_outbox(&mut self, path: PathBuf, target: &str) {
+        self.push(MountSource::Bind { path, create: false }, target, false);
+    }
+
     fn push(&mut self, source: MountSource, target: &str, read_only: bool) {
         let target = if target.starts_with('/') {
             format!("/{}", clean(target))
@@ -244,7 +258,9 @@ impl Prepared {
         self.shared
             .blocking(move |_| {
                 if made.join("data").exists() {
-                    return Ok(());
+                    // Tells when it was last used.
+                    return std::fs::write(made.join("name"), &label)
+                        .map_err(BuildError::io("mark a cache as used"));
                 }
                 make_cache(&made, &label, (mode, uid, gid), source)
             })

@@ -112,6 +112,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Returns the step, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its result was there already.
     pub fn cached(&self) {
         self.end(StepState::Cached);

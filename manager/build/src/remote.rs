@@ -11,6 +11,7 @@ use crate::build::Build;
 use crate::content::TemporaryDir;
 use crate::error::{BuildError, FetchError};
 use crate::ignore::Ignore;
+use crate::inputs::Material;
 use crate::layers::Files;
 use crate::sources::{Files as SourceFiles, Item, ItemKind, Origin, Source};
 use crate::tree::Tree;
@@ -77,7 +78,8 @@ impl Build {
                 let (url, wanted) = (url.to_owned(), wanted.to_owned());
                 return Err(BuildError::Checksum { url, wanted, found: commit });
             }
-            self.note_material(url, &commit);
+            let (url, digest) = (url.to_owned(), commit.clone());
+            self.inputs.note_material(Material::Address { url, digest });
             let files = SourceFiles::Tree(tree, Arc::default());
             return Ok(vec![files.select("", &Arc::default(), true).await?]);
         }
@@ -88,7 +90,8 @@ impl Build {
             let (url, wanted) = (url.to_owned(), wanted.to_owned());
             return Err(BuildError::Checksum { url, wanted, found: digest.to_string() });
         }
-        self.note_material(url, digest.as_str());
+        let (address, found) = (url.to_owned(), digest.to_string());
+        self.inputs.note_material(Material::Address { url: address, digest: found });
         let path = self.shared.content.path(digest.hex());
         let name = url
             .split(['?', '#'])
@@ -232,11 +235,13 @@ impl Build {
         let step = self.progress.step(format!("[internal] load remote build context {url}"));
         let files = if let Some(address) = git_address(url) {
             let (tree, commit) = self.checkout(&address, false).await?;
-            self.note_material(url, &commit);
+            let (url, digest) = (url.to_owned(), commit.clone());
+            self.inputs.note_material(Material::Address { url, digest });
             SourceFiles::Tree(Arc::clone(&tree), Arc::new(ignore_of(&tree)?))
         } else {
             let digest = self.download(url).await?;
-            self.note_material(url, digest.as_str());
+            let (address, found) = (url.to_owned(), digest.to_string());
+            self.inputs.note_material(Material::Address { url: address, digest: found });
             self.unpacked_context(&digest).await?
         };
         step.done();
@@ -335,7 +340,7 @@ async fn run(program: &'static str, mut command: Command, url: &str) -> Result<S
 impl Build {
     /// Keeps a directory until the build is over.
     fn keep_directory(&self, dir: TemporaryDir) {
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = self.inputs.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         kept.push(dir);
     }
 }

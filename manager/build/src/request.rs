@@ -58,8 +58,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// Asks registries for newer base images.
     pub pull: bool,
-    /// Platform of the image; `None`: this machine's.
-    pub platform: Option<Platform>,
+    /// Platforms of the image: one image each. Empty: this machine's.
+    pub platforms: Vec<Platform>,
     /// Network of steps that ask for none.
     pub network: Network,
     /// Further entries of `/etc/hosts`.
@@ -74,6 +74,104 @@ pub struct BuildRequest {
     pub allow_host_network: bool,
     /// Makes an image of the result, so that it can be run.
     pub makes_image: bool,
+    /// The result's files are sent to the client.
+    pub sends_files: bool,
     /// Parses and checks, and builds nothing.
     pub check_only: bool,
+    /// Where results of other machines' builds are looked for, the first first.
+    pub cache_from: Vec<CacheSource>,
+    /// Where results of this build are put for other machines.
+    pub cache_to: Vec<CacheTarget>,
+    /// Tells how the image was made, as an attestation beside it.
+    pub provenance: Option<Provenance>,
+    /// Image of a scanner that tells what the image is made of, as an attestation beside it.
+    pub sbom_scanner: Option<Reference>,
+    /// When the client is offered a shell.
+    pub debug_shell: DebugShell,
+}
+
+/// Where results of other machines' builds are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSource {
+    /// In a registry: a cache, or an image with one in its configuration.
+    Registry {
+        /// Its name.
+        reference: Reference,
+    },
+    /// In a directory of the client, an OCI layout.
+    Directory {
+        /// Name of the context that it is asked for by.
+        context: String,
+        /// Tag of the cache.
+        tag: String,
+        /// Its digest, which then counts and not the tag.
+        digest: Option<String>,
+    },
+}
+
+/// Where results of a build go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    /// Into a registry.
+    Registry {
+        /// The name that it gets.
+        reference: Reference,
+    },
+    /// Into a directory of the client, an OCI layout.
+    Directory {
+        /// Name of the context that it is asked for by.
+        context: String,
+        /// Tag that it gets.
+        tag: String,
+    },
+    /// Into the image's configuration.
+    Inline,
+}
+
+/// A place for results, and which go there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheTarget {
+    /// Where.
+    pub place: CachePlace,
+    /// Those of all stages, and not only those of the image's own layers.
+    pub all_stages: bool,
+    /// Goes on if they cannot be put there.
+    pub ignores_errors: bool,
+    /// Lists the layers in an index and not in a manifest.
+    pub as_index: bool,
+}
+
+/// Version of the SLSA provenance predicate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProvenanceVersion {
+    /// 0.2.
+    V02,
+    /// 1.
+    #[default]
+    V1,
+}
+
+/// What provenance tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Provenance {
+    /// Tells also the Dockerfile, build arguments, names of secrets and the steps.
+    pub is_full: bool,
+    /// Id of who builds.
+    pub builder_id: String,
+    /// Claims that the build is reproducible.
+    pub is_reproducible: bool,
+    /// Version of the predicate.
+    pub version: ProvenanceVersion,
+}
+
+/// When the client is offered a shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DebugShell {
+    /// Never.
+    #[default]
+    Never,
+    /// When a step has failed.
+    OnFailure,
+    /// Also in the result, when all has gone well.
+    Always,
 }

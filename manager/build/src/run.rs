@@ -3,10 +3,11 @@
 //! ```text
 //! seat (a right, and a range of ids) ─▶ empty snapshot over the stage's layers ─▶ mounts ─▶ engine
 //!        ─▶ exit 0: what the runtime left is taken away, owners are given back ─▶ a layer
-//!        ─▶ else: the snapshot is given up
+//!        ─▶ else: a shell, if one is wanted ─▶ the snapshot is given up
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keg_engine::model::IdRange;
@@ -16,13 +17,14 @@ use rustix::fs::{AtFlags, FileType, Gid, Uid, fchown, unlinkat};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::builder::Shared;
+use crate::builder::{Seat, Shared};
 use crate::dockerfile::{Command, Located, Network, Run, RunMount, Security, parse_heredoc};
 use crate::error::BuildError;
 use crate::layers::{Files, Upper};
-use crate::mounts::Mounted;
+use crate::mounts::{Mounted, Prepared};
 use crate::owners::unshift;
 use crate::progress::Step;
+use crate::request::DebugShell;
 use crate::scope::PROXY_ARGS;
 use crate::stage::{Stage, key_of};
 use crate::steps::{identity_of, inherit_root};
@@ -32,6 +34,47 @@ use crate::tree::{Tree, TreeError};
 const OUTPUT_PIECES: usize = 64;
 /// What a step sees as its host's name; BuildKit's.
 const HOSTNAME: &str = "buildkitsandbox";
+
+/// What a step is to run, and with what.
+pub(crate) struct Job {
+    words: Words,
+    pub(crate) env: Vec<String>,
+    pub(crate) mounts: Vec<Mounted>,
+    pub(crate) network: Network,
+    is_insecure: bool,
+    /// A directory of the host that the step writes to, and where it sees it.
+    pub(crate) outbox: Option<(PathBuf, String)>,
+}
+
+impl Job {
+    /// Runs these words, with nothing else.
+    pub(crate) fn of(args: Vec<String>) -> Self {
+        Self {
+            words: Words { args, script: None },
+            env: Vec::new(),
+            mounts: Vec::new(),
+            network: Network::Default,
+            is_insecure: false,
+            outbox: None,
+        }
+    }
+}
+
+/// A step that is ready to run. Dropped, nothing is left of it.
+pub(crate) struct Ready {
+    plan: StepPlan,
+    upper: Guarded,
+    /// Files that the step begins with.
+    files: Files,
+    prepared: Prepared,
+    _seat: Seat,
+}
+
+impl Ready {
+    pub(crate) fn plan(&self) -> StepPlan {
+        self.plan.clone()
+    }
+}
 
 /// What a `RUN` runs, variables and heredocs seen to.
 struct Words {
@@ -81,13 +124,15 @@ impl Stage {
             "epoch": self.build.epoch_secs,
         }));
         let _turn = self.build.shared.locks.lock(&key).await;
-        if let Some(result) = self.find(&key)? {
+        if let Some(result) = self.find(&key).await? {
             step.cached();
             self.accept(result, created_by);
             return Ok(());
         }
+        crate::emulation::check(&self.platform)?;
         let is_insecure = run.security == Security::Insecure;
-        let upper = self.execute(words, env, mounts, network, is_insecure, step).await?;
+        let job = Job { words, env, mounts, network, is_insecure, outbox: None };
+        let upper = self.execute(job, step).await?;
         let result = self.finish_step(&key, upper, &created_by)?;
         step.done();
         self.accept(result, created_by);
@@ -163,7 +208,7 @@ impl Stage {
     }
 
     /// The environment: the image's, arguments, and proxies.
-    fn run_env(&self) -> Vec<String> {
+    pub(crate) fn run_env(&self) -> Vec<String> {
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         for proxy in PROXY_ARGS {
             if let Some(value) = self.build.request.build_args.get(proxy) {
@@ -188,15 +233,9 @@ impl Stage {
         env.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
-    async fn execute(
-        &mut self,
-        words: Words,
-        mut env: Vec<String>,
-        mounts: Vec<Mounted>,
-        network: Network,
-        is_insecure: bool,
-        step: &Step,
-    ) -> Result<Upper, BuildError> {
+    /// Makes a step ready to run on the stage's files.
+    pub(crate) async fn ready(&mut self, job: Job) -> Result<Ready, BuildError> {
+        let Job { words, mut env, mounts, network, is_insecure, outbox } = job;
         let shared = Arc::clone(&self.build.shared);
         let seat = shared.seat().await?;
         let range = seat.range;
@@ -210,27 +249,30 @@ impl Stage {
             shared
                 .blocking(move |shared| {
                     let identity = identity_of(&files, &user)?;
-                    let upper = shared.layers.take()?;
+                    let upper = shared.layers.take(&files, Some(store_range(range)))?;
                     shift_root(&files, &upper, range)
                         .inspect_err(|_| shared.layers.discard(&upper))?;
                     Ok((upper, identity))
                 })
                 .await?
         };
-        let mut upper = Guarded { shared: Arc::clone(&shared), upper: Some(upper) };
-        let mut prepared = crate::mounts::Prepared::new(self, &directory);
+        let upper = Guarded { shared: Arc::clone(&shared), upper: Some(upper) };
+        let mut prepared = Prepared::new(self, &directory);
         for mount in mounts {
             prepared.add(mount, &mut env).await?;
         }
         if let Some((name, text)) = &words.script {
             prepared.add_script(name, text)?;
         }
+        if let Some((path, target)) = outbox {
+            prepared.add_outbox(path, &target);
+        }
         let layers = &shared.layers;
         let root = layers.snapshotter().mounts_over(
             layers.ns(),
             &upper.key(),
             &files.dirs(),
-            Some(keg_store::IdRange { base: range.start, count: range.length }),
+            Some(store_range(range)),
         )?;
         let plan = StepPlan {
             root,
@@ -248,26 +290,44 @@ impl Stage {
             ulimits: self.build.request.ulimits.clone(),
             terminal: None,
         };
+        Ok(Ready { plan, upper, files, prepared, _seat: seat })
+    }
+
+    /// Runs a step; returns what it changed.
+    pub(crate) async fn execute(&mut self, job: Job, step: &Step) -> Result<Upper, BuildError> {
+        let shared = Arc::clone(&self.build.shared);
+        let ready = self.ready(job).await?;
         let (sink, output) = mpsc::channel(OUTPUT_PIECES);
-        let running = shared.engine.run_step(plan, sink, None);
+        let running = shared.engine.run_step(ready.plan(), sink, None);
         let (exit, ()) = tokio::join!(running, tell(output, step));
         let exit = exit.map_err(|source| BuildError::Engine { source: Box::new(source) })?;
-        drop(prepared);
         if exit.code != 0 {
+            if self.build.request.debug_shell != DebugShell::Never {
+                let place = format!("in the container of {}", step.name());
+                step.failed(BuildError::Exit { code: exit.code }.to_string());
+                self.build.offer_shell(ready.plan(), &self.config.shell(), &place).await?;
+            }
             return Err(BuildError::Exit { code: exit.code });
         }
-        let upper = upper.take();
+        let Ready { plan, mut upper, files, prepared, _seat } = ready;
+        drop(prepared);
+        let (upper, range) = (upper.take(), plan.id_range);
         shared
             .blocking(move |shared| {
+                let is_whole = shared.layers.are_whole();
                 let cleaned = Tree::directory(&upper.dir)
                     .and_then(|tree| unshift(&tree, range))
                     .map_err(BuildError::from)
-                    .and_then(|()| remove_stubs(&files, &upper, &exit.mount_targets));
+                    .and_then(|()| remove_stubs(&files, &upper, &exit.mount_targets, is_whole));
                 cleaned.inspect_err(|_| shared.layers.discard(&upper))?;
                 Ok(upper)
             })
             .await
     }
+}
+
+fn store_range(range: IdRange) -> keg_store::IdRange {
+    keg_store::IdRange { base: range.start, count: range.length }
 }
 
 /// A snapshot that is given up unless it is taken.
@@ -336,7 +396,8 @@ fn shift_root(files: &Files, upper: &Upper, range: IdRange) -> Result<(), BuildE
 fn remove_stubs(
     files: &Files,
     upper: &Upper,
-    targets: &[std::path::PathBuf],
+    targets: &[PathBuf],
+    is_whole: bool,
 ) -> Result<(), BuildError> {
     let below = match files.dirs() {
         dirs if dirs.is_empty() => None,
@@ -368,7 +429,8 @@ fn remove_stubs(
         touched
             .push(path.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default());
     }
-    if let Some(below) = &below {
+    // Where the directory holds what is below too, what looks as there is there by right.
+    if let Some(below) = below.as_ref().filter(|_| !is_whole) {
         touched.sort();
         touched.dedup();
         for path in touched.iter().rev().filter(|path| !path.is_empty()) {

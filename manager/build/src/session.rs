@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use keg_engine::model::TerminalSize;
+use keg_engine::{StepInput, StepOutput};
+use keg_image::Credentials;
+use tokio::sync::{mpsc, oneshot};
 
 /// Why the client could not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +91,28 @@ pub trait Session: Send + Sync + std::fmt::Debug {
 
     /// Connects to an SSH agent, if the client offers one of that id.
     fn agent(&self, id: &str) -> BoxFuture<'_, Result<Option<Agent>, SessionError>>;
+
+    /// Returns the credentials for a registry, if the client has any.
+    fn credentials(
+        &self,
+        registry: &str,
+    ) -> BoxFuture<'_, Result<Option<Credentials>, SessionError>>;
+
+    /// Offers a shell at a place that is described for people; `None`: nobody wants it.
+    fn shell(&self, place: &str) -> BoxFuture<'_, Result<Option<Shell>, SessionError>>;
+}
+
+/// The client's side of a shell.
+#[derive(Debug)]
+pub struct Shell {
+    /// Size of the client's terminal.
+    pub size: TerminalSize,
+    /// What is typed.
+    pub input: mpsc::Receiver<StepInput>,
+    /// Takes what the shell writes.
+    pub output: mpsc::Sender<StepOutput>,
+    /// Takes how it ended: its exit code, or why it did not start.
+    pub ended: oneshot::Sender<Result<u32, String>>,
 }
 
 /// Directories as they are.

@@ -426,6 +426,11 @@ async fn collect(
     Ok(())
 }
 
+/// Collects all of a tree, with digests. Blocks.
+pub(crate) fn select_all(tree: &Arc<Tree>) -> Result<Source, BuildError> {
+    select_from_tree(tree, "", &Ignore::default(), &Ignore::default(), true)
+}
+
 fn select_from_tree(
     tree: &Arc<Tree>,
     path: &str,

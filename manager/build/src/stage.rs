@@ -13,6 +13,7 @@ use crate::dockerfile::{
     Command, Health, HealthTest, Instruction, Line, Located, Pair, Words, parse_line, port_specs,
 };
 use crate::error::{BuildError, shorten};
+use crate::inputs::Material;
 use crate::layers::{Files, Layer, StepResult, Upper};
 use crate::progress::Step;
 use crate::scope::{Scope, set_arg};
@@ -39,7 +40,15 @@ pub(crate) struct BuiltStage {
     pub(crate) files: Files,
     pub(crate) config: ImageConfig,
     args: Vec<(String, Option<String>)>,
-    platform: Platform,
+    pub(crate) platform: Platform,
+}
+
+impl BuiltStage {
+    /// Returns the value of an `ARG` at the stage's end.
+    pub(crate) fn arg(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.args.iter().rev().find(|(key, _)| key == name)?;
+        value.as_deref()
+    }
 }
 
 impl Stage {
@@ -55,15 +64,28 @@ impl Stage {
         for trigger in triggers {
             let located = parse_trigger(&trigger, line, this.build.file.directives.escape)
                 .map_err(|source| BuildError::Parse { source })?;
-            this.instruction(&located).await.map_err(|error| error.at(&located.text, line))?;
+            this.step_at(&located, line).await?;
         }
         for located in &stage.instructions {
-            let line = *located.range.start();
-            this.instruction(located).await.map_err(|error| error.at(&located.text, line))?;
+            this.step_at(located, *located.range.start()).await?;
         }
         // Without the build itself, which keeps what its stages have come to.
         let Self { files, config, args, platform, .. } = this;
         Ok(BuiltStage { files, config, args, platform })
+    }
+
+    /// Carries an instruction out; one that fails may be looked into.
+    async fn step_at(&mut self, located: &Located, line: usize) -> Result<(), BuildError> {
+        let scope = Scope { config: Some(&self.config), args: &self.args };
+        self.build.warn_of_unset(located, &scope);
+        let Err(error) = self.instruction(located).await else { return Ok(()) };
+        // What a command left can be looked at only by who ran it, and has been.
+        let is_command = matches!(error, BuildError::Exit { .. });
+        let is_elsewhere = matches!(error, BuildError::Stage { .. } | BuildError::Session { .. });
+        if !is_command && !is_elsewhere {
+            self.offer_shell(&format!("before {}", shorten(&located.text)), false).await;
+        }
+        Err(error.at(&located.text, line))
     }
 
     /// `FROM`.
@@ -86,22 +108,9 @@ impl Stage {
             let problem = format!("{:?} is empty once its variables are replaced", stage.base);
             return Err(BuildError::Malformed { problem });
         }
-        let steps = 1 + stage
-            .instructions
-            .iter()
-            .filter(|located| makes_files(&located.instruction))
-            .count();
-        let mut this = Self {
-            index,
-            files: Files::empty(),
-            config: ImageConfig::empty(&platform),
-            args: Vec::new(),
-            platform,
-            has_own_cmd: false,
-            step: 0,
-            steps,
-            build,
-        };
+        let made = |located: &&Located| makes_files(&located.instruction);
+        let mut this = Self::empty(build, index, platform);
+        this.steps += stage.instructions.iter().filter(made).count();
         let named = this.build.request.named_contexts.get(&base).cloned();
         match (named, this.build.find_stage(&base, index)) {
             (Some(crate::request::ContextSource::Image { reference }), _) => {
@@ -118,6 +127,42 @@ impl Stage {
             (None, None) if base == "scratch" => this.step += 1,
             (None, None) => this.begin_at_image(&base).await?,
         }
+        Ok(this)
+    }
+
+    /// A stage with nothing in it, and one step to come.
+    fn empty(build: Arc<Build>, index: usize, platform: Platform) -> Self {
+        Self {
+            index,
+            files: Files::empty(),
+            config: ImageConfig::empty(&platform),
+            args: Vec::new(),
+            platform,
+            has_own_cmd: false,
+            step: 0,
+            steps: 1,
+            build,
+        }
+    }
+
+    /// Goes on from what a stage has come to.
+    pub(crate) fn of_built(build: Arc<Build>, index: usize, built: &BuiltStage) -> Self {
+        let mut this = Self::empty(build, index, built.platform.clone());
+        this.files = built.files.clone();
+        this.config = built.config.clone();
+        this.args.clone_from(&built.args);
+        this
+    }
+
+    /// A stage that is an image.
+    pub(crate) async fn of_image(
+        build: Arc<Build>,
+        index: usize,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Self, BuildError> {
+        let mut this = Self::empty(build, index, platform.clone());
+        this.begin_at_image(name).await?;
         Ok(this)
     }
 
@@ -162,7 +207,11 @@ impl Stage {
             None if stages > 1 => format!("stage-{} ", self.index),
             None => String::new(),
         };
-        format!("[{stage}{}/{}] {}", self.step, self.steps, shorten(text))
+        let platform = match self.build.request.platforms.len() {
+            0 | 1 => String::new(),
+            _ => format!("{} ", self.build.platform),
+        };
+        format!("[{platform}{stage}{}/{}] {}", self.step, self.steps, shorten(text))
     }
 
     /// Replaces the variables of a word.
@@ -294,7 +343,7 @@ impl Stage {
         for (key, default) in list {
             let key = self.word(key)?;
             let given = self.build.request.build_args.get(&key).cloned();
-            self.build.consume(&key);
+            self.build.inputs.consume(&key);
             let global = || {
                 let found = self.build.global_args.iter().find(|(other, _)| *other == key);
                 found.and_then(|(_, value)| value.clone())
@@ -372,12 +421,26 @@ impl Stage {
             })
     }
 
-    /// Finds the result of a step.
-    pub(crate) fn find(&self, key: &str) -> Result<Option<StepResult>, BuildError> {
+    /// Finds the result of a step: here, or where the client says that others may be.
+    pub(crate) async fn find(&self, key: &str) -> Result<Option<StepResult>, BuildError> {
         if self.ignores_cache() {
             return Ok(None);
         }
-        self.build.shared.layers.find(key, &self.files)
+        if let Some((result, description)) = self.build.shared.layers.find(key, &self.files)? {
+            self.build.inputs.see(key, &result, &description);
+            return Ok(Some(result));
+        }
+        let Some((result, description)) = self.build.fetch_result(key, &self.files).await? else {
+            return Ok(None);
+        };
+        self.keep_result(key, &result, &description);
+        Ok(Some(result))
+    }
+
+    /// Makes a result known to this build and to others.
+    pub(crate) fn keep_result(&self, key: &str, result: &StepResult, description: &str) {
+        self.build.shared.layers.put(key, result.clone(), description);
+        self.build.inputs.see(key, result, description);
     }
 
     /// Makes a step's result of the snapshot that it filled.
@@ -388,16 +451,12 @@ impl Stage {
         description: &str,
     ) -> Result<StepResult, BuildError> {
         let layers = &self.build.shared.layers;
-        let is_empty = std::fs::read_dir(&upper.dir)
-            .map_err(BuildError::io("look at what a step changed"))?
-            .next()
-            .is_none();
-        let result = if is_empty {
+        let result = if layers.is_unchanged(&upper, &self.files)? {
             layers.discard(&upper);
             let files = Files { id: key.to_owned(), top: self.files.top.clone() };
             StepResult { files, has_layer: false, created: Timestamp::now() }
         } else {
-            let layer = crate::layers::Layers::filled(upper, self.files.top.clone());
+            let layer = layers.filled(upper, self.files.top.clone());
             let created = layer.created;
             StepResult {
                 files: Files { id: key.to_owned(), top: Some(layer) },
@@ -405,7 +464,7 @@ impl Stage {
                 created,
             }
         };
-        layers.put(key, result.clone(), description);
+        self.keep_result(key, &result, description);
         Ok(result)
     }
 
@@ -449,7 +508,7 @@ fn quoted(words: &[String]) -> String {
 }
 
 impl Build {
-    /// Returns an image that is here, or pulls it.
+    /// Returns an image that is here for a platform, or pulls it.
     pub(crate) async fn image(
         self: &Arc<Self>,
         name: &str,
@@ -461,8 +520,14 @@ impl Build {
                 .blocking(move |shared| Ok(shared.images.resolve(&name, Some(&platform))))
                 .await?
         };
-        if let (Ok(image), false) = (&found, self.request.pull) {
-            self.note_material(name, image.target.digest.as_str());
+        // A name that stands for one image gives that, whatever its platform.
+        let fits = |image: &keg_image::ImageRecord| {
+            image.platform.architecture.is_empty() || platform.rank(&image.platform).is_some()
+        };
+        if let (Ok(image), false) = (&found, self.request.pull)
+            && fits(image)
+        {
+            self.note_image(name, image);
             return Ok(image.clone());
         }
         let reference = match Reference::parse(name) {
@@ -472,29 +537,45 @@ impl Build {
                 return found.map_err(|_| BuildError::Reference { name: name.to_owned(), source });
             }
         };
-        let request =
-            PullRequest { reference, platform: Some(platform.clone()), credentials: None };
+        let credentials = self.credentials(reference.domain()).await?;
+        let request = PullRequest { reference, platform: Some(platform.clone()), credentials };
         let step = self.progress.step(format!("[internal] load metadata for {name}"));
         // Layers are told of by the images' own pull; here it is one step.
         let unheard: keg_image::Progress = Arc::new(|_| {});
-        match self.shared.images.pull(request, unheard).await {
-            Ok(pulled) => {
+        match (self.shared.images.pull(request, unheard).await, found) {
+            (Ok(pulled), _) => {
                 step.done();
-                self.note_material(name, pulled.image.target.digest.as_str());
+                self.note_image(name, &pulled.image);
                 Ok(pulled.image)
             }
-            Err(error) => {
+            (Err(error), Ok(image)) if !fits(&image) => {
+                step.failed(error.to_string());
+                Err(BuildError::BasePlatform {
+                    image: name.to_owned(),
+                    found: image.platform.to_string(),
+                    wanted: platform.to_string(),
+                    source: Box::new(error),
+                })
+            }
+            (Err(error), _) => {
                 step.failed(error.to_string());
                 Err(BuildError::Pull { image: name.to_owned(), source: Box::new(error) })
             }
         }
     }
 
+    fn note_image(&self, name: &str, image: &keg_image::ImageRecord) {
+        self.inputs.note_material(Material::Image {
+            name: name.to_owned(),
+            platform: image.platform.to_string(),
+            digest: image.target.digest.to_string(),
+        });
+    }
+
     /// Returns an image's files.
     pub(crate) fn image_files(&self, image: &keg_image::ImageRecord) -> Result<Files, BuildError> {
         let Some(top) = image.chain_ids.last() else { return Ok(Files::empty()) };
-        let mut dirs = self.shared.layers.image_dirs(top.as_str())?;
-        dirs.reverse();
+        let dirs = self.shared.layers.image_dirs(&image.chain_ids)?;
         let config: Value = serde_json::from_slice(&image.config_json).unwrap_or_default();
         let diff_ids = config["rootfs"]["diff_ids"].as_array().cloned().unwrap_or_default();
         let mut below: Option<Arc<Layer>> = None;
@@ -508,7 +589,8 @@ impl Build {
                     problem: format!("the image {} does not name all its layers", image.id),
                 });
             };
-            below = Some(Layer::of_image(dir, below, chain_id, diff_id, blob));
+            let is_whole = self.shared.layers.are_whole();
+            below = Some(Layer::of_image(dir, below, chain_id, diff_id, blob, is_whole));
         }
         Ok(Files { id: top.to_string(), top: below })
     }

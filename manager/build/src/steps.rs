@@ -57,7 +57,7 @@ impl Stage {
             "epoch": self.build.epoch_secs,
         }));
         let _turn = self.build.shared.locks.lock(&key).await;
-        if let Some(result) = self.find(&key)? {
+        if let Some(result) = self.find(&key).await? {
             step.cached();
             self.accept(result, created_by);
             return Ok(());
@@ -72,7 +72,7 @@ impl Stage {
                     "" => (0, 0),
                     user => owner_of(&files, user)?,
                 };
-                let upper = shared.layers.take()?;
+                let upper = shared.layers.take(&files, None)?;
                 let made = writable(shared, &files, &upper).and_then(|tree| {
                     // What is there already stays as it is, and makes no layer.
                     if tree.stat(&full).map_err(TreeError::io("look at", &full))?.is_none() {
@@ -110,7 +110,7 @@ impl Stage {
         };
         // A stage that was not touched need not even be looked at.
         if let Some(key) = &first_key
-            && let Some(result) = self.find(key)?
+            && let Some(result) = self.find(key).await?
         {
             step.cached();
             self.accept(result, created_by);
@@ -126,7 +126,7 @@ impl Stage {
         let key = content_key(&fixed, &sources);
         let result = self.place(&key, sources, copy, &destination, &created_by, step).await?;
         if let Some(first) = first_key {
-            self.build.shared.layers.put(&first, result.clone(), &created_by);
+            self.keep_result(&first, &result, &created_by);
         }
         self.accept(result, created_by);
         Ok(())
@@ -375,7 +375,7 @@ impl Stage {
         step: &Step,
     ) -> Result<StepResult, BuildError> {
         let _turn = self.build.shared.locks.lock(key).await;
-        if let Some(result) = self.find(key)? {
+        if let Some(result) = self.find(key).await? {
             step.cached();
             return Ok(result);
         }
@@ -405,8 +405,9 @@ impl Stage {
                     mode,
                     mtime_secs: epoch,
                 };
-                let upper = shared.layers.take()?;
-                // A layer of its own knows nothing of those below it.
+                let upper = shared.layers.take(&files, None)?;
+                // A layer of its own knows nothing of those below it, where there are such layers.
+                let is_link = is_link && !shared.layers.are_whole();
                 let on = if is_link { Files::empty() } else { files };
                 let placed = writable(shared, &on, &upper)
                     .and_then(|tree| Ok(place(&tree, &sources, &placement)?));

@@ -7,10 +7,10 @@ use keg_engine::model::IdRange;
 use keg_image::Images;
 use keg_store::IdRangePool;
 
+use crate::config::BuildConfig;
+
 /// Most ranges that builds take off the pool: steps that can run at the same time.
 const MAX_RANGES: u32 = 16;
-/// Bytes of results that are kept for later builds.
-const CACHE_BYTES: u64 = 20 << 30;
 
 /// Splits the pool: the highest ranges are for steps of builds, of which none is written down, since
 /// none outlives the daemon's life for long; the others are for containers.
@@ -31,15 +31,21 @@ pub(crate) fn open(
     engine: &Engine,
     images: &Images,
     id_ranges: Vec<IdRange>,
+    config: &BuildConfig,
 ) -> anyhow::Result<Builder> {
     let settings = engine.settings();
-    let parallel = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let parallel = match config.parallel_steps {
+        0 => processors.max(2),
+        wanted => usize::try_from(wanted).unwrap_or(usize::MAX),
+    };
     let builder = BuilderSettings {
         root: settings.root.join("build"),
         state: settings.state.join("build"),
         id_ranges,
-        parallel_steps: parallel.max(2),
-        cache_bytes: CACHE_BYTES,
+        parallel_steps: parallel,
+        cache_bytes: config.cache_max_bytes,
+        cache_keep_secs: config.cache_keep_secs,
     };
     Builder::open(builder, engine.clone(), images.clone()).context("cannot open the builder")
 }

@@ -93,6 +93,27 @@ pub(crate) struct Config {
     pub(crate) registry: RegistryConfig,
     /// Networks.
     pub(crate) network: NetworkConfig,
+    /// Builds.
+    pub(crate) build: BuildConfig,
+}
+
+/// Builds, and what they leave for later ones.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BuildConfig {
+    /// Bytes that results of steps may take; files of contexts and caches that steps mount may each
+    /// take a quarter of that.
+    pub(crate) cache_max_bytes: u64,
+    /// Seconds after which a result goes that no build has used; 0: never.
+    pub(crate) cache_keep_secs: u64,
+    /// Steps that run at the same time, over all builds; 0: as many as there are processors.
+    pub(crate) parallel_steps: u32,
+}
+
+impl Default for BuildConfig {
+    fn default() -> Self {
+        Self { cache_max_bytes: 20 << 30, cache_keep_secs: 0, parallel_steps: 0 }
+    }
 }
 
 /// Certificates for clients over TCP.
@@ -230,6 +251,7 @@ impl Default for Config {
             id_ranges: IdRanges::default(),
             registry: RegistryConfig::default(),
             network: NetworkConfig::default(),
+            build: BuildConfig::default(),
         }
     }
 }

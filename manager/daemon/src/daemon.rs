@@ -89,10 +89,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         "containers found"
     );
 
-    let (opening, stored) = (engine.clone(), images.clone());
-    let builder =
-        tokio::task::spawn_blocking(move || builder::open(&opening, &stored, build_ranges))
-            .await??;
+    let (opening, stored, settings) = (engine.clone(), images.clone(), config.build.clone());
+    let builder = tokio::task::spawn_blocking(move || {
+        builder::open(&opening, &stored, build_ranges, &settings)
+    })
+    .await??;
     let routes = routes(&engine, &images, builder)?;
     let (stop, stopping) = watch::channel(false);
     let mut sockets = Vec::new();

@@ -15,6 +15,7 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use keg_store::{
 };
 use tokio::sync::mpsc;
 
-use crate::extract::ExtractError;
+use crate::extract::{ExtractError, Extracted, Whiteouts};
 use crate::locks::NameGuard;
 use crate::pipeline::{self, RunError, Target, Unpacked, Wanted};
 use crate::prepared::Prepared;
@@ -219,12 +220,37 @@ impl Layer {
         })
     }
 
+    /// Sees to it that the layer's blob is here, from `repository` if it is not.
+    pub(crate) async fn fetch(&self, repository: Option<&Repository>) -> Result<(), LayerError> {
+        let _guard = self.shared.locks.lock(&format!("blob {}", self.blob.digest)).await;
+        if self.blocking(|layer| layer.adopt()).await? {
+            return Ok(());
+        }
+        match repository {
+            Some(repository) => self.receive(repository, false).await.map(drop),
+            None => Err(LayerError::Missing { digest: self.blob.digest.clone() }),
+        }
+    }
+
     /// Extracts the stored blob into a new snapshot on top of `parent`.
     pub(crate) fn extract_stored(&self, parent: Option<&str>) -> Result<Prepared, LayerError> {
+        let mut prepared =
+            Prepared::new(&self.shared, &self.lease, parent).map_err(self.snapshot())?;
+        let extracted = self.unpack_stored(&prepared.dir, prepared.whiteouts())?;
+        prepared.filled(extracted);
+        Ok(prepared)
+    }
+
+    /// Extracts the stored blob into a directory.
+    pub(crate) fn unpack_stored(
+        &self,
+        dir: &Path,
+        whiteouts: Whiteouts,
+    ) -> Result<Extracted, LayerError> {
         let content = self.shared.store.content();
         let mut blob =
             content.open_blob(&self.shared.ns, &self.blob.digest).map_err(self.content())?;
-        self.extract(parent, |send| {
+        self.unpack(dir, whiteouts, |send| {
             let mut done_bytes = 0;
             loop {
                 let mut piece = Vec::with_capacity(FILE_PIECE_BYTES);
@@ -420,12 +446,24 @@ impl Layer {
         parent: Option<&str>,
         produce: impl FnOnce(&mut dyn FnMut(Bytes) -> Wanted) -> Result<(), LayerError>,
     ) -> Result<Prepared, LayerError> {
-        let shared = &self.shared;
-        let mut prepared = Prepared::new(shared, &self.lease, parent).map_err(self.snapshot())?;
+        let mut prepared =
+            Prepared::new(&self.shared, &self.lease, parent).map_err(self.snapshot())?;
+        let extracted = self.unpack(&prepared.dir, prepared.whiteouts(), produce)?;
+        prepared.filled(extracted);
+        Ok(prepared)
+    }
+
+    /// Extracts what `produce` gives into a directory, and verifies the diff id.
+    fn unpack(
+        &self,
+        dir: &Path,
+        whiteouts: Whiteouts,
+        produce: impl FnOnce(&mut dyn FnMut(Bytes) -> Wanted) -> Result<(), LayerError>,
+    ) -> Result<Extracted, LayerError> {
         let target = Target {
-            dir: &prepared.dir,
-            whiteouts: prepared.whiteouts(),
-            limits: &shared.limits,
+            dir,
+            whiteouts,
+            limits: &self.shared.limits,
             compressed_bytes: self.blob.size_bytes,
             algorithm: self.diff_id.algorithm(),
         };
@@ -439,8 +477,7 @@ impl Layer {
             let (digest, wanted) = (self.blob.digest.clone(), self.diff_id.clone());
             return Err(LayerError::DiffId { digest, wanted, found: diff_id });
         }
-        prepared.filled(extracted);
-        Ok(prepared)
+        Ok(extracted)
     }
 
     /// Runs a step that blocks on a thread where it may.

@@ -14,6 +14,7 @@
 //! - A name is given last: an image that has one is whole.
 //! - Credentials go to the host that they are for, and never into a log or an error.
 
+mod attested;
 mod changes;
 mod commit;
 mod compression;
@@ -31,6 +32,7 @@ mod import;
 mod layer;
 mod load;
 mod locks;
+mod loose;
 pub mod manifest;
 pub mod media_type;
 mod new_layer;
@@ -53,6 +55,7 @@ mod variants;
 #[cfg(test)]
 mod testing;
 
+pub use attested::Listed;
 pub use changes::ChangeError;
 pub use commit::{CommitError, CommitRequest};
 pub use config_comment::config_comment;
@@ -62,6 +65,7 @@ pub use images::{ImageError, ImageUser, Images, Removed};
 pub use import::{ImportError, ImportRequest};
 pub use layer::LayerError;
 pub use load::{LoadError, Loaded};
+pub use loose::{Artifact, LooseLayer};
 pub use new_layer::{ImageLease, LayerSource, NewLayer, NewLayerError};
 pub use platform::{Platform, PlatformError};
 pub use progress::{LayerPhase, Progress, PullEvent};

@@ -50,12 +50,7 @@ impl Prepared {
 
     /// Returns how deletions are carried out in it.
     pub(crate) fn whiteouts(&self) -> Whiteouts {
-        let snapshotter = &self.shared.snapshotter;
-        if snapshotter.can_rebase() {
-            Whiteouts::Overlay { user_xattrs: snapshotter.uses_user_xattrs() }
-        } else {
-            Whiteouts::Delete
-        }
+        self.shared.whiteouts()
     }
 
     /// Notes what was extracted into it.

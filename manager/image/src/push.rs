@@ -177,7 +177,7 @@ impl Images {
         gathering.await.unwrap_or(Err(PushError::CalledOff { image: name }))
     }
 
-    async fn push_blob(
+    pub(crate) async fn push_blob(
         &self,
         repository: &Repository,
         reference: &Reference,

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use keg_store::{Lease, MetadataError, Namespace, Snapshotter, Store};
 use tokio::sync::Semaphore;
 
-use crate::extract::ExtractLimits;
+use crate::extract::{ExtractLimits, Whiteouts};
 use crate::locks::NameLocks;
 use crate::registry::{RegistryClient, RegistryOptions};
 
@@ -70,6 +70,15 @@ impl Shared {
             permits: Arc::new(Semaphore::new(options.parallel_layers.get())),
             locks: NameLocks::default(),
             counter: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns how deletions are carried out in directories of the snapshotter.
+    pub(crate) fn whiteouts(&self) -> Whiteouts {
+        if self.snapshotter.can_rebase() {
+            Whiteouts::Overlay { user_xattrs: self.snapshotter.uses_user_xattrs() }
+        } else {
+            Whiteouts::Delete
         }
     }
 

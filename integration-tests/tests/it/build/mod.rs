@@ -1,8 +1,14 @@
 //! `keg build`: what a Dockerfile becomes, what is done again and what is not, and what is never kept.
 
+mod attest;
 mod cache;
+mod check;
+mod full;
 mod language;
+mod platforms;
 mod secrets;
+mod shell;
+mod travel;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +30,11 @@ impl Project {
     /// Makes one; `BASE` in files stands for the base image.
     pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let (daemon, base) = Daemon::with_busybox();
+        Self::with(daemon, base, files)
+    }
+
+    /// Makes one for a daemon that is there.
+    pub(super) fn with(daemon: Daemon, base: String, files: &[(&str, &str)]) -> Self {
         let project = Self { daemon, base, scratch: Scratch::new() };
         for (path, content) in files {
             project.write(path, content);
@@ -48,6 +59,34 @@ impl Project {
         all.extend(args);
         all.push(context.to_str().unwrap());
         self.daemon.keg_within(PATIENT, all)
+    }
+
+    /// Builds something else than an image called "built".
+    pub(super) fn build_only(&self, args: &[&str]) -> Outcome {
+        let context = self.path("");
+        let mut all = vec!["build", "--progress", "plain"];
+        all.extend(args);
+        all.push(context.to_str().unwrap());
+        self.daemon.keg_within(PATIENT, all)
+    }
+
+    /// Reads a stored document.
+    #[track_caller]
+    pub(super) fn document(&self, digest: &str) -> serde_json::Value {
+        let path = self.daemon.root().join("content/blobs").join(digest.replace(':', "/"));
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// Builds, and returns what its name stands for: the digest of a manifest or of an index.
+    #[track_caller]
+    pub(super) fn build_target(&self, args: &[&str]) -> String {
+        let metadata = self.scratch.path().join("metadata.json");
+        let mut all = vec!["--metadata-file", metadata.to_str().unwrap()];
+        all.extend(args);
+        let _ = self.build(&all).success();
+        let value: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
+        value["containerimage.digest"].as_str().unwrap().to_owned()
     }
 
     /// Runs a line of shell in what was built.

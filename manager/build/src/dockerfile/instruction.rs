@@ -232,12 +232,10 @@ pub(crate) fn parse_line(line: &Line, escape: char) -> Result<Located, ParseErro
     };
     let instruction = read(name, rest.trim(), line, escape)
         .map_err(|problem| ParseError::Malformed { line: first, instruction: name, problem })?;
-    let lower = word.chars().all(|letter| letter.is_ascii_lowercase());
     Ok(Located {
         instruction,
         text: text.to_owned(),
         range: line.range.clone(),
-        has_odd_case: !lower && word != name,
         has_empty_continuation: line.has_empty_continuation,
     })
 }

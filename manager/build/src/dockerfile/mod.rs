@@ -153,8 +153,6 @@ pub struct Located {
     pub text: String,
     /// Lines of the file that it takes.
     pub range: RangeInclusive<usize>,
-    /// Whether its name is written in neither case throughout.
-    pub has_odd_case: bool,
     /// Whether an empty line is in the middle of it.
     pub has_empty_continuation: bool,
 }

@@ -7,11 +7,13 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use keg_proto::keg::v1::build_response::Event;
-use keg_proto::keg::v1::{BuildFailure, BuildLog, BuildStep, BuildStepState};
+use keg_proto::keg::v1::{BuildFailure, BuildLog, BuildStep, BuildStepState, BuildWarning};
 use serde_json::json;
 
 /// Lines of a step's output that are kept for the report of its failure.
 const KEPT_LINES: usize = 40;
+/// Lines of a Dockerfile that are shown before and after what a check found.
+const AROUND: usize = 2;
 /// Lines of output that a running step shows on a terminal.
 const SHOWN_LINES: usize = 6;
 
@@ -52,7 +54,7 @@ pub(crate) struct Display {
     steps: HashMap<u32, Step>,
     last_shown: Option<u32>,
     failed: Option<u32>,
-    warnings: Vec<String>,
+    warnings: Vec<BuildWarning>,
     /// Lines of the terminal that change.
     live_lines: usize,
 }
@@ -87,11 +89,7 @@ impl Display {
                 text
             }
             (_, Event::Warning(warning)) => {
-                let line = match warning.line {
-                    0 => String::new(),
-                    line => format!(" (line {line})"),
-                };
-                self.warnings.push(format!("{}: {}{line}", warning.check, warning.message));
+                self.warnings.push(warning.clone());
                 String::new()
             }
             _ => String::new(),
@@ -113,9 +111,68 @@ impl Display {
         }
         let mut text = String::new();
         for warning in &self.warnings {
-            let _ = writeln!(text, " - {}", harmless(warning));
+            let line = match warning.line {
+                0 => String::new(),
+                line => format!(" (line {line})"),
+            };
+            let told = format!("{}: {}{line}", warning.check, warning.message);
+            let _ = writeln!(text, " - {}", harmless(&told));
         }
         put(&format!("\n {} found:\n{text}", plural(self.warnings.len(), "warning")));
+    }
+
+    /// Returns what was found wrong with a Dockerfile, each with its lines.
+    pub(crate) fn report(&mut self, source: &str) -> String {
+        if self.style == Style::Terminal {
+            self.clear();
+        }
+        if self.style == Style::Json {
+            return String::new();
+        }
+        let lines: Vec<&str> = source.lines().collect();
+        let mut text = String::new();
+        for warning in &self.warnings {
+            let _ = writeln!(text, "WARNING: {} - {}", warning.check, rule_address(&warning.check));
+            let _ = writeln!(text, "{}", harmless(&warning.message));
+            let blamed = usize::try_from(warning.line).unwrap_or(usize::MAX);
+            let first = blamed.saturating_sub(AROUND).max(1);
+            let shown = lines.iter().enumerate().map(|(index, line)| (index + 1, line));
+            let shown = shown.filter(|(number, _)| (first..=blamed + AROUND).contains(number));
+            if blamed > 0 && !lines.is_empty() {
+                let _ = writeln!(text, "Dockerfile:{blamed}\n--------------------");
+                for (number, line) in shown {
+                    let mark = if number == blamed { ">>>" } else { "   " };
+                    let _ = writeln!(text, "{number:4} | {mark} {}", harmless(line));
+                }
+                text.push_str("--------------------\n");
+            }
+            text.push('\n');
+        }
+        match self.warnings.len() {
+            0 => text.push_str("Check complete, no warnings found.\n"),
+            1 => text.push_str("Check complete, 1 warning has been found!\n"),
+            count => {
+                let _ = writeln!(text, "Check complete, {count} warnings have been found!");
+            }
+        }
+        text
+    }
+
+    /// Makes room for a shell, and says where it is; what the step that failed wrote comes first.
+    pub(crate) fn make_room(&mut self, place: &str) {
+        if self.style == Style::Terminal {
+            self.clear();
+        }
+        let mut text = String::new();
+        if let (Some(step), Style::Terminal) =
+            (self.failed.and_then(|id| self.steps.get(&id)), self.style)
+        {
+            for line in &step.lines {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+        let _ = writeln!(text, "\nA shell {}; exit leaves it.", harmless(place));
+        put(&text);
     }
 
     /// Shows where the build failed.
@@ -279,6 +336,22 @@ fn erase(lines: usize) -> String {
 
 fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).collect()
+}
+
+/// Where a check is explained.
+fn rule_address(check: &str) -> String {
+    let mut name = String::new();
+    let mut before = '-';
+    for letter in check.chars() {
+        // "JSONArgs" is two words.
+        if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    let name = name.replace("jsonargs", "json-args");
+    format!("https://docs.docker.com/go/dockerfile/rule/{name}/")
 }
 
 fn plural(count: usize, what: &str) -> String {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use keg_proto::keg::v1::{BuildContext, BuildOutputKind, build_context};
+use keg_proto::keg::v1::{
+    BuildCacheSource, BuildCacheTarget, BuildContext, BuildOutputKind, ProvenanceOptions,
+    SbomOptions, build_cache_source, build_cache_target, build_context,
+};
 
 use super::output::Destination;
 
@@ -155,6 +158,186 @@ fn files(destination: Destination) -> Output {
     }
 }
 
+/// The scanner that BuildKit takes if nobody names one.
+const DEFAULT_SCANNER: &str = "docker/buildkit-syft-scanner:stable-1";
+
+/// Reads what is on or off.
+fn switch(flag: &'static str, text: &str, value: &str) -> Result<bool, FlagError> {
+    match value {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(error(flag, text, format!("{other:?} is neither true nor false"))),
+    }
+}
+
+/// A cache, and the directory that it is in or goes into.
+pub(crate) type Cache<T> = (T, Option<PathBuf>);
+
+/// Reads `NAME`, or `type=registry,ref=NAME`, or `type=local,src=DIRECTORY[,tag=…][,digest=…]`. A
+/// directory is asked for under `context`.
+pub(crate) fn cache_from(text: &str, context: &str) -> Result<Cache<BuildCacheSource>, FlagError> {
+    let bad = |problem: String| error("cache-from", text, problem);
+    let mut source = BuildCacheSource::default();
+    if !text.contains('=') {
+        source.place = Some(build_cache_source::Place::Registry(text.to_owned()));
+        return Ok((source, None));
+    }
+    let (mut kind, mut name, mut directory) = (None, None, None);
+    for (key, value) in fields(text) {
+        match key.as_str() {
+            "type" => kind = Some(value),
+            "ref" => name = Some(value),
+            "src" => directory = Some(PathBuf::from(value)),
+            "tag" => source.tag = value,
+            "digest" => source.digest = value,
+            other => return Err(bad(format!("there is no field {other:?}"))),
+        }
+    }
+    match (kind.as_deref(), name, directory) {
+        (Some("registry"), Some(name), None) => {
+            source.place = Some(build_cache_source::Place::Registry(name));
+            Ok((source, None))
+        }
+        (Some("local"), None, Some(directory)) => {
+            source.place = Some(build_cache_source::Place::Directory(context.to_owned()));
+            Ok((source, Some(directory)))
+        }
+        (Some("registry"), ..) => Err(bad("it needs ref=NAME".to_owned())),
+        (Some("local"), ..) => Err(bad("it needs src=DIRECTORY".to_owned())),
+        _ => Err(bad("the type is registry or local".to_owned())),
+    }
+}
+
+/// Reads `NAME`, `type=registry,ref=NAME`, `type=local,dest=DIRECTORY` or `type=inline`, with
+/// `mode=min|max` and so on.
+pub(crate) fn cache_to(text: &str, context: &str) -> Result<Cache<BuildCacheTarget>, FlagError> {
+    let bad = |problem: String| error("cache-to", text, problem);
+    let mut target = BuildCacheTarget::default();
+    if !text.contains('=') && text != "inline" {
+        target.place = Some(build_cache_target::Place::Registry(text.to_owned()));
+        return Ok((target, None));
+    }
+    let (mut kind, mut name, mut directory) = (None, None, None);
+    for (key, value) in fields(text) {
+        match (key.as_str(), value.as_str()) {
+            ("inline", "") => kind = Some("inline".to_owned()),
+            ("type", _) => kind = Some(value),
+            ("ref", _) => name = Some(value),
+            ("dest", _) => directory = Some(PathBuf::from(value)),
+            ("tag", _) => target.tag = value,
+            ("mode", "min") => target.all_stages = false,
+            ("mode", "max") => target.all_stages = true,
+            ("ignore-error", value) => target.ignores_errors = switch("cache-to", text, value)?,
+            ("image-manifest", value) => target.as_index = !switch("cache-to", text, value)?,
+            // What is done anyway.
+            ("oci-mediatypes", "" | "true" | "1") | ("compression", "zstd") => {}
+            ("mode", other) => return Err(bad(format!("the mode is min or max, not {other:?}"))),
+            ("compression" | "oci-mediatypes", _) => {
+                return Err(bad("layers are stored in OCI's form, as zstd".to_owned()));
+            }
+            (other, _) => return Err(bad(format!("there is no field {other:?}"))),
+        }
+    }
+    match (kind.as_deref(), name, directory) {
+        (Some("inline"), None, None) => {
+            target.place = Some(build_cache_target::Place::Inline(true));
+            Ok((target, None))
+        }
+        (Some("registry"), Some(name), None) => {
+            target.place = Some(build_cache_target::Place::Registry(name));
+            Ok((target, None))
+        }
+        (Some("local"), None, Some(directory)) => {
+            target.place = Some(build_cache_target::Place::Directory(context.to_owned()));
+            Ok((target, Some(directory)))
+        }
+        (Some("registry"), ..) => Err(bad("it needs ref=NAME".to_owned())),
+        (Some("local"), ..) => Err(bad("it needs dest=DIRECTORY".to_owned())),
+        (Some("inline"), ..) => Err(bad("it goes into the image, and nowhere else".to_owned())),
+        _ => Err(bad("the type is registry, local or inline".to_owned())),
+    }
+}
+
+/// What is to be attested.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Attestations {
+    /// How the image was made.
+    pub(crate) provenance: Option<ProvenanceOptions>,
+    /// Provenance goes with images only, not beside files.
+    pub(crate) inline_only: bool,
+    /// Who looks at what it is made of.
+    pub(crate) sbom: Option<SbomOptions>,
+}
+
+impl Attestations {
+    /// Reads `--provenance`: `true`, `false`, or `mode=min|max[,version=…][,builder-id=…]…`.
+    pub(crate) fn provenance(&mut self, text: &str) -> Result<(), FlagError> {
+        let bad = |problem: String| error("provenance", text, problem);
+        let mut options = ProvenanceOptions { is_full: true, ..ProvenanceOptions::default() };
+        let mut wanted = true;
+        self.inline_only = false;
+        for (key, value) in fields(text) {
+            match (key.as_str(), value.as_str()) {
+                ("true" | "1", "") => {}
+                ("false" | "0", "") => wanted = false,
+                ("disabled", value) => wanted = !switch("provenance", text, value)?,
+                ("mode", "min") => options.is_full = false,
+                ("mode", "max") => options.is_full = true,
+                ("version", "v1" | "v0.2") => options.version = value,
+                ("builder-id", _) => options.builder_id = value,
+                ("reproducible", value) => {
+                    options.is_reproducible = switch("provenance", text, value)?;
+                }
+                ("inline-only", value) => self.inline_only = switch("provenance", text, value)?,
+                ("mode" | "version", other) => {
+                    return Err(bad(format!(
+                        "{key} cannot be {other:?}: mode=min|max, version=v1|v0.2"
+                    )));
+                }
+                (other, _) => return Err(bad(format!("there is no field {other:?}"))),
+            }
+        }
+        self.provenance = wanted.then_some(options);
+        Ok(())
+    }
+
+    /// Reads `--sbom`: `true`, `false`, or the image of a scanner, `generator=IMAGE`.
+    pub(crate) fn sbom(&mut self, text: &str) -> Result<(), FlagError> {
+        let mut scanner = Some(DEFAULT_SCANNER.to_owned());
+        for (key, value) in fields(text) {
+            match (key.as_str(), value.as_str()) {
+                ("true" | "1", "") => {}
+                ("false" | "0", "") => scanner = None,
+                ("disabled", value) if switch("sbom", text, value)? => scanner = None,
+                ("disabled", _) => {}
+                ("generator", _) => scanner = Some(value),
+                (image, "") => scanner = Some(image.to_owned()),
+                (other, _) => {
+                    return Err(error("sbom", text, format!("there is no field {other:?}")));
+                }
+            }
+        }
+        self.sbom = scanner.map(|scanner| SbomOptions { scanner });
+        Ok(())
+    }
+
+    /// Reads `--attest`: `type=provenance,…` or `type=sbom,…`.
+    pub(crate) fn attest(&mut self, text: &str) -> Result<(), FlagError> {
+        let (mut kind, mut rest) = (None, Vec::new());
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("type", value)) => kind = Some(value),
+                _ => rest.push(part),
+            }
+        }
+        match kind {
+            Some("provenance") => self.provenance(&rest.join(",")),
+            Some("sbom") => self.sbom(&rest.join(",")),
+            _ => Err(error("attest", text, "the type is provenance or sbom")),
+        }
+    }
+}
+
 /// Whether a context is fetched by the daemon.
 pub(crate) fn is_remote(text: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
@@ -214,6 +397,58 @@ mod tests {
         for bad in ["type=local", "type=floppy,dest=x", "type=tar,dest=x,colour=red"] {
             assert!(output(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn caches_are_read_as_buildx_reads_them() {
+        use build_cache_source::Place as From;
+        use build_cache_target::Place as To;
+
+        let from = |text: &str| cache_from(text, "c").map(|(one, path)| (one.place, path));
+        assert_eq!(from("a/b:c").expect("a name"), (Some(From::Registry("a/b:c".into())), None));
+        assert_eq!(
+            from("type=registry,ref=a").expect("a name").0,
+            Some(From::Registry("a".into()))
+        );
+        assert_eq!(
+            from("type=local,src=/x").expect("a directory"),
+            (Some(From::Directory("c".into())), Some("/x".into()))
+        );
+        let to = |text: &str| cache_to(text, "c").expect("a cache").0;
+        assert_eq!(to("type=inline").place, Some(To::Inline(true)));
+        assert_eq!(to("inline").place, Some(To::Inline(true)));
+        let max = to("type=registry,ref=a,mode=max,image-manifest=false,ignore-error=true");
+        assert!(max.all_stages && max.as_index && max.ignores_errors);
+        for bad in ["type=gha", "type=registry", "type=local,src=x", "type=inline,ref=x"] {
+            assert!(cache_to(bad, "c").is_err(), "{bad}");
+        }
+        for bad in ["type=s3,bucket=x", "type=local", "type=registry,ref=a,mode=max"] {
+            assert!(cache_from(bad, "c").is_err(), "{bad}");
+        }
+        assert!(cache_to("type=registry,ref=a,compression=estargz", "c").is_err());
+    }
+
+    #[test]
+    fn attestations_have_short_and_long_forms() {
+        let read = |text: &str| {
+            let mut attestations = Attestations::default();
+            attestations.attest(text).expect("an attestation");
+            attestations
+        };
+        let full = read("type=provenance").provenance.expect("provenance");
+        assert!(full.is_full && full.version.is_empty());
+        let min = read("type=provenance,mode=min,version=v0.2,builder-id=me,inline-only=true");
+        assert!(min.inline_only);
+        let options = min.provenance.expect("provenance");
+        assert_eq!((options.is_full, options.builder_id.as_str()), (false, "me"));
+        assert_eq!(read("type=provenance,disabled=true").provenance, None);
+        assert_eq!(read("type=sbom").sbom.expect("a scanner").scanner, DEFAULT_SCANNER);
+        assert_eq!(read("type=sbom,generator=a/b:c").sbom.expect("a scanner").scanner, "a/b:c");
+        let mut off = read("type=sbom");
+        off.sbom("false").expect("off");
+        assert_eq!(off.sbom, None);
+        assert!(Attestations::default().attest("type=vex").is_err());
+        assert!(Attestations::default().provenance("mode=medium").is_err());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! daemon ── list, fetch ──▶ files ── pieces ──▶ daemon      only what is asked for
 //!        ── secret ───────▶ a file or a variable
 //!        ── agent frames ─▶ SSH_AUTH_SOCK
+//!        ── credentials ──▶ ~/.docker/config.json and its helpers
+//!        ── shell ────────▶ our terminal
 //!        ── steps, logs ──▶ display       output ──▶ a file, a directory
 //! ```
 
@@ -13,3 +15,4 @@ pub(crate) mod files;
 pub(crate) mod flags;
 pub(crate) mod output;
 pub(crate) mod session;
+mod shell;

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keg_proto::keg::v1::build_request::Part;
 use keg_proto::keg::v1::build_response::Event;
 use keg_proto::keg::v1::{
-    BuildDone, BuildRefusal, BuildRequest, BuildStart, FetchFiles, SecretAnswer,
+    BuildDone, BuildRefusal, BuildRequest, BuildResponse, BuildStart, CredentialsAnswer,
+    FetchFiles, OutputPiece, SecretAnswer, ShellOutput,
 };
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -18,7 +20,9 @@ use super::display::Display;
 use super::files::{Root, send_all};
 use super::flags::Secret;
 use super::output::{Destination, Sink};
+use super::shell::{self, Shell};
 use crate::client::Daemon;
+use crate::credentials;
 use crate::failure::Failure;
 
 /// Messages that wait for the daemon.
@@ -37,6 +41,8 @@ pub(crate) struct Offer {
     pub(crate) agents: Agents,
     /// Where what is sent goes.
     pub(crate) destination: Option<Destination>,
+    /// Directories of caches, by the numbers under which they are sent.
+    pub(crate) caches: HashMap<u32, PathBuf>,
 }
 
 /// Builds.
@@ -50,10 +56,13 @@ pub(crate) async fn build(
     // The receiver is there, and the queue is empty.
     let _ = answers.try_send(BuildRequest { part: Some(Part::Start(start)) });
     let mut events = daemon.builds().build(ReceiverStream::new(outgoing)).await?.into_inner();
-    let mut sink = None;
+    let mut sinks = Sinks::default();
     let mut done = None;
-    while let Some(response) = events.next().await {
-        match response?.event {
+    let mut shell: Option<Shell> = None;
+    // What is told while a shell has the terminal.
+    let mut held = Vec::new();
+    while let Some(response) = next(&mut events, &mut shell).await? {
+        match response.event {
             Some(Event::List(question)) => {
                 let root = offer.roots.get(&question.context).cloned();
                 answer(&answers, question.question, move |_| {
@@ -73,27 +82,96 @@ pub(crate) async fn build(
                     })))
                 });
             }
+            Some(Event::Credentials(question)) => {
+                answer(&answers, question.question, move |_| {
+                    let auth = credentials::for_registry(&question.registry);
+                    let question = question.question;
+                    Ok(Some(Part::Credentials(CredentialsAnswer { question, auth })))
+                });
+            }
             Some(Event::Agent(frame)) => offer.agents.frame(frame, &answers).await,
-            Some(Event::Output(piece)) => {
-                let failed = |error: io::Error| Failure::stream(&error, "write the result");
-                if sink.is_none() {
-                    let destination = offer.destination.as_ref().unwrap_or(&Destination::Stdout);
-                    sink = Some(Sink::open(destination).map_err(failed)?);
-                }
-                if let Some(sink) = &mut sink {
-                    sink.write(&piece.data).map_err(failed)?;
+            Some(Event::Shell(output)) => {
+                shell = on_shell(shell, &output, &answers, display).await?;
+                if shell.is_none() {
+                    held.drain(..).for_each(|event| display.tell(&event));
                 }
             }
+            Some(Event::Output(piece)) => sinks.write(&piece, &offer)?,
             Some(Event::Failure(failure)) => display.failure(&failure),
             Some(Event::Done(message)) => done = Some(message),
+            Some(event) if shell.is_some() => held.push(event),
             Some(event) => display.tell(&event),
             None => {}
         }
     }
-    if let Some(sink) = sink {
-        sink.finish().map_err(|error| Failure::stream(&error, "write the result"))?;
-    }
+    sinks.finish()?;
     Ok(done.unwrap_or_default())
+}
+
+/// Waits for what the daemon tells; a signal ends us while a shell has the terminal.
+async fn next(
+    events: &mut tonic::Streaming<BuildResponse>,
+    shell: &mut Option<Shell>,
+) -> Result<Option<BuildResponse>, Failure> {
+    let Some(shell) = shell else { return Ok(events.next().await.transpose()?) };
+    tokio::select! {
+        event = events.next() => Ok(event.transpose()?),
+        signal = shell.interrupted() => Err(Failure::client(signal)),
+    }
+}
+
+/// Opens a shell, shows what it writes, or ends it.
+async fn on_shell(
+    shell: Option<Shell>,
+    output: &ShellOutput,
+    answers: &mpsc::Sender<BuildRequest>,
+    display: &mut Display,
+) -> Result<Option<Shell>, Failure> {
+    match shell {
+        None if output.end => Ok(None),
+        None if !crate::terminal::stdin_is_terminal() => {
+            shell::refuse(output, answers).await;
+            Ok(None)
+        }
+        None => {
+            display.make_room(&output.place);
+            Shell::accept(output, answers).await.map(Some)
+        }
+        Some(shell) if shell.show(output) => Ok(Some(shell)),
+        Some(shell) => {
+            drop(shell);
+            shell::farewell(output);
+            Ok(None)
+        }
+    }
+}
+
+/// What takes what is sent: the output, and directories of caches.
+#[derive(Debug, Default)]
+struct Sinks(HashMap<u32, Sink>);
+
+impl Sinks {
+    fn write(&mut self, piece: &OutputPiece, offer: &Offer) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::stream(&error, "write the result");
+        let sink = match self.0.entry(piece.cache) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let destination = match (piece.cache, offer.caches.get(&piece.cache)) {
+                    (0, _) => offer.destination.clone().unwrap_or(Destination::Stdout),
+                    (_, Some(directory)) => Destination::Directory(directory.clone()),
+                    (_, None) => return Err(failed(io::ErrorKind::NotFound.into())),
+                };
+                entry.insert(Sink::open(&destination).map_err(failed)?)
+            }
+        };
+        sink.write(&piece.data).map_err(failed)
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        self.0.into_values().try_for_each(|sink| {
+            sink.finish().map_err(|error| Failure::stream(&error, "write the result"))
+        })
+    }
 }
 
 fn read_secret(secret: &Secret) -> io::Result<Vec<u8>> {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use keg_proto::keg::v1::{
-    BuildContext, BuildDone, BuildNetwork, BuildOutput, BuildStart, build_context,
+    BuildContext, BuildDebugShell, BuildDone, BuildNetwork, BuildOutput, BuildOutputKind,
+    BuildStart, build_context,
 };
 use serde_json::json;
 
@@ -20,7 +21,7 @@ use crate::build::session::{Offer, build};
 use crate::client::Daemon;
 use crate::failure::Failure;
 use crate::options::{platform, size};
-use crate::output;
+use crate::{output, terminal};
 
 /// Octets of standard input that tell an archive from a Dockerfile.
 const HEAD_BYTES: u64 = 512;
@@ -47,6 +48,10 @@ enum ProgressKind {
   keg build --target test --build-arg VERSION=3 .
   keg build --secret id=token,src=token.txt .        for RUN --mount=type=secret,id=token
   keg build -o out .                                 put the files of the result into a directory
+  keg build --debug-shell .                          enter the container of a step that fails
+  keg build --platform linux/amd64,linux/arm64 -t app --push .
+  keg build --cache-to type=registry,ref=r.example/app:cache,mode=max --cache-from r.example/app:cache .
+  keg build --provenance=mode=max --sbom=r.example/scanner -t app .
   keg build -t app - < Dockerfile                    without any files
   keg build https://example.org/app.git#main:docker  a repository, a branch, a directory")]
 pub(crate) struct BuildArgs {
@@ -71,9 +76,40 @@ pub(crate) struct BuildArgs {
     /// Ask registries for newer base images
     #[arg(long)]
     pull: bool,
-    /// Platform of the image, as in linux/arm64
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
+    /// Platforms of the image, as in linux/amd64,linux/arm64: several make an index of one image each
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    platform: Vec<String>,
+    /// Look for results of other machines: IMAGE, type=registry,ref=NAME or type=local,src=DIRECTORY
+    #[arg(long, value_name = "WHERE")]
+    cache_from: Vec<String>,
+    /// Put results where other machines find them: type=registry,ref=NAME, type=local,dest=DIRECTORY or
+    /// type=inline; with mode=max those of all stages
+    #[arg(long, value_name = "WHERE")]
+    cache_to: Vec<String>,
+    /// Attest how the image was made (SLSA): mode=min|max,version=v1|v0.2
+    #[arg(
+        long,
+        value_name = "OPTIONS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    provenance: Option<String>,
+    /// Attest what the image is made of, as this scanner's image sees it
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    sbom: Option<String>,
+    /// Attest: type=provenance,mode=max or type=sbom,generator=IMAGE
+    #[arg(long, value_name = "type=TYPE,OPTIONS")]
+    attest: Vec<String>,
+    /// Enter the container of a step that fails, as the step left it; with --target also the result
+    #[arg(long, conflicts_with_all = ["quiet", "check"])]
+    debug_shell: bool,
     /// Offer a secret to RUN --mount=type=secret
     #[arg(long = "secret", value_name = "id=ID,src=FILE|env=NAME")]
     secrets: Vec<String>,
@@ -167,10 +203,18 @@ pub(crate) async fn run(args: BuildArgs, host: &str) -> Result<u8, Failure> {
         let (id, secret) = flags::secret(secret).map_err(Failure::usage)?;
         offer.secrets.insert(id, secret);
     }
+    if args.debug_shell && !terminal::stdin_is_terminal() {
+        return Err(Failure::usage(NoTerminal));
+    }
     let start = start(&args, &mut offer)?;
+    let text = start.dockerfile.clone();
     let daemon = Daemon::connect(host).await?;
     let mut display = Display::new(style);
     let outcome = build(&daemon, start, offer, &mut display).await;
+    if args.check {
+        output::print(&display.report(text.as_deref().unwrap_or_default()))?;
+        return outcome.map(|_| 0);
+    }
     display.finish();
     let done = outcome?;
     if let Some(path) = &args.iidfile {
@@ -185,6 +229,11 @@ pub(crate) async fn run(args: BuildArgs, host: &str) -> Result<u8, Failure> {
     }
     Ok(0)
 }
+
+/// A shell needs somebody who types.
+#[derive(Debug, thiserror::Error)]
+#[error("--debug-shell needs a terminal, and standard input is none")]
+struct NoTerminal;
 
 /// What is known of the result, in buildx's words.
 fn metadata(args: &BuildArgs, done: &BuildDone) -> serde_json::Value {
@@ -234,12 +283,18 @@ fn start(args: &BuildArgs, offer: &mut Offer) -> Result<BuildStart, Failure> {
         no_cache: args.no_cache,
         no_cache_filter: args.no_cache_filter.clone(),
         pull: args.pull,
-        platform: args
+        platforms: args
             .platform
-            .as_deref()
-            .map(platform::parse)
-            .transpose()
+            .iter()
+            .map(|text| platform::parse(text))
+            .collect::<Result<_, _>>()
             .map_err(Failure::usage)?,
+        debug_shell: match (args.debug_shell, args.target.as_str()) {
+            (false, _) => BuildDebugShell::Unspecified,
+            (true, "") => BuildDebugShell::OnFailure,
+            (true, _) => BuildDebugShell::Always,
+        }
+        .into(),
         network: network.into(),
         extra_hosts: args.extra_hosts.clone(),
         shm_size_bytes: args
@@ -260,8 +315,54 @@ fn start(args: &BuildArgs, offer: &mut Offer) -> Result<BuildStart, Failure> {
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         start.build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
     }
+    caches(args, &mut start, offer)?;
+    attestations(args, &mut start)?;
     context(args, &mut start, offer)?;
     Ok(start)
+}
+
+/// Says where results are looked for and where they go.
+fn caches(args: &BuildArgs, start: &mut BuildStart, offer: &mut Offer) -> Result<(), Failure> {
+    for (index, text) in args.cache_from.iter().enumerate() {
+        let context = format!("cache-from {index}");
+        let (source, directory) = flags::cache_from(text, &context).map_err(Failure::usage)?;
+        // The first build has nothing to begin with, which the daemon tells of.
+        if let Some(root) = directory.and_then(|directory| Root::open(&directory).ok()) {
+            offer.roots.insert(context, Arc::new(root));
+        }
+        start.cache_from.push(source);
+    }
+    for (index, text) in args.cache_to.iter().enumerate() {
+        let context = format!("cache-to {index}");
+        let (target, directory) = flags::cache_to(text, &context).map_err(Failure::usage)?;
+        if let Some(directory) = directory {
+            fs::create_dir_all(&directory).map_err(unreadable(&directory))?;
+            let root = Root::open(&directory).map_err(unreadable(&directory))?;
+            offer.roots.insert(context, Arc::new(root));
+            let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+            offer.caches.insert(number, directory);
+        }
+        start.cache_to.push(target);
+    }
+    Ok(())
+}
+
+fn attestations(args: &BuildArgs, start: &mut BuildStart) -> Result<(), Failure> {
+    let mut attestations = flags::Attestations::default();
+    for text in &args.attest {
+        attestations.attest(text).map_err(Failure::usage)?;
+    }
+    if let Some(text) = &args.provenance {
+        attestations.provenance(text).map_err(Failure::usage)?;
+    }
+    if let Some(text) = &args.sbom {
+        attestations.sbom(text).map_err(Failure::usage)?;
+    }
+    let is_files =
+        start.output.as_ref().is_some_and(|output| output.kind() == BuildOutputKind::Files);
+    start.provenance = attestations.provenance.filter(|_| !(attestations.inline_only && is_files));
+    start.sbom = attestations.sbom;
+    Ok(())
 }
 
 /// A flag has a value that it cannot have.

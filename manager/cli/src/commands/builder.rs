@@ -48,7 +48,8 @@ const COLUMNS: Columns = Columns {
 #[command(after_help = "Examples:
   keg builder prune              what no image has
   keg builder prune --all        everything, caches that steps mount included
-  keg builder prune --keep-storage 5g")]
+  keg builder prune --keep-storage 5g
+  keg builder prune --filter until=168h --filter type=exec.cachemount")]
 pub(crate) struct PruneArgs {
     /// Also what images have too, sent files, and caches that steps mount
     #[arg(short = 'a', long)]
@@ -59,9 +60,10 @@ pub(crate) struct PruneArgs {
     /// Keep this much of what was used last
     #[arg(long, value_name = "SIZE")]
     keep_storage: Option<String>,
-    /// Remove only what no build used for so long: until=24h
-    #[arg(long, value_name = "until=DURATION")]
-    filter: Option<String>,
+    /// Remove only what fits: until=24h, id=ID, description=TEXT, shared=true|false,
+    /// type=regular|source.local|exec.cachemount
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
 }
 
 /// A filter that is none.
@@ -136,11 +138,15 @@ async fn du(args: DuArgs, host: &str) -> Result<u8, Failure> {
 async fn prune(args: PruneArgs, host: &str) -> Result<u8, Failure> {
     let keep_bytes =
         args.keep_storage.as_deref().map(size::bytes).transpose().map_err(Failure::usage)?;
-    let unused_for_secs =
-        args.filter.as_deref().map(until_secs).transpose().map_err(Failure::usage)?.unwrap_or(0);
+    let (until, filters): (Vec<String>, Vec<String>) =
+        args.filters.into_iter().partition(|filter| filter.starts_with("until="));
+    let mut unused_for_secs = 0;
+    for filter in until {
+        unused_for_secs = until_secs(&filter).map_err(Failure::usage)?.max(unused_for_secs);
+    }
     let daemon = Daemon::connect(host).await?;
-    let request =
-        PruneBuildsRequest { all: args.all, keep_bytes: keep_bytes.unwrap_or(0), unused_for_secs };
+    let keep_bytes = keep_bytes.unwrap_or(0);
+    let request = PruneBuildsRequest { all: args.all, keep_bytes, unused_for_secs, filters };
     let pruned = daemon.builds().prune(request).await?.into_inner();
     for id in &pruned.deleted {
         output::print_line(id)?;

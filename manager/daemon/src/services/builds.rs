@@ -2,10 +2,12 @@
 
 mod request;
 mod session;
+mod shell;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use keg_build::session::Session;
 use keg_build::{Builder, Built, Event, Failure, Progress, StepState};
 use keg_engine::Engine;
 use keg_engine::events::{EngineEvent, ObjectType};
@@ -113,6 +115,12 @@ impl pb::builds_server::Builds for Builds {
             all: request.all,
             keep_bytes: u64::try_from(request.keep_bytes).unwrap_or_default(),
             unused_for_secs: request.unused_for_secs.max(0),
+            filters: request
+                .filters
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<_, keg_build::FilterError>>()
+                .map_err(|error| to_status(&error))?,
         };
         let pruned = self.builder.prune(wanted).await.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::PruneBuildsResponse {
@@ -141,11 +149,12 @@ impl Work {
         };
         let request::Wanted { request, output } = wanted;
         let tags = request.tags.clone();
+        let session: Arc<dyn Session> = remote.clone();
         let building = async {
             let outcome = if request.check_only {
-                self.builder.check(request, remote, progress).await.map(|()| None)
+                self.builder.check(request, session, progress).await.map(|()| None)
             } else {
-                self.builder.build(request, remote, progress).await.map(Some)
+                self.builder.build(request, session, progress).await.map(Some)
             };
             // All that it told is sent before its outcome: the sender is gone by now.
             outcome
@@ -164,7 +173,14 @@ impl Work {
                 attributes: [("name".to_owned(), image.display_name())].into(),
             });
         }
-        self.send_output(&built, output, &tags).await?;
+        for archive in built.caches.clone() {
+            let cache = u32::try_from(archive.index + 1).unwrap_or(u32::MAX);
+            self.send_archive(cache, move |writer| {
+                archive.archive(writer).map_err(|error| to_status(&error))
+            })
+            .await?;
+        }
+        self.send_output(&built, output, &tags, &remote).await?;
         self.send(Answer::Done(done_to_pb(&built))).await;
         Ok(())
     }
@@ -193,14 +209,17 @@ impl Work {
         built: &Built,
         output: request::Output,
         tags: &[keg_image::Reference],
+        remote: &Remote,
     ) -> Result<(), Status> {
         match output {
             request::Output::None => Ok(()),
-            request::Output::Push => self.push(tags).await,
+            request::Output::Push => self.push(tags, remote).await,
             request::Output::Files => {
                 let files = built.files.clone();
-                self.send_archive(move |writer| files.archive(writer).map_err(|e| to_status(&e)))
-                    .await
+                let write = move |writer: &mut PieceWriter| {
+                    files.archive(writer).map_err(|error| to_status(&error))
+                };
+                self.send_archive(0, write).await
             }
             request::Output::Archive => {
                 let images = self.images.clone();
@@ -208,7 +227,7 @@ impl Work {
                     ([], Some(image)) => vec![image.id.to_string()],
                     (tags, _) => tags.iter().map(ToString::to_string).collect(),
                 };
-                self.send_archive(move |writer| {
+                self.send_archive(0, move |writer| {
                     images.save(&names, None, writer).map_err(|error| to_status(&error))
                 })
                 .await
@@ -216,26 +235,31 @@ impl Work {
         }
     }
 
-    async fn push(&self, tags: &[keg_image::Reference]) -> Result<(), Status> {
+    async fn push(&self, tags: &[keg_image::Reference], remote: &Remote) -> Result<(), Status> {
         for reference in tags {
+            let credentials = remote
+                .credentials(reference.domain())
+                .await
+                .map_err(|error| Status::cancelled(error.to_string()))?;
             let request = keg_image::PushRequest {
                 reference: reference.clone(),
                 platform: None,
-                credentials: None,
+                credentials,
             };
             self.images.push(request, Arc::new(|_| {})).await.map_err(|error| to_status(&error))?;
         }
         Ok(())
     }
 
-    /// Sends what `write` writes, in pieces, at the pace of the client.
+    /// Sends what `write` writes, in pieces, at the pace of the client; `cache` as in `OutputPiece`.
     async fn send_archive(
         &self,
+        cache: u32,
         write: impl FnOnce(&mut PieceWriter) -> Result<(), Status> + Send + 'static,
     ) -> Result<(), Status> {
         let sink = self.sink.clone();
         tokio::task::spawn_blocking(move || {
-            let mut writer = PieceWriter { sink, piece: Vec::with_capacity(PIECE_BYTES) };
+            let mut writer = PieceWriter { sink, cache, piece: Vec::with_capacity(PIECE_BYTES) };
             write(&mut writer)?;
             std::io::Write::flush(&mut writer).map_err(|error| Status::cancelled(error.to_string()))
         })
@@ -247,6 +271,7 @@ impl Work {
 /// Cuts an archive into messages.
 pub(crate) struct PieceWriter {
     sink: Sink,
+    cache: u32,
     piece: Vec<u8>,
 }
 
@@ -264,7 +289,7 @@ impl std::io::Write for PieceWriter {
             return Ok(());
         }
         let data = std::mem::take(&mut self.piece);
-        let event = Some(Answer::Output(pb::OutputPiece { data }));
+        let event = Some(Answer::Output(pb::OutputPiece { data, cache: self.cache }));
         self.sink
             .blocking_send(Ok(pb::BuildResponse { event }))
             .map_err(|_| std::io::ErrorKind::BrokenPipe.into())

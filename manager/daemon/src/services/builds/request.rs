@@ -1,9 +1,12 @@
 //! `BuildStart` becomes a request of the builder.
 
 use keg_build::dockerfile::Network;
-use keg_build::{BuildRequest, ContextSource};
+use keg_build::{
+    BuildRequest, CachePlace, CacheSource, CacheTarget, ContextSource, DebugShell, Provenance,
+    ProvenanceVersion,
+};
 use keg_engine::model::Ulimit;
-use keg_image::Reference;
+use keg_image::{Platform, Reference};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
@@ -70,7 +73,21 @@ impl Wanted {
             named_contexts,
             tags,
             target: Some(start.target.clone()).filter(|target| !target.is_empty()),
-            platform: start.platform.as_ref().map(convert::platform_from_pb),
+            platforms: platforms(&start),
+            cache_from: start.cache_from.iter().map(cache_source).collect::<Result<_, _>>()?,
+            cache_to: start.cache_to.iter().map(cache_target).collect::<Result<_, _>>()?,
+            provenance: start.provenance.as_ref().map(provenance).transpose()?,
+            sbom_scanner: start
+                .sbom
+                .as_ref()
+                .map(|sbom| Reference::parse(&sbom.scanner).map_err(|error| to_status(&error)))
+                .transpose()?,
+            debug_shell: match start.debug_shell() {
+                pb::BuildDebugShell::Unspecified => DebugShell::Never,
+                pb::BuildDebugShell::OnFailure => DebugShell::OnFailure,
+                pb::BuildDebugShell::Always => DebugShell::Always,
+            },
+            sends_files: output == Output::Files,
             network,
             extra_hosts: start
                 .extra_hosts
@@ -97,6 +114,78 @@ impl Wanted {
         };
         Ok(Self { request, output })
     }
+}
+
+/// The platforms that are asked for, each once.
+fn platforms(start: &pb::BuildStart) -> Vec<Platform> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for platform in start.platforms.iter().chain(&start.platform) {
+        let platform = convert::platform_from_pb(platform);
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    platforms
+}
+
+fn cache_source(source: &pb::BuildCacheSource) -> Result<CacheSource, Status> {
+    use pb::build_cache_source::Place;
+
+    match &source.place {
+        Some(Place::Registry(name)) => {
+            let reference = Reference::parse(name).map_err(|error| to_status(&error))?;
+            Ok(CacheSource::Registry { reference })
+        }
+        Some(Place::Directory(context)) => Ok(CacheSource::Directory {
+            context: context.clone(),
+            tag: tag(&source.tag),
+            digest: Some(source.digest.clone()).filter(|digest| !digest.is_empty()),
+        }),
+        None => Err(invalid("cache_from", "it does not say where the cache is")),
+    }
+}
+
+fn cache_target(target: &pb::BuildCacheTarget) -> Result<CacheTarget, Status> {
+    use pb::build_cache_target::Place;
+
+    let place = match &target.place {
+        Some(Place::Registry(name)) => {
+            let reference = Reference::parse(name).map_err(|error| to_status(&error))?;
+            CachePlace::Registry { reference }
+        }
+        Some(Place::Directory(context)) => {
+            CachePlace::Directory { context: context.clone(), tag: tag(&target.tag) }
+        }
+        Some(Place::Inline(true)) => CachePlace::Inline,
+        Some(Place::Inline(false)) | None => {
+            return Err(invalid("cache_to", "it does not say where the cache goes"));
+        }
+    };
+    Ok(CacheTarget {
+        place,
+        all_stages: target.all_stages,
+        ignores_errors: target.ignores_errors,
+        as_index: target.as_index,
+    })
+}
+
+fn tag(tag: &str) -> String {
+    if tag.is_empty() { "latest".to_owned() } else { tag.to_owned() }
+}
+
+fn provenance(options: &pb::ProvenanceOptions) -> Result<Provenance, Status> {
+    Ok(Provenance {
+        is_full: options.is_full,
+        builder_id: options.builder_id.clone(),
+        is_reproducible: options.is_reproducible,
+        version: match options.version.as_str() {
+            "" | "v1" => ProvenanceVersion::V1,
+            "v0.2" => ProvenanceVersion::V02,
+            other => {
+                return Err(invalid("provenance", format!("{other:?} is neither v0.2 nor v1")));
+            }
+        },
+    })
 }
 
 fn source(context: &pb::BuildContext) -> Result<ContextSource, Status> {

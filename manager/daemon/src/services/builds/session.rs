@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use keg_build::session::{Agent, Entry, FileSink, Kind, Listing, Session, SessionError};
+use keg_build::session::{
+    Agent, Entry, FileSink, Kind, Listing, Session, SessionError, Shell as ClientShell,
+};
+use keg_image::Credentials;
 use keg_proto::keg::v1 as pb;
 use keg_proto::keg::v1::build_request::Part;
 use keg_proto::keg::v1::build_response::Event as Answer;
@@ -16,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Streaming;
 
 use super::Sink;
+use super::shell::{Shell, offer};
+use crate::convert;
 
 /// Bytes of an agent's connection that wait, and that go into one message.
 const AGENT_BYTES: usize = 16 * 1024;
@@ -27,6 +32,7 @@ enum Pending {
     Listing { reply: Reply<Listing> },
     Files { sink: FileSink, left: usize, reply: Reply<()> },
     Secret { reply: Reply<Option<Vec<u8>>> },
+    Credentials { reply: Reply<Option<Credentials>> },
 }
 
 /// An agent's connection: not answered yet, or open.
@@ -47,6 +53,7 @@ struct State {
     next: u64,
     pending: HashMap<u64, Pending>,
     connections: HashMap<u64, Connection>,
+    shells: HashMap<u64, Shell>,
 }
 
 impl fmt::Debug for Remote {
@@ -104,6 +111,13 @@ impl Remote {
                     let _ = reply.send(Ok(secret.found.then_some(secret.value)));
                 }
             }
+            Part::Credentials(answer) => {
+                if let Some(Pending::Credentials { reply }) = state.pending.remove(&answer.question)
+                {
+                    let found = answer.auth.and_then(convert::credentials_from_pb);
+                    let _ = reply.send(Ok(found));
+                }
+            }
             Part::Piece(piece) => {
                 let question = piece.question;
                 if let Some(pending) = state.pending.remove(&question) {
@@ -128,10 +142,22 @@ impl Remote {
                     Some(Pending::Secret { reply }) => {
                         let _ = reply.send(Err(error("read a secret")));
                     }
+                    Some(Pending::Credentials { reply }) => {
+                        let _ = reply.send(Err(error("read credentials")));
+                    }
                     None => {}
                 }
             }
-            Part::Start(_) | Part::Agent(_) => {}
+            Part::Start(_) | Part::Agent(_) | Part::Shell(_) => {}
+        }
+    }
+
+    /// Takes what is typed into a shell.
+    async fn typed(&self, input: pb::ShellInput) {
+        let number = input.shell;
+        let Some(shell) = self.state().shells.remove(&number) else { return };
+        if let Some(shell) = shell.take(input).await {
+            self.state().shells.insert(number, shell);
         }
     }
 
@@ -184,6 +210,7 @@ pub(super) async fn listen(remote: Arc<Remote>, mut requests: Streaming<pb::Buil
     while let Ok(Some(request)) = requests.message().await {
         match request.part {
             Some(Part::Agent(frame)) => remote.frame(frame).await,
+            Some(Part::Shell(input)) => remote.typed(input).await,
             // Pieces are written to the disk.
             Some(part @ Part::Piece(_)) => {
                 let remote = Arc::clone(&remote);
@@ -200,6 +227,7 @@ pub(super) async fn listen(remote: Arc<Remote>, mut requests: Streaming<pb::Buil
     // Those who wait are told by that.
     state.pending.clear();
     state.connections.clear();
+    state.shells.clear();
 }
 
 fn listing_from_pb(listing: pb::ContextListing) -> Listing {
@@ -261,6 +289,40 @@ impl Session for Remote {
             |reply| Pending::Secret { reply },
             |question| Answer::Secret(pb::SecretQuestion { question, id }),
         ))
+    }
+
+    fn credentials(
+        &self,
+        registry: &str,
+    ) -> BoxFuture<'_, Result<Option<Credentials>, SessionError>> {
+        let registry = registry.to_owned();
+        Box::pin(self.ask(
+            |reply| Pending::Credentials { reply },
+            |question| Answer::Credentials(pb::CredentialsQuestion { question, registry }),
+        ))
+    }
+
+    fn shell(&self, place: &str) -> BoxFuture<'_, Result<Option<ClientShell>, SessionError>> {
+        let place = place.to_owned();
+        Box::pin(async move {
+            let (waiting, answer) = Shell::opening();
+            let shell = {
+                let mut state = self.state();
+                if state.is_gone {
+                    return Err(SessionError::Gone);
+                }
+                state.next += 1;
+                let shell = state.next;
+                state.shells.insert(shell, waiting);
+                shell
+            };
+            let opening = pb::ShellOutput { shell, place, ..pb::ShellOutput::default() };
+            self.send(Answer::Shell(opening)).await?;
+            let Some((size, input)) = answer.await.map_err(|_| SessionError::Gone)? else {
+                return Ok(None);
+            };
+            Ok(Some(offer(self.sink.clone(), shell, size, input)))
+        })
     }
 
     fn agent(&self, id: &str) -> BoxFuture<'_, Result<Option<Agent>, SessionError>> {
