@@ -148,6 +148,8 @@ fn unset_in(file: &Dockerfile, located: &Located, scope: &Scope<'_>) -> Vec<Stri
     };
     let mut names: Vec<String> =
         texts.iter().flat_map(|text| file.words().unset(text, scope)).collect();
+    // One that is declared may be without a value on purpose.
+    names.retain(|name| !scope.args.iter().any(|(declared, _)| declared == name));
     // `ENV PATH=$PATH:/x` and the like may set what was not there.
     if let Instruction::Env(pairs) = &located.instruction {
         names.retain(|name| !pairs.iter().any(|pair| pair.key == *name));
@@ -520,7 +522,9 @@ mod tests {
         assert_eq!(unset("COPY $A $C /${D:-x}"), ["C"]);
         assert_eq!(unset("ENV X=$A Y=$E"), ["E"]);
         assert_eq!(unset("WORKDIR /$F"), ["F"]);
-        for fine in ["ENV PATH=$PATH:/x", "RUN echo $UNSET", "CMD [\"$UNSET\"]", "USER $A"] {
+        for fine in
+            ["ENV PATH=$PATH:/x", "USER $B", "RUN echo $UNSET", "CMD [\"$UNSET\"]", "USER $A"]
+        {
             assert!(unset(fine).is_empty(), "{fine}");
         }
     }

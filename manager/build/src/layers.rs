@@ -18,20 +18,20 @@
 //! - A cache record names a committed snapshot, and a committed snapshot's files are on the disk.
 //! - What is not committed is kept by the builder's lease, which ends when the next daemon begins.
 
+mod blobs;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use keg_image::diff::{
-    DiffOptions, LayerCompression, LayerWriter, Owners, Timestamps, changes_of_trees, diff_trees,
-    diff_upper,
-};
+use keg_image::diff::{Owners, changes_of_trees};
 use keg_store::{
-    Algorithm, BuildResult, CommitOptions, Descriptor, Digest, IdRange, Ingest, Labels, Lease,
-    Namespace, PrepareOptions, Resource, SnapshotError, Snapshotter, Store, copy_directory, labels,
+    BuildResult, CommitOptions, Descriptor, Digest, IdRange, Lease, Namespace, PrepareOptions,
+    Resource, SnapshotError, Snapshotter, Store, copy_directory,
 };
-use serde::{Deserialize, Serialize};
+
+pub(crate) use blobs::Exported;
 
 use crate::error::BuildError;
 
@@ -41,25 +41,6 @@ pub(crate) const LEASE: &str = "keg-builder";
 const NOTED_EVERY_SECS: i64 = 60;
 /// Snapshots that are made in one transaction.
 const SPARES: usize = 6;
-
-/// A layer as a blob.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Exported {
-    pub(crate) diff_id: String,
-    pub(crate) media_type: String,
-    pub(crate) digest: String,
-    pub(crate) size_bytes: u64,
-}
-
-impl Exported {
-    pub(crate) fn descriptor(&self) -> Option<Descriptor> {
-        Some(Descriptor {
-            media_type: self.media_type.clone(),
-            digest: self.digest.parse().ok()?,
-            size_bytes: self.size_bytes,
-        })
-    }
-}
 
 /// What one step changed.
 #[derive(Debug)]
@@ -380,60 +361,6 @@ impl Layers {
         lock(&self.shared.fresh).insert(key.to_owned(), fresh);
     }
 
-    /// Makes the blob of a layer, unless it has one. Blocks, for as long as its compression takes.
-    pub(crate) fn export(
-        &self,
-        layer: &Layer,
-        epoch_secs: Option<i64>,
-    ) -> Result<Exported, BuildError> {
-        let _one_at_a_time = lock(&layer.exporting);
-        if let Some(exported) = layer.exported()
-            && self.adopts(&exported)?
-        {
-            return Ok(exported);
-        }
-        let shared = &self.shared;
-        let lower: Vec<PathBuf> = Files { id: String::new(), top: layer.below.clone() }.dirs();
-        let name = format!("build-layer-{}", layer.state().key);
-        let mut ingest = shared.store.content().ingest(&shared.ns, &name, Algorithm::Sha256)?;
-        ingest.restart()?;
-        let options = DiffOptions {
-            timestamps: match epoch_secs {
-                Some(latest_secs) => Timestamps::Clamp { latest_secs },
-                None => Timestamps::Keep,
-            },
-            ..DiffOptions::default()
-        };
-        let writing = BuildError::io("compress a layer");
-        let writer = LayerWriter::new(IngestWriter(ingest.transient()), LayerCompression::Zstd)
-            .map_err(writing)?;
-        let writer = match lower.first() {
-            Some(base) if layer.is_whole => diff_trees(base, &layer.dir, &options, writer),
-            _ => diff_upper(&layer.dir, &lower, &options, writer),
-        };
-        let writer = writer.map_err(|source| BuildError::Diff { source })?;
-        let written = writer.finish().map_err(BuildError::io("compress a layer"))?;
-        let ingest = written.output.0;
-        let size_bytes = ingest.offset_bytes();
-        let label = (labels::UNCOMPRESSED.to_owned(), written.diff_id.to_string());
-        let blob_labels: Labels = [label].into();
-        let digest = ingest.commit(Some(size_bytes), None, &blob_labels, Some(LEASE))?;
-        let exported = Exported {
-            diff_id: written.diff_id.to_string(),
-            media_type: LayerCompression::Zstd.media_type().to_owned(),
-            digest: digest.to_string(),
-            size_bytes,
-        };
-        layer.state().exported = Some(exported.clone());
-        Ok(exported)
-    }
-
-    /// Whether the blob is here still.
-    fn adopts(&self, exported: &Exported) -> Result<bool, BuildError> {
-        let Some(descriptor) = exported.descriptor() else { return Ok(false) };
-        Ok(self.shared.store.content().info(&self.shared.ns, &descriptor.digest)?.is_some())
-    }
-
     /// Makes everything durable that is not yet: the layers of all results, and those results.
     /// With `chain`, layers of an image lowest first and the chain ids that they are to be found
     /// under. Blocks.
@@ -569,25 +496,6 @@ impl Layers {
         dirs.reverse();
         Ok(dirs)
     }
-
-    /// Notes the blobs of layers that got theirs after they were committed, so that results keep
-    /// them. Blocks.
-    pub(crate) fn keep_blobs(&self, layers: &[Arc<Layer>]) -> Result<(), BuildError> {
-        let shared = &self.shared;
-        shared.store.transaction(|tx| {
-            for layer in layers {
-                let state = layer.state().clone();
-                if let Some(exported) = state.exported.filter(|_| state.is_committed)
-                    && let Some(blob) = exported.descriptor()
-                {
-                    let details = serde_json::to_string(&exported).unwrap_or_default();
-                    tx.set_build_blob(&shared.ns, &state.key, &blob.digest, &details)?;
-                }
-            }
-            Ok::<_, keg_store::MetadataError>(())
-        })?;
-        Ok(())
-    }
 }
 
 fn record(
@@ -646,18 +554,4 @@ fn current_key(renamed: &[(Arc<Layer>, String)], layer: &Arc<Layer>) -> String {
 /// A panic while one of them is held leaves it whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Lets a compressor write into an ingest.
-struct IngestWriter(Ingest);
-
-impl std::io::Write for IngestWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write(bytes).map_err(std::io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

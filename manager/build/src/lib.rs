@@ -19,6 +19,7 @@
 //! - A build that ends in the middle, however it ends, leaves results that are whole, or none.
 
 mod archive;
+mod base;
 mod build;
 mod builder;
 mod check;
