@@ -1,7 +1,5 @@
 //! Images for several platforms – docs.docker.com, "Multi-platform builds".
 
-use std::path::Path;
-
 use keg_fixtures::{Registry, requires};
 use serde_json::{Value, json};
 
@@ -84,24 +82,16 @@ fn an_image_says_no_more_of_its_processor_than_it_needs() {
 #[test]
 fn a_command_for_another_processor_needs_an_emulator_and_says_so() {
     requires!(root);
-    let registered = |name: &str| Path::new("/proc/sys/fs/binfmt_misc").join(name).exists();
-    let known =
-        [("s390x", "qemu-s390x"), ("riscv64", "qemu-riscv64"), ("loong64", "qemu-loongarch64")];
-    let Some((name, emulator)) = known.into_iter().find(|(_, emulator)| !registered(emulator))
-    else {
-        return keg_fixtures::host::skip(&keg_fixtures::host::Missing::new(
-            "an architecture without an emulator",
-        ));
-    };
-    let platform = format!("linux/{name}");
+    // None that anybody has an emulator for.
+    let platform = "linux/pdp11";
     let project = Project::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /file\n")]);
-    let _ = project.build_only(&["--platform", &platform, "-t", "localhost/foreign:1"]).success();
+    let _ = project.build_only(&["--platform", platform, "-t", "localhost/foreign:1"]).success();
     project.write("Dockerfile", "FROM localhost/foreign:1\nCOPY Dockerfile /\nRUN [\"/file\"]\n");
 
-    let failed = project.build(&["--platform", &platform]);
+    let failed = project.build(&["--platform", platform]);
 
     assert_ne!(failed.exit_code, 0);
-    for word in [platform.as_str(), emulator, "binfmt_misc", "Dockerfile:3"] {
+    for word in [platform, "QEMU", "binfmt_misc", "Dockerfile:3"] {
         assert!(failed.stderr.contains(word), "{word}: {}", failed.stderr);
     }
 }

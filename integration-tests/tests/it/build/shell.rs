@@ -34,7 +34,7 @@ RUN --mount=type=cache,target=/cache,id=kept \\
     terminal.expect("24 80");
     terminal.expect("ended with 3");
     terminal.expect(">>> RUN --mount=type=cache");
-    assert_eq!(terminal.wait_exit(PATIENT), 125);
+    assert_eq!(terminal.wait_exit(PATIENT), 1);
     // What was typed changed nothing.
     project.write("Dockerfile", "FROM BASE\nRUN test ! -e /half\n");
     let _ = project.build(&[]).success();
@@ -52,7 +52,7 @@ fn another_step_that_fails_shows_the_files_before_it() {
     terminal.type_text("cat /before; exit\r");
     terminal.expect("there\r\n");
     terminal.expect("missing");
-    assert_eq!(terminal.wait_exit(PATIENT), 125);
+    assert_eq!(terminal.wait_exit(PATIENT), 1);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn an_image_without_a_shell_says_so_and_a_pipe_is_no_terminal() {
 
     let mut terminal = on_terminal(&project, &["--target", "0"]);
     terminal.expect("Dockerfile:3");
-    assert_eq!(terminal.wait_exit(PATIENT), 125);
+    assert_eq!(terminal.wait_exit(PATIENT), 1);
 
     let refused = project.build(&["--debug-shell"]);
     assert!(refused.stderr.contains("needs a terminal"), "{refused:?}");

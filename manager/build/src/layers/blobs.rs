@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keg_image::diff::{
     DiffOptions, LayerCompression, LayerWriter, Timestamps, diff_trees, diff_upper,
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Files, LEASE, Layer, Layers, lock};
 use crate::error::BuildError;
+
+/// Tells what is being received apart.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// A layer as a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +50,9 @@ impl Layers {
         }
         let shared = &self.shared;
         let lower: Vec<PathBuf> = Files { id: String::new(), top: layer.below.clone() }.dirs();
-        let name = format!("build-layer-{}", layer.state().key);
+        // Another build may be making the same blob of the same snapshot.
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("build-layer-{}-{count}", layer.state().key);
         let mut ingest = shared.store.content().ingest(&shared.ns, &name, Algorithm::Sha256)?;
         ingest.restart()?;
         let options = DiffOptions {
