@@ -80,9 +80,16 @@ impl Build {
                 return Err(error);
             }
         }
-        let statements = statements(outbox.path()).map_err(|problem| broken(&problem))?;
-        step.done();
-        Ok(statements)
+        match statements(outbox.path()) {
+            Ok(statements) => {
+                step.done();
+                Ok(statements)
+            }
+            Err(problem) => {
+                step.failed(problem.as_str());
+                Err(broken(&problem))
+            }
+        }
     }
 
     /// Returns what the Dockerfile wants scanned besides (`BUILDKIT_SBOM_SCAN_STAGE` and `…_CONTEXT`).

@@ -164,12 +164,10 @@ impl Display {
             self.clear();
         }
         let mut text = String::new();
-        if let (Some(step), Style::Terminal) =
-            (self.failed.and_then(|id| self.steps.get(&id)), self.style)
-        {
-            for line in &step.lines {
-                let _ = writeln!(text, "{line}");
-            }
+        // That the step has failed may not have been told yet.
+        let step = self.steps.values().find(|step| place.ends_with(&step.name));
+        for line in step.filter(|_| self.style == Style::Terminal).map_or(&[][..], |s| &s.lines) {
+            let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "\nA shell {}; exit leaves it.", harmless(place));
         put(&text);
