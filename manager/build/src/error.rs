@@ -248,7 +248,10 @@ pub enum BuildError {
         source: CollectError,
     },
     /// The client failed.
-    #[error("the client failed")]
+    #[error("{}", match .source {
+        SessionError::Unstored { .. } => "what the client sends cannot be stored",
+        _ => "the client failed",
+    })]
     Session {
         /// Why.
         #[source]
@@ -431,6 +434,10 @@ pub(crate) fn shorten(instruction: &str) -> String {
 impl Explain for BuildError {
     fn reason(&self) -> Reason {
         match self {
+            Self::Session { source: SessionError::Unstored { is_full, .. } } => match is_full {
+                true => Reason::OutOfSpace,
+                false => Reason::StoreFailed,
+            },
             Self::Parse { .. }
             | Self::Ignore { .. }
             | Self::Pattern { .. }
@@ -506,12 +513,9 @@ impl Explain for BuildError {
             }
             Self::Fetch { .. } => "see whether the address is right, and can be reached".into(),
             Self::Checksum { .. } => "see who changed it, or correct --checksum".into(),
-            Self::Tree { source } if self.reason() == Reason::OutOfSpace => {
-                let _ = source;
-                "free space on the file system of --root: `keg builder prune`, `keg image prune`"
-                    .into()
-            }
-            Self::Io { .. } if self.reason() == Reason::OutOfSpace => {
+            Self::Tree { .. } | Self::Io { .. } | Self::Session { .. }
+                if self.reason() == Reason::OutOfSpace =>
+            {
                 "free space on the file system of --root: `keg builder prune`, `keg image prune`"
                     .into()
             }

@@ -21,6 +21,14 @@ pub enum SessionError {
         /// What it says.
         why: String,
     },
+    /// What it sends cannot be stored.
+    #[error("{why}")]
+    Unstored {
+        /// What the kernel says.
+        why: String,
+        /// Whether there is no room for it.
+        is_full: bool,
+    },
 }
 
 /// What a name in a directory is.

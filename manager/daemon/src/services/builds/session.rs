@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -191,8 +192,9 @@ fn take_piece(pending: Pending, piece: pb::FilePiece) -> Option<Pending> {
     let Pending::Files { mut sink, left, reply } = pending else { return Some(pending) };
     let index = usize::try_from(piece.index).unwrap_or(usize::MAX);
     if let Err(error) = sink(index, piece.data.into(), piece.end) {
-        let what = "have its files stored".to_owned();
-        let _ = reply.send(Err(SessionError::Refused { what, why: error.to_string() }));
+        let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+        let is_full = full.contains(&error.kind());
+        let _ = reply.send(Err(SessionError::Unstored { why: error.to_string(), is_full }));
         return None;
     }
     match (left, piece.end) {
