@@ -6,8 +6,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use keg_image::manifest::{Config, Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
-use keg_image::registry::Repository;
+use keg_image::manifest::{Config, Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestError};
+use keg_image::registry::{RegistryError, Repository};
 use keg_image::{LooseLayer, Reference};
 use keg_store::{Descriptor, Digest};
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use crate::build::Build;
 use crate::error::BuildError;
 use crate::layers::{Files, LEASE, StepResult};
 use crate::request::CacheSource;
+use crate::session::SessionError;
 use crate::shell::whole;
 
 /// Largest document of a cache.
@@ -41,9 +42,9 @@ pub(crate) struct Imports(Vec<(Origin, BTreeMap<String, Known>)>);
 #[derive(Debug, thiserror::Error)]
 enum ImportError {
     #[error("the registry does not give it")]
-    Registry(#[source] keg_image::registry::RegistryError),
+    Registry(#[source] Box<RegistryError>),
     #[error("the client does not give it")]
-    Client(#[source] BuildError),
+    Client(#[source] SessionError),
     #[error("{name:?} is not in the directory")]
     Missing { name: String },
     #[error("it is neither a cache nor an image with one")]
@@ -51,11 +52,19 @@ enum ImportError {
     #[error("it is damaged")]
     Syntax(#[source] serde_json::Error),
     #[error("it is damaged")]
-    Manifest(#[source] keg_image::manifest::ManifestError),
+    Manifest(#[source] Box<ManifestError>),
     #[error("{digest} is not what its digest says")]
     Digest { digest: Digest },
     #[error("it is larger than {MAX_CACHE_CONFIG_BYTES} bytes")]
     TooLarge,
+}
+
+fn registry(error: RegistryError) -> ImportError {
+    ImportError::Registry(Box::new(error))
+}
+
+fn manifest(error: ManifestError) -> ImportError {
+    ImportError::Manifest(Box::new(error))
 }
 
 /// Any manifest or index, as far as it matters here.
@@ -77,9 +86,9 @@ impl Build {
             };
             let step = self.progress.step(format!("importing cache manifest from {name}"));
             let loaded = match source {
-                CacheSource::Registry { reference } => self.from_registry(reference).await?,
+                CacheSource::Registry { reference } => self.open_registry(reference).await?,
                 CacheSource::Directory { context, tag, digest } => {
-                    self.from_directory(context, tag, digest.as_deref()).await
+                    self.open_directory(context, tag, digest.as_deref()).await
                 }
             };
             match loaded {
@@ -95,7 +104,7 @@ impl Build {
         Ok(imports)
     }
 
-    async fn from_registry(
+    async fn open_registry(
         &self,
         reference: &Reference,
     ) -> Result<Result<(Origin, CacheConfig), ImportError>, BuildError> {
@@ -103,7 +112,7 @@ impl Build {
         let opened = self.shared.images.registry().repository(reference, credentials.as_ref());
         let repository = match opened {
             Ok(repository) => repository,
-            Err(error) => return Ok(Err(ImportError::Registry(error))),
+            Err(error) => return Ok(Err(registry(error))),
         };
         match self.read_repository(&repository, reference).await {
             Ok(config) => Ok(Ok((Origin::Registry(repository), config))),
@@ -120,8 +129,7 @@ impl Build {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<CacheConfig, ImportError> {
-        let mut next =
-            repository.manifest(reference.tag_or_digest()).await.map_err(ImportError::Registry)?;
+        let mut next = repository.manifest(reference.tag_or_digest()).await.map_err(registry)?;
         for _ in 0..2 {
             let document: AnyDocument =
                 serde_json::from_slice(&next.bytes).map_err(ImportError::Syntax)?;
@@ -130,25 +138,25 @@ impl Build {
                 if blob.size_bytes > MAX_CACHE_CONFIG_BYTES {
                     return Err(ImportError::TooLarge);
                 }
-                let bytes = repository.small_blob(blob).await.map_err(ImportError::Registry)?;
+                let bytes = repository.small_blob(blob).await.map_err(registry)?;
                 return serde_json::from_slice(&bytes).map_err(ImportError::Syntax);
             }
-            match Document::parse(&next.descriptor, &next.bytes).map_err(ImportError::Manifest)? {
+            match Document::parse(&next.descriptor, &next.bytes).map_err(manifest)? {
                 Document::Index(index) => {
-                    let chosen = index.choose(&self.platform).map_err(ImportError::Manifest)?;
+                    let chosen = index.choose(&self.platform).map_err(manifest)?;
                     let name = chosen.digest.to_string();
-                    next = repository.manifest(&name).await.map_err(ImportError::Registry)?;
+                    next = repository.manifest(&name).await.map_err(registry)?;
                 }
-                Document::Manifest(manifest) => {
-                    if manifest.config.size_bytes > MAX_CONFIG_BYTES {
+                Document::Manifest(found) => {
+                    if found.config.size_bytes > MAX_CONFIG_BYTES {
                         return Err(ImportError::TooLarge);
                     }
-                    let bytes = repository.small_blob(&manifest.config).await;
-                    let bytes = bytes.map_err(ImportError::Registry)?;
-                    let config = Config::parse(&manifest, &bytes).map_err(ImportError::Manifest)?;
+                    let bytes = repository.small_blob(&found.config).await;
+                    let bytes = bytes.map_err(registry)?;
+                    let config = Config::parse(&found, &bytes).map_err(manifest)?;
                     let diff_ids: Vec<String> =
                         config.diff_ids.iter().map(Digest::to_string).collect();
-                    return inline(&bytes, &manifest.layers, &diff_ids);
+                    return inline(&bytes, &found.layers, &diff_ids);
                 }
             }
         }
@@ -175,7 +183,7 @@ impl Build {
             .await
     }
 
-    async fn from_directory(
+    async fn open_directory(
         &self,
         context: &str,
         tag: &str,
@@ -235,7 +243,7 @@ impl Build {
         self.session
             .fetch(context, vec![path.to_owned()], Box::new(sink))
             .await
-            .map_err(|source| ImportError::Client(BuildError::Session { source }))?;
+            .map_err(ImportError::Client)?;
         let mut whole = Vec::new();
         while let Some(piece) = pieces.recv().await {
             whole.extend_from_slice(&piece);
