@@ -34,6 +34,9 @@ pub(crate) struct Subject {
     pub(crate) digest: Digest,
 }
 
+/// Names of what steps mount, and whether they need it.
+type Needs = BTreeMap<String, bool>;
+
 /// Makes a statement about subjects (in-toto attestation framework).
 pub(crate) fn with_subjects(mut statement: Value, subjects: &[Subject]) -> Value {
     let subjects: Vec<Value> = subjects
@@ -117,7 +120,7 @@ impl Build {
         }
         if is_full {
             let (secrets, agents) = self.needs()?;
-            let listed = |needs: BTreeMap<String, bool>| -> Vec<Value> {
+            let listed = |needs: Needs| -> Vec<Value> {
                 needs
                     .into_iter()
                     .map(|(id, required)| match required {
@@ -133,8 +136,8 @@ impl Build {
     }
 
     /// Names of secrets and of agents that the stages mount, and whether they need them.
-    fn needs(&self) -> Result<(BTreeMap<String, bool>, BTreeMap<String, bool>), BuildError> {
-        let (mut secrets, mut agents) = (BTreeMap::new(), BTreeMap::new());
+    fn needs(&self) -> Result<(Needs, Needs), BuildError> {
+        let (mut secrets, mut agents) = (Needs::new(), Needs::new());
         for index in self.needed(self.target()?) {
             for located in &self.file.stages[index].instructions {
                 let Instruction::Run(run) = &located.instruction else { continue };
