@@ -210,6 +210,14 @@ pub mod needs {
         set_up(there, "CNI plugins (Debian: containernetworking-plugins)")
     }
 
+    /// Asks for Debian's MariaDB, the server and its client.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn mariadb() -> Result<(), Missing> {
+        program("mariadbd").and_then(|()| program("mariadb"))
+    }
+
     /// Asks for Debian's nginx.
     ///
     /// # Errors

@@ -70,10 +70,20 @@ impl RootArchive {
         let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
         let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
         for path in libraries.chain([&*program.to_string_lossy()]) {
-            let file = fs::canonicalize(path).expect("find the file behind links");
-            let name = path.trim_start_matches('/');
-            self.builder.append_path_with_name(file, name).expect("append a file");
+            self = self.installed(path);
         }
+        self
+    }
+
+    /// Adds a file that is installed here, at its own path.
+    ///
+    /// # Panics
+    /// If it is not there.
+    #[must_use]
+    pub fn installed(mut self, path: &str) -> Self {
+        let file = fs::canonicalize(path).expect("find the file behind links");
+        let name = path.trim_start_matches('/');
+        self.builder.append_path_with_name(file, name).expect("append a file");
         self
     }
 

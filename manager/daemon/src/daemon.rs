@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use keg_build::Builder;
 use keg_engine::events::EventHub;
+use keg_engine::log::LogLimits;
 use keg_engine::model::IdRange;
 use keg_engine::{Engine, Settings};
 use keg_image::registry::RegistryOptions;
@@ -291,8 +292,7 @@ fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Resul
         default_network: config.default_network()?,
         id_pool: IdRangePool { start: ids.start, count: ids.length, ranges: ids.ranges },
         stop_timeout_secs: config.stop_timeout_secs,
-        log_file_bytes: config.log.max_size_bytes,
-        log_files: config.log.max_files,
+        log: LogLimits { file_bytes: config.log.max_size_bytes, files: config.log.max_files },
     })
 }
 

@@ -10,16 +10,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use keg_tls::{Files, Identity, ReadError};
+use rustls::ServerConfig;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -41,24 +40,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// A file cannot be read, or holds something else.
-    #[error("cannot read {what} from {path:?}")]
-    File {
-        /// What it should hold.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
+    #[error("the certificates of [tls] in the configuration cannot be used")]
+    Files {
         /// Why.
         #[source]
-        source: pem::Error,
-    },
-    /// The authority's certificate cannot be used.
-    #[error("the authority's certificate {path:?} (tls.ca) cannot be used")]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: rustls::Error,
+        source: ReadError,
     },
     /// The authority cannot tell clients apart.
     #[error("clients cannot be verified by {path:?} (tls.ca)")]
@@ -164,19 +150,12 @@ async fn handshake(
 
 /// Reads the certificates and demands one of every client.
 fn server_config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates("the authority's certificate (tls.ca)", &files.ca)? {
-        let fail = |source| TlsError::Authority { path: files.ca.clone(), source };
-        roots.add(authority).map_err(fail)?;
-    }
-    let chain = certificates("the daemon's certificate (tls.cert)", &files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| {
-        let what = "the daemon's key (tls.key)";
-        TlsError::File { what, path: files.key.clone(), source }
-    })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let of_both = Files { ca: files.ca.clone(), cert: files.cert.clone(), key: files.key.clone() };
+    let Identity { authority, chain, key } =
+        Identity::read(&of_both).map_err(|source| TlsError::Files { source })?;
+    let provider = keg_tls::provider();
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        WebPkiClientVerifier::builder_with_provider(Arc::new(authority), Arc::clone(&provider))
             .build()
             .map_err(|source| TlsError::Verifier { path: files.ca.clone(), source })?;
     let identity = |source| {
@@ -189,19 +168,8 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
             builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)
         })
         .map_err(identity)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![keg_tls::PROTOCOL.to_vec()];
     Ok(config)
-}
-
-/// Reads the certificates in a file, of which there must be one.
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |source| TlsError::File { what, path: path.to_owned(), source };
-    let found =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match found.map_err(fail)? {
-        found if found.is_empty() => Err(fail(pem::Error::NoItemsFound)),
-        found => Ok(found),
-    }
 }
 
 /// A connection of a client that has shown its certificate.

@@ -279,6 +279,7 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
     if request.host.auto_remove && request.host.restart != RestartPolicy::No {
         return invalid("restart", "a container that is removed when it ends cannot be restarted");
     }
+    request.host.log.check(shared.settings.log)?;
     check_limits(shared, &request.host)?;
     check_mounts(request)
 }

@@ -20,6 +20,7 @@ use crate::shim::io::IoError;
 use crate::shim::{LaunchError, TaskError};
 use crate::signal::UnknownSignal;
 use crate::spec::SpecError;
+use crate::top::PsError;
 use crate::users::UserError;
 use crate::volumes::VolumeError;
 
@@ -105,6 +106,15 @@ pub enum EngineError {
         /// Where it is instead.
         state: &'static str,
     },
+    /// What it writes is kept nowhere.
+    #[error("container {container} has no log: it was made with --log-driver none")]
+    NoLog {
+        /// The container.
+        container: String,
+    },
+    /// The host's `ps` could not list its processes.
+    #[error("cannot list processes by the options that were given")]
+    Ps(#[source] PsError),
     /// It is frozen.
     #[error("container {container} is paused")]
     Paused {
@@ -383,7 +393,10 @@ impl Explain for EngineError {
             Self::NoSuchContainer { .. } => Reason::ContainerNotFound,
             Self::AmbiguousId { .. } => Reason::AmbiguousId,
             Self::Plan(PlanError::NoCommand { .. }) => Reason::NoCommand,
+            Self::Ps(PsError::Execute(_)) => Reason::UnsupportedByHost,
             Self::InvalidId(_)
+            | Self::NoLog { .. }
+            | Self::Ps(_)
             | Self::UnknownSignal(_)
             | Self::UnknownNetwork(_)
             | Self::InvalidField { .. }
@@ -455,6 +468,8 @@ impl Explain for EngineError {
             Self::Device { .. } => "see what there is with `ls -l /dev`, and for CDI in /etc/cdi",
             Self::NoInit { .. } => "install keg-init beside kegd, or leave out --init",
             Self::OtherNotRunning { .. } => "start that one first, with `keg start`",
+            Self::NoLog { .. } => "see what it writes from now on with `keg attach`",
+            Self::Ps(PsError::Execute(_)) => "install procps, or leave the options out",
             Self::Paused { .. } => "let it go on with `keg unpause`",
             Self::Dead { .. } => "remove it with `keg rm`",
             Self::Runtime { reason: Reason::CommandNotFound, .. }
@@ -506,6 +521,7 @@ impl Explain for EngineError {
             | Self::OtherNotRunning { container, .. }
             | Self::NoInit { container }
             | Self::Device { container, .. }
+            | Self::NoLog { container }
             | Self::Paused { container }
             | Self::NotPaused { container }
             | Self::BeingRemoved { container }
@@ -524,6 +540,7 @@ impl Explain for EngineError {
             | Self::UnknownSignal(_)
             | Self::UnknownNetwork(_)
             | Self::NoNetworks { .. }
+            | Self::Ps(_)
             | Self::Plan(_)
             | Self::Spec(_)
             | Self::ExitRecord(_)

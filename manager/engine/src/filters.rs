@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::Lifecycle;
 use crate::model::{Mount, MountSource, Record};
+use crate::networking::LiveEndpoint;
 
 /// States that can be asked for.
 const STATES: [&str; 7] =
@@ -133,7 +134,8 @@ impl Filter {
         matches!(self, Self::Status(_) | Self::Exited(_))
     }
 
-    pub(crate) fn matches(&self, record: &Record) -> bool {
+    /// Whether a container passes, which has these interfaces while it runs.
+    pub(crate) fn matches(&self, record: &Record, live: &[LiveEndpoint]) -> bool {
         match self {
             Self::Id(prefixes) => {
                 prefixes.iter().any(|prefix| record.id.as_str().starts_with(prefix))
@@ -176,13 +178,20 @@ impl Filter {
                     .collect();
                 names.iter().any(|name| on.contains(name.as_str()))
             }
-            Self::Publish(ranges) => record.host.ports.iter().any(|port| {
-                let transport = port.transport.to_string();
-                ranges.iter().any(|range| {
-                    range.holds(port.container_port, &transport)
-                        || port.host_port.is_some_and(|port| range.holds(port, &transport))
+            Self::Publish(ranges) => {
+                let published = live.iter().flat_map(|live| &live.endpoint.ports);
+                let published = published
+                    .map(|port| (port.container_port, Some(port.host_port), port.transport));
+                let asked = record.host.ports.iter();
+                let asked = asked.map(|port| (port.container_port, port.host_port, port.transport));
+                published.chain(asked).any(|(inside, outside, transport)| {
+                    let transport = transport.to_string();
+                    ranges.iter().any(|range| {
+                        range.holds(inside, &transport)
+                            || outside.is_some_and(|port| range.holds(port, &transport))
+                    })
                 })
-            }),
+            }
             Self::Expose(ranges) => {
                 let published = record
                     .host
@@ -271,7 +280,7 @@ mod tests {
             Filter::Since(vec![at(999)]),
         ];
         for filter in matching {
-            assert!(filter.matches(&record), "{filter:?}");
+            assert!(filter.matches(&record, &[]), "{filter:?}");
         }
         let others = [
             Filter::Id(words(&["2f"])),
@@ -286,7 +295,7 @@ mod tests {
             Filter::Network(words(&["elsewhere"])),
         ];
         for filter in others {
-            assert!(!filter.matches(&record), "{filter:?}");
+            assert!(!filter.matches(&record, &[]), "{filter:?}");
         }
     }
 

@@ -33,15 +33,23 @@ pub struct LogsRequest {
     pub query: LogQuery,
     /// Goes on until the container ends.
     pub follow: bool,
+    /// Wants the labels and variables that `--log-opt` has chosen.
+    pub details: bool,
 }
 
 /// A log on its way to a client.
 #[derive(Debug)]
 pub struct LogStreamReceiver {
     batches: mpsc::Receiver<Result<Vec<LogEntry>, EngineError>>,
+    details: String,
 }
 
 impl LogStreamReceiver {
+    /// What goes with each entry, if it was asked for: labels and variables of the container.
+    pub fn details(&self) -> &str {
+        &self.details
+    }
+
     /// Waits for the next entries; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Vec<LogEntry>, EngineError>> {
         self.batches.recv().await
@@ -59,6 +67,17 @@ impl Engine {
         request: LogsRequest,
     ) -> Result<LogStreamReceiver, EngineError> {
         let container = self.find(name)?;
+        let record = container.record();
+        if !record.host.log.is_kept() {
+            return Err(EngineError::NoLog { container: container.label() });
+        }
+        let details = match request.details {
+            true => {
+                let env = &record.process.env;
+                record.host.log.details(self.shared.settings.log, &record.config, env)?
+            }
+            false => String::new(),
+        };
         let dir = self.shared.dir(container.id());
         let label = container.label();
         let query = request.query.clone();
@@ -112,7 +131,7 @@ impl Engine {
                 }
             }
         });
-        Ok(LogStreamReceiver { batches })
+        Ok(LogStreamReceiver { batches, details })
     }
 }
 

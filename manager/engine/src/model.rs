@@ -18,6 +18,7 @@ use crate::devices::{Device, DeviceLimit};
 use crate::health::{Health, HealthCheck};
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
+use crate::log::LogChoice;
 use crate::restart::RestartPolicy;
 use crate::signal::Signal;
 
@@ -108,6 +109,8 @@ pub struct Attachment {
     pub mac: Option<MacAddr>,
     /// Name of the interface inside; empty: the first of `eth0`, `eth1`, … that is free.
     pub interface: String,
+    /// The way out is through the network where this is highest; of equals, the first.
+    pub gateway_priority: i32,
 }
 
 impl Attachment {
@@ -266,6 +269,8 @@ pub struct HostConfig {
     pub volumes_from: Vec<String>,
     /// Its networks. A request need not repeat the one that is the mode; a record has them all.
     pub networks: Vec<Attachment>,
+    /// Where what it writes is kept.
+    pub log: LogChoice,
     /// Ports to publish.
     pub ports: Vec<PortRequest>,
     /// Publishes every exposed port, each on a port of the host that is free.

@@ -106,6 +106,7 @@ impl Engine {
                 attachments.sort_by_key(|one| !is_first(one));
                 for attachment in &mut attachments {
                     if is_cni(&attachment.network) {
+                        refuse_priority(attachment)?;
                         let found = self.shared.networking.cni.find(&attachment.network).await;
                         found.map_err(NetworkError::from)?;
                     } else {
@@ -179,6 +180,9 @@ impl Engine {
             }
             live.push(self.connect_endpoint(record, attachment, request, pid).await?);
         }
+        if live.len() > 1 {
+            live = self.as_they_are(record, live).await?;
+        }
         container.set_endpoints(live.clone());
         let (dir, before) = (self.shared.dir(&record.id), record.clone());
         self.blocking("the files of /etc", move |_| {
@@ -230,6 +234,26 @@ impl Engine {
             source: Box::new(source),
         })?;
         Ok(LiveEndpoint { network, endpoint })
+    }
+
+    /// A container's endpoints after another network was taken or given: that may have changed
+    /// which of them is its way out.
+    pub(crate) async fn as_they_are(
+        &self,
+        record: &Record,
+        mut live: Vec<LiveEndpoint>,
+    ) -> Result<Vec<LiveEndpoint>, EngineError> {
+        if live.iter().any(|live| !is_cni(&live.network)) {
+            let networks = self.shared.networking.networks()?;
+            let endpoints = networks.endpoints(record.id.as_str()).await?;
+            for live in &mut live {
+                let now = endpoints.iter().find(|now| now.network == live.endpoint.network);
+                if let Some(now) = now {
+                    live.endpoint = now.clone();
+                }
+            }
+        }
+        Ok(live)
     }
 
     /// Gives back what a container that has ended had on its networks; none is no error.
@@ -401,6 +425,7 @@ pub(crate) fn connect_request(record: &Record, attachment: &Attachment) -> Conne
         ports: Vec::new(),
         dns: record.host.dns.clone(),
         default_route: true,
+        gateway_priority: attachment.gateway_priority,
     }
 }
 
@@ -427,6 +452,15 @@ pub(crate) fn ports_to_publish(record: &Record) -> Vec<PortRequest> {
 /// Whether CNI plugins make a network, by its name.
 pub(crate) fn is_cni(network: &str) -> bool {
     network.starts_with(CNI_PREFIX)
+}
+
+/// Plugins decide by themselves which way out they make.
+fn refuse_priority(attachment: &Attachment) -> Result<(), EngineError> {
+    if attachment.gateway_priority == 0 {
+        return Ok(());
+    }
+    let network = &attachment.network;
+    Err(invalid(format!("{network} is made by CNI plugins, which know no priority of gateways")))
 }
 
 fn network_namespace(pid: u32) -> PathBuf {

@@ -225,6 +225,17 @@ impl Engine {
         Ok(views)
     }
 
+    /// Puts the names of networks in place of their ids, and of beginnings of those; what is none
+    /// stays as it is.
+    pub async fn name_networks(&self, texts: &mut [String]) {
+        let Ok(networks) = self.shared.networking.networks() else { return };
+        for text in texts {
+            if let Ok(network) = networks.find(text).await {
+                *text = network.name;
+            }
+        }
+    }
+
     /// Returns a network, or a mode that is shown as one, and what is connected to it.
     ///
     /// # Errors
@@ -327,6 +338,7 @@ impl Engine {
                 request.ports = ports_to_publish(&record);
             }
             live.push(self.connect_endpoint(&record, &attachment, request, pid).await?);
+            live = self.as_they_are(&record, live).await?;
         }
         let outcome = self.store_networks(container, &turn, changed, live).await;
         if outcome.is_err() && record.lifecycle.pid().is_some() {
@@ -398,12 +410,9 @@ impl Engine {
             true => ports_to_publish(record),
             false => Vec::new(),
         };
-        let endpoints = networks.endpoints(record.id.as_str()).await?;
+        let left = before.into_iter().filter(|live| live.network != lost.name).collect();
         let mut after = Vec::new();
-        for mut live in before.into_iter().filter(|live| live.network != lost.name) {
-            if let Some(now) = endpoints.iter().find(|now| now.network == live.endpoint.network) {
-                live.endpoint = now.clone();
-            }
+        for mut live in self.as_they_are(record, left).await? {
             if !ports.is_empty() && networks.find(&live.network).await?.can_publish() {
                 let wanted = std::mem::take(&mut ports);
                 live.endpoint = networks.publish(&live.network, record.id.as_str(), wanted).await?;

@@ -86,9 +86,13 @@ impl Engine {
         let mut found: Vec<Arc<Record>> = self
             .all()
             .iter()
-            .map(|container| container.view())
-            .filter(|record| all || record.lifecycle.is_alive() || record.is_restarting)
-            .filter(|record| filters.iter().all(|filter| filter.matches(record)))
+            .map(|container| (container.view(), container))
+            .filter(|(record, _)| all || record.lifecycle.is_alive() || record.is_restarting)
+            .filter(|(record, container)| {
+                let live = container.endpoints();
+                filters.iter().all(|filter| filter.matches(record, &live))
+            })
+            .map(|(record, _)| record)
             .collect();
         found.truncate(query.limit.unwrap_or(usize::MAX));
         Ok(found)

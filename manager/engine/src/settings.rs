@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use keg_network::NetworkMode;
 use keg_store::{IdRangePool, Namespace};
 
+use crate::log::LogLimits;
+
 /// Settings of the engine; they do not change while it runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -32,10 +34,8 @@ pub struct Settings {
     pub id_pool: IdRangePool,
     /// Seconds between the stop signal and SIGKILL, unless a container says otherwise.
     pub stop_timeout_secs: u32,
-    /// Bytes of a log file before the next is begun.
-    pub log_file_bytes: u64,
-    /// Log files kept per container, the current one included.
-    pub log_files: u32,
+    /// How much of a log is kept, unless a container says otherwise.
+    pub log: LogLimits,
 }
 
 impl Settings {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keg_proto::containerd::types::Mount as TaskMount;
-use keg_store::{Durability, Reason};
+use keg_store::{Reason};
 
 use crate::container::{Container, Turn, Waiting};
 use crate::devices;
@@ -373,7 +373,7 @@ pub(crate) fn prepare(
     let runtime = shared.settings.runtime_program(&record.host.runtime).unwrap_or_default();
     Ok(Prepared {
         mounts: mounts.into_iter().map(task_mount).collect(),
-        stdio: stdio(shared, record, &dir),
+        stdio: stdio(shared, record, &dir)?,
         runtime: runtime.to_string_lossy().into_owned(),
         sources,
     })
@@ -418,25 +418,14 @@ pub(crate) fn task_mount(mount: keg_store::Mount) -> TaskMount {
 
 /// Where the shim is to take and put the streams of the first process (ARCHITECTURE.md, "The seam
 /// between kegd and the shim").
-fn stdio(shared: &Shared, record: &Record, dir: &ContainerDir) -> Stdio {
-    let settings = &shared.settings;
-    let exit_outlives = match record.durability() {
-        Durability::PowerCut => "power-cut",
-        Durability::Crash => "crash",
-    };
-    let stdout = format!(
-        "keg://{}?format=json-file&max-size={}&max-file={}&exit={}&exit-outlives={exit_outlives}",
-        percent_encode(&dir.log()),
-        settings.log_file_bytes,
-        settings.log_files,
-        percent_encode(&dir.exit_record()),
-    );
-    Stdio {
+fn stdio(shared: &Shared, record: &Record, dir: &ContainerDir) -> Result<Stdio, EngineError> {
+    let stdout = record.host.log.uri(shared.settings.log, dir, record.durability())?;
+    Ok(Stdio {
         terminal: record.config.tty,
         stdin: if record.config.open_stdin { "keg:".to_owned() } else { String::new() },
         stderr: if record.config.tty { String::new() } else { stdout.clone() },
         stdout,
-    }
+    })
 }
 
 /// Writes a path as a part of a URI (RFC 3986, section 2.1).

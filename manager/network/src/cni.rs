@@ -469,6 +469,7 @@ fn endpoint(request: &ConnectRequest, record: &Record, result: &CniResult) -> En
         mac: result.mac(&record.interface).unwrap_or_else(|| MacAddr::local([0; 6])),
         ports: ports.collect(),
         dns: result.dns.nameservers.iter().filter_map(|text| text.parse().ok()).collect(),
+        gateway_priority: 0,
         default_route: addresses.iter().any(|address| address.gateway.is_some()),
         addresses,
     }

@@ -71,6 +71,15 @@ pub enum IpamError {
         /// The subnet.
         subnet: Cidr,
     },
+    /// No address of any family.
+    #[error("a network without IPv4 needs IPv6: give --ipv6")]
+    NoFamilyAtAll,
+    /// A subnet of IPv4 for a network without.
+    #[error("subnet {subnet} is of IPv4, which the network is to do without")]
+    UnwantedFamily {
+        /// What was asked for.
+        subnet: Cidr,
+    },
     /// The network has no subnet of its family.
     #[error("the network has no subnet for {address}")]
     NoFamily {
@@ -288,6 +297,22 @@ mod tests {
 
         assert!(matches!(tiny, Err(IpamError::TooSmall { .. })));
         assert!(matches!(outside, Err(IpamError::Outside { .. })));
+    }
+
+    #[test]
+    fn an_address_that_is_kept_free_is_never_given() {
+        let network = subnet("10.9.0.0/29", None);
+        let kept: IpAddr = "10.9.0.3".parse().expect("an address");
+        let mut taken = HashSet::from([kept]);
+        let mut last = None;
+
+        while let Ok(address) = give_address("n", &network, None, last, &taken) {
+            assert_ne!(address, kept);
+            taken.insert(address);
+            last = Some(address);
+        }
+
+        assert_eq!(taken.len(), 5, "all but the gateway");
     }
 
     proptest! {

@@ -104,6 +104,10 @@ pub struct NetworkRequest {
     pub subnets: Vec<SubnetRequest>,
     /// Gives it IPv6 as well; without a subnet for it, one is chosen.
     pub ipv6: bool,
+    /// Does without IPv4; it has IPv6 then.
+    pub without_ipv4: bool,
+    /// Addresses in its subnets that no container gets, by names that people have for them.
+    pub reserved: BTreeMap<String, IpAddr>,
     /// No way out of it, and none in.
     pub internal: bool,
     /// Labels.
@@ -140,6 +144,9 @@ pub struct Network {
     pub bridge: String,
     /// Its subnets, IPv4's first.
     pub subnets: Vec<Subnet>,
+    /// Addresses in them that no container gets, by names that people have for them.
+    #[serde(default)]
+    pub reserved: BTreeMap<String, IpAddr>,
     /// No way out of it, and none in.
     pub internal: bool,
     /// Bytes of the largest packet.
@@ -191,8 +198,10 @@ pub struct ConnectRequest {
     /// Resolvers for what the networks do not know, in place of the host's.
     pub dns: Vec<IpAddr>,
     /// Makes this network's gateway the container's way out, unless the network is internal or
-    /// the container has one.
+    /// the container has one by a network of at least this priority.
     pub default_route: bool,
+    /// See `default_route`.
+    pub gateway_priority: i32,
 }
 
 /// An address of an endpoint.
@@ -230,6 +239,9 @@ pub struct Endpoint {
     pub dns: Vec<IpAddr>,
     /// Whether the container's way out is through this network.
     pub default_route: bool,
+    /// It is through the network where this is highest.
+    #[serde(default)]
+    pub gateway_priority: i32,
 }
 
 impl Endpoint {

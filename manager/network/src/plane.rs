@@ -241,8 +241,8 @@ impl Plane {
         })
     }
 
-    /// Makes an interface that a container has its way out.
-    pub(crate) fn make_way_out(
+    /// Makes an interface that a container has its way out, or no longer: as `endpoint` says.
+    pub(crate) fn set_way_out(
         &mut self,
         endpoint: &Endpoint,
         netns: &Netns,
@@ -253,7 +253,15 @@ impl Plane {
             let index = route
                 .index_of(name)?
                 .ok_or_else(|| NetworkError::InterfaceTaken { name: name.clone() })?;
-            Ok(route.apply(default_routes(endpoint, index))?)
+            if endpoint.default_route {
+                return Ok(route.apply(default_routes(endpoint, index))?);
+            }
+            for request in routes_to_gateways(endpoint, index, link::delete_default_route) {
+                // The container may have taken it away itself.
+                let removal = route.apply(vec![request]);
+                tolerate(removal.map_err(NetworkError::from), &[Errno::ESRCH])?;
+            }
+            Ok(())
         })?
     }
 
@@ -498,8 +506,16 @@ fn configure_inside(endpoint: &Endpoint) -> Result<(), NetworkError> {
 
 /// What leads everything that has no better way to the gateways of an interface's network.
 fn default_routes(endpoint: &Endpoint, index: u32) -> Vec<Request> {
+    routes_to_gateways(endpoint, index, link::add_default_route)
+}
+
+fn routes_to_gateways(
+    endpoint: &Endpoint,
+    index: u32,
+    request: fn(IpAddr, u32) -> Request,
+) -> Vec<Request> {
     let gateways = endpoint.addresses.iter().filter_map(|address| address.gateway);
-    gateways.map(|gateway| link::add_default_route(gateway, index)).collect()
+    gateways.map(|gateway| request(gateway, index)).collect()
 }
 
 /// Makes the host forward IPv6, and keeps those of its interfaces that are configured by routers'

@@ -164,6 +164,7 @@ impl Switchboard {
             driver: request.driver,
             bridge,
             subnets,
+            reserved: request.reserved,
             internal: request.internal,
             mtu,
             masquerade,
@@ -262,7 +263,10 @@ impl Switchboard {
         self.records.put_endpoint(&endpoint)?;
         self.endpoints.insert(key.clone(), endpoint.clone());
         self.held.insert(key.clone(), Held { ports: held, netns: None });
-        let outcome = self.realize(&network, &endpoint, netns);
+        let mut outcome = self.realize(&network, &endpoint, netns);
+        if outcome.is_ok() && request.default_route {
+            outcome = self.settle_way_out(&request.container);
+        }
         if let Err(error) = outcome {
             self.release(&key)?;
             return Err(error);
@@ -270,7 +274,7 @@ impl Switchboard {
         for address in endpoint.ips() {
             self.last.insert((network.id.clone(), address.is_ipv6()), address);
         }
-        Ok(endpoint)
+        Ok(self.endpoints.get(&key).cloned().unwrap_or(endpoint))
     }
 
     /// Gives back what a container that has ended had on all of its networks; none is no error.

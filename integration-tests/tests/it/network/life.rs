@@ -150,3 +150,74 @@ fn events_tell_of_networks() {
 
     assert_eq!(told, "create\nconnect\ndisconnect\ndestroy\n");
 }
+
+#[test]
+fn networks_are_made_with_what_dockers_flags_say() {
+    requires!(root);
+    let host = Machine::new();
+    let (daemon, image) = Daemon::on(&host, "");
+    let keg = |line: &str| daemon.keg(line.split_whitespace());
+    let _ = keg("network create --subnet 10.77.0.0/24 --aux-address router=10.77.0.9 \
+                 --attachable front")
+    .success();
+    let _ = keg("network create --subnet 10.78.0.0/24 uplink").success();
+    let _ = keg("network create --ipv4=false --ipv6 six").success();
+    assert_eq!(
+        network(&daemon, "front")["IPAM"]["Config"][0]["AuxiliaryAddresses"]["router"],
+        "10.77.0.9"
+    );
+    let six = network(&daemon, "six");
+    assert_eq!((&six["EnableIPv4"], &six["EnableIPv6"]), (&false.into(), &true.into()));
+    assert!(keg("network create --ipv4=false none-at-all").stderr.contains("--ipv6"));
+
+    let flags = ["--network", "front", "--network", "name=uplink,gw-priority=1"];
+    let _ = serve(&daemon, &image, "web", &flags);
+
+    let routes = || daemon.keg(["exec", "web", "/bin/busybox", "ip", "route"]).success().stdout;
+    assert!(routes().contains("default via 10.78.0.1"), "{}", routes());
+    let on = daemon.inspect("web")["NetworkSettings"]["Networks"].clone();
+    assert_eq!(on["uplink"]["GwPriority"], 1);
+    assert_eq!(
+        (&on["uplink"]["Keg"]["DefaultRoute"], &on["front"]["Keg"]["DefaultRoute"]),
+        (&true.into(), &false.into())
+    );
+    let name = "com.docker.network.endpoint.ifname=six0";
+    let connect = ["network", "connect", "--gw-priority", "-1", "--driver-opt", name];
+    let _ = daemon.keg(connect.iter().chain(&["six", "web"])).success();
+    assert!(routes().contains("default via 10.78.0.1"), "{}", routes());
+    let inside = daemon.keg(["exec", "web", "/bin/busybox", "ip", "-6", "addr"]).success().stdout;
+    assert!(inside.contains("six0"), "{inside}");
+    let refused = daemon.keg(["run", "--rm", "--network", "front", "--ip", "10.77.0.9", &image]);
+    assert!(refused.stderr.contains("10.77.0.9 is in use"), "{refused:?}");
+}
+
+#[test]
+fn containers_are_listed_by_network_and_port() {
+    requires!(root);
+    let host = Machine::new();
+    let (daemon, image) = Daemon::on(&host, "");
+    let front = daemon.keg(["network", "create", "front"]).success().stdout;
+    let front = front.trim();
+    let _ = serve(&daemon, &image, "web", &["--network", "front", "-p", "8080:80"]);
+    let _ = serve(&daemon, &image, "db", &["--expose", "5432"]);
+    let listed = |filter: &str| {
+        let flags = ["ps", "-f", filter, "--format", "{{.Names}}"];
+        daemon.keg(flags).success().stdout.replace('\n', " ")
+    };
+
+    for (filter, expected) in [
+        ("network=front", "web "),
+        ("network=bridge", "db "),
+        (&format!("network={front}"), "web "),
+        (&format!("network={}", &front[..12]), "web "),
+        ("network=nowhere", ""),
+        ("publish=8080", "web "),
+        ("publish=80/tcp", "web "),
+        ("publish=8080/udp", ""),
+        ("publish=5432", ""),
+        ("expose=5000-6000", "db "),
+        ("expose=80", "web "),
+    ] {
+        assert_eq!(listed(filter), expected, "{filter}");
+    }
+}

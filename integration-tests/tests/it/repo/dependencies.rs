@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::metadata;
 
 /// Each of our crates, and those of ours that it may depend on.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("keg-runtime", &[]),
     ("keg-shim", &["keg-proto", "keg-ttrpc"]),
     ("keg-proto", &[]),
     ("keg-ttrpc", &["keg-proto"]),
+    ("keg-tls", &[]),
     ("keg-store", &[]),
     ("keg-image", &["keg-store"]),
     ("keg-network", &["keg-store"]),
@@ -17,9 +18,17 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("keg-build", &["keg-store", "keg-image", "keg-network", "keg-engine"]),
     (
         "keg-daemon",
-        &["keg-store", "keg-image", "keg-network", "keg-engine", "keg-build", "keg-proto"],
+        &[
+            "keg-store",
+            "keg-image",
+            "keg-network",
+            "keg-engine",
+            "keg-build",
+            "keg-proto",
+            "keg-tls",
+        ],
     ),
-    ("keg-cli", &["keg-proto"]),
+    ("keg-cli", &["keg-proto", "keg-tls"]),
     // The benchmarks' floor makes what the runtime makes, from the profile that the engine writes.
     ("keg-integration-tests", &["keg-proto", "keg-ttrpc", "keg-engine", "keg-runtime"]),
 ];

@@ -4,14 +4,14 @@
 //! is over: [`dial`] waits for the verdict, so that a refusal is told as one.
 
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, ProtocolVersion, RootCertStore};
+use keg_tls::{Files, Identity, ReadError};
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -65,29 +65,13 @@ impl TlsOptions {
     }
 }
 
-/// Where the certificates are.
-#[derive(Debug, Clone)]
-struct Files {
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
 /// Why there is no connection over TCP.
 #[derive(Debug, thiserror::Error)]
 enum TlsError {
-    #[error("cannot read {what} from {}", path.display())]
-    File {
-        what: &'static str,
-        path: PathBuf,
+    #[error("there are no certificates to connect with")]
+    Files {
         #[source]
-        source: pem::Error,
-    },
-    #[error("the authority's certificate {} cannot be used", path.display())]
-    Authority {
-        path: PathBuf,
-        #[source]
-        source: rustls::Error,
+        source: ReadError,
     },
     #[error("the certificate {} cannot be used with the key {}", cert.display(), key.display())]
     Identity {
@@ -257,36 +241,17 @@ impl Read for Available<'_> {
 }
 
 fn client_config(files: &Files) -> Result<ClientConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates("the authority's certificate", &files.ca)? {
-        let fail = |source| TlsError::Authority { path: files.ca.clone(), source };
-        roots.add(authority).map_err(fail)?;
-    }
-    let chain = certificates("our certificate", &files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::File {
-        what: "our certificate's key",
-        path: files.key.clone(),
-        source,
-    })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let Identity { authority, chain, key } =
+        Identity::read(files).map_err(|source| TlsError::Files { source })?;
+    let mut config = ClientConfig::builder_with_provider(keg_tls::provider())
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(chain, key))
+        .and_then(|builder| {
+            builder.with_root_certificates(authority).with_client_auth_cert(chain, key)
+        })
         .map_err(|source| {
             let (cert, key) = (files.cert.clone(), files.key.clone());
             TlsError::Identity { cert, key, source }
         })?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![keg_tls::PROTOCOL.to_vec()];
     Ok(config)
-}
-
-/// Reads the certificates in a file, of which there must be one.
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |source| TlsError::File { what, path: path.to_owned(), source };
-    let found =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match found.map_err(fail)? {
-        found if found.is_empty() => Err(fail(pem::Error::NoItemsFound)),
-        found => Ok(found),
-    }
 }

@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 64 * 1024;
   keg logs -f --tail 20 web            the last 20 lines, and those to come
   keg logs -t --since 10m web          the last ten minutes, with their times")]
 pub(crate) struct LogsArgs {
-    /// Accepted for scripts: Keg's logs have no further details
+    /// Show the labels and variables that `run --log-opt` has chosen
     #[arg(long)]
     details: bool,
     /// Go on until the container ends
@@ -79,6 +79,7 @@ impl LogsArgs {
             until: at(&self.until)?,
             stdout: true,
             stderr: true,
+            details: self.details,
         })
     }
 }
@@ -127,6 +128,10 @@ impl Batch {
         }
         if with_time {
             self.bytes.extend(moment::rfc3339_nanos(entry.time.as_ref()).into_bytes());
+            self.bytes.push(b' ');
+        }
+        if !entry.details.is_empty() {
+            self.bytes.extend_from_slice(entry.details.as_bytes());
             self.bytes.push(b' ');
         }
         self.bytes.extend_from_slice(&entry.data);

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use keg_proto::keg::v1::{
-    ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, Resources, TerminalSize,
+    ContainerConfig, CreateContainerRequest, HostConfig, Mount, Platform, TerminalSize,
 };
 
 use super::life::LifeFlags;
 use super::limits::LimitFlags;
 use super::network::NetworkFlags;
+use super::resources::ResourceFlags;
 use super::{environment, mounts, platform, policy, security, size};
 use crate::failure::Failure;
 use crate::progress::ProgressStyle;
@@ -66,21 +67,6 @@ pub(crate) struct ContainerFlags {
     /// Write the container's id into this file, which must not exist yet
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
-    /// Weight of its share of processor time, 2 to 262144
-    #[arg(
-        short = 'c',
-        long,
-        value_name = "WEIGHT",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(crate) cpu_shares: u64,
-    /// Processors' worth of time it may use, as in 1.5
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) cpus: Option<String>,
-    /// Processors it may run on, as in 0-3,6
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
-    pub(crate) cpuset_cpus: String,
     /// Program to run in place of the image's entry point ("" for none)
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
@@ -112,12 +98,12 @@ pub(crate) struct ContainerFlags {
     /// Read labels from a file
     #[arg(long, value_name = "FILE")]
     pub(crate) label_file: Vec<PathBuf>,
-    /// Memory limit, as in 512m
-    #[arg(short = 'm', long, value_name = "BYTES")]
-    pub(crate) memory: Option<String>,
-    /// Limit of memory and swap together; -1 for unlimited swap
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(crate) memory_swap: Option<String>,
+    /// Where what it writes is kept: json-file, local (the same) or none
+    #[arg(long, value_name = "DRIVER", default_value = "", hide_default_value = true)]
+    pub(crate) log_driver: String,
+    /// Set an option of that: max-size, max-file, mode, labels, env
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) log_opt: Vec<String>,
     /// Mount something (type=bind|volume|tmpfs,source=…,target=…[,readonly])
     #[arg(long, value_name = "FIELDS")]
     pub(crate) mount: Vec<String>,
@@ -132,15 +118,6 @@ pub(crate) struct ContainerFlags {
     /// PID namespace: its own, "host" or "container:NAME"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) pid: String,
-    /// Most processes and threads; -1 for unlimited
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        default_value_t = 0,
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    pub(crate) pids_limit: i64,
     /// Platform of the image, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
@@ -162,6 +139,8 @@ pub(crate) struct ContainerFlags {
     /// When to start it anew: no, always, unless-stopped or on-failure[:TIMES]
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(crate) restart: String,
+    #[command(flatten)]
+    pub(crate) resources: ResourceFlags,
     /// Remove the container once it has ended
     #[arg(long)]
     pub(crate) rm: bool,
@@ -324,7 +303,7 @@ impl ContainerFlags {
         let mut host = HostConfig {
             mounts: self.mounts(current_dir).map_err(Failure::usage)?,
             auto_remove: self.rm,
-            resources: Some(self.resources().map_err(Failure::usage)?),
+            resources: Some(self.resources.describe().map_err(Failure::usage)?),
             read_only_rootfs: self.read_only,
             userns_mode: self.userns.clone(),
             runtime: self.runtime.clone(),
@@ -346,6 +325,8 @@ impl ContainerFlags {
             restart_policy,
             volumes_from: self.volumes_from.clone(),
             init: self.life.init,
+            log_driver: self.log_driver.clone(),
+            log_options: policy::pairs(&self.log_opt).map_err(Failure::usage)?,
             ..HostConfig::default()
         };
         host.seccomp_profile = walls.profile;
@@ -367,20 +348,6 @@ impl ContainerFlags {
         });
         let mounts = self.mount.iter().map(|text| mounts::mount(text, current_dir));
         volumes.chain(mounts).chain(self.tmpfs.iter().map(|text| mounts::tmpfs(text))).collect()
-    }
-
-    fn resources(&self) -> Result<Resources, size::AmountError> {
-        let or_zero =
-            |parsed: Option<Result<i64, _>>| parsed.transpose().map(Option::unwrap_or_default);
-        Ok(Resources {
-            memory_bytes: or_zero(self.memory.as_deref().map(size::bytes))?,
-            memory_swap_bytes: or_zero(self.memory_swap.as_deref().map(size::bytes_or_unlimited))?,
-            nano_cpus: or_zero(self.cpus.as_deref().map(size::nano_cpus))?,
-            cpu_shares: self.cpu_shares,
-            cpuset_cpus: self.cpuset_cpus.clone(),
-            pids_limit: self.pids_limit,
-            ..Resources::default()
-        })
     }
 }
 
@@ -627,7 +594,8 @@ mod tests {
     ];
 
     /// The rest of them; an array of more would be no easier to read.
-    const MORE_EXAMPLES: [(&str, &str); 6] = [
+    const MORE_EXAMPLES: [(&str, &str); 7] = [
+        ("--log-driver", "--log-driver none"),
         ("--userns", "--userns host"),
         ("--uts", "--uts host"),
         ("--volume", "-v a:/a"),
@@ -637,12 +605,11 @@ mod tests {
     ];
 
     /// Flags that are this program's own business, or were tried elsewhere with files of their own.
-    const NOT_OF_THE_CONTAINER: [&str; 9] = [
+    const NOT_OF_THE_CONTAINER: [&str; 8] = [
         "--cidfile",
         "--detach",
         "--detach-keys",
         "--label-file",
-        "--log-driver",
         "--progress",
         "--pull",
         "--quiet",

@@ -3,7 +3,7 @@
 use clap::Args;
 use keg_proto::keg::v1::{Device, DeviceLimit, HostConfig, Resources};
 
-use super::size::{self, AmountError};
+use super::size;
 
 /// Why a device or a limit cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,45 +17,18 @@ pub(crate) enum LimitError {
     /// Only devices that CDI describes.
     #[error("{text:?}: give \"all\", a number, or device=NAME; devices are looked up by CDI")]
     Gpus { text: String },
-    /// Not an amount.
-    #[error(transparent)]
-    Amount(AmountError),
 }
 
 // No doc comment: see `commands`.
 #[derive(Debug, Args)]
 #[command(next_display_order = None)]
 pub(crate) struct LimitFlags {
-    /// Weight of its share of block I/O, 10 to 1000
-    #[arg(long, value_name = "WEIGHT", default_value_t = 0, hide_default_value = true)]
-    blkio_weight: u32,
     /// Weight for one block device (PATH:WEIGHT)
     #[arg(long, value_name = "LIMIT")]
     blkio_weight_device: Vec<String>,
     /// Cgroup to make its own in
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     cgroup_parent: String,
-    /// Microseconds of the period that --cpu-quota is for (default: 100000)
-    #[arg(long, value_name = "USEC", default_value_t = 0, hide_default_value = true)]
-    cpu_period: u64,
-    /// Microseconds of processor time per period
-    #[arg(
-        long,
-        value_name = "USEC",
-        default_value_t = 0,
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    cpu_quota: i64,
-    /// Microseconds of the period of realtime scheduling
-    #[arg(long, value_name = "USEC", default_value_t = 0, hide_default_value = true)]
-    cpu_rt_period: u64,
-    /// Microseconds of realtime scheduling per period
-    #[arg(long, value_name = "USEC", default_value_t = 0, hide_default_value = true)]
-    cpu_rt_runtime: i64,
-    /// Memory nodes it may use, as in 0-1
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
-    cpuset_mems: String,
     /// Give it a device of the host (HOST[:CONTAINER[:rwm]], or VENDOR/CLASS=NAME by CDI)
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
@@ -77,9 +50,6 @@ pub(crate) struct LimitFlags {
     /// Give it graphics processors: "all", a number, or device=NAME (by CDI)
     #[arg(long, value_name = "WHICH")]
     gpus: Option<String>,
-    /// Soft limit of memory, as in 512m
-    #[arg(long, value_name = "BYTES")]
-    memory_reservation: Option<String>,
     /// How readily memory is swapped out, 0 to 100
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     memory_swappiness: Option<i64>,
@@ -100,21 +70,11 @@ impl LimitFlags {
         }
         host.device_cgroup_rules.clone_from(&self.device_cgroup_rule);
         host.cgroup_parent.clone_from(&self.cgroup_parent);
-        let amount = |text: &Option<String>| {
-            text.as_deref().map_or(Ok(0), |text| size::bytes(text).map_err(LimitError::Amount))
-        };
         let resources = host.resources.get_or_insert_with(Resources::default);
-        resources.cpu_quota_usec = self.cpu_quota;
-        resources.cpu_period_usec = self.cpu_period;
-        resources.cpuset_mems.clone_from(&self.cpuset_mems);
-        resources.cpu_rt_runtime_usec = self.cpu_rt_runtime;
-        resources.cpu_rt_period_usec = self.cpu_rt_period;
-        resources.memory_reservation_bytes = amount(&self.memory_reservation)?;
         // Docker has -1 for "as the host".
         resources.memory_swappiness =
             self.memory_swappiness.and_then(|percent| u64::try_from(percent).ok());
         resources.oom_kill_disable = self.oom_kill_disable;
-        resources.blkio_weight = self.blkio_weight;
         resources.blkio_weight_device = limits(&self.blkio_weight_device)?;
         resources.device_read_bps = limits(&self.device_read_bps)?;
         resources.device_write_bps = limits(&self.device_write_bps)?;

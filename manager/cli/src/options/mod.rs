@@ -9,5 +9,6 @@ pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod platform;
 pub(crate) mod policy;
+pub(crate) mod resources;
 pub(crate) mod security;
 pub(crate) mod size;

@@ -67,9 +67,15 @@ pub(crate) enum NetworkFlagError {
     /// A field of `--network` that is none.
     #[error(
         "--network {text}: there is no field {field:?}; there are name, alias, ip, ip6, \
-         mac-address, and driver-opt={INTERFACE_OPTION}=NAME"
+         mac-address, gw-priority, and driver-opt={INTERFACE_OPTION}=NAME"
     )]
     Field { text: String, field: String },
+    /// An option that no driver has.
+    #[error("there is no driver option {text:?}; there is {INTERFACE_OPTION}=NAME")]
+    DriverOption { text: String },
+    /// No number.
+    #[error("--network {text}: gw-priority is a whole number, which may be negative")]
+    Priority { text: String },
     /// A network that is not named.
     #[error("--network {text}: no name is given")]
     NoName { text: String },
@@ -138,6 +144,16 @@ fn bare(network: &str) -> NetworkAttachment {
     NetworkAttachment { network: network.to_owned(), ..NetworkAttachment::default() }
 }
 
+/// Understands `com.docker.network.endpoint.ifname=NAME`: the name of the interface.
+///
+/// # Errors
+/// [`NetworkFlagError::DriverOption`].
+pub(crate) fn interface_option(text: &str) -> Result<String, NetworkFlagError> {
+    let name = text.strip_prefix(INTERFACE_OPTION).and_then(|rest| rest.strip_prefix('='));
+    let name = name.filter(|name| !name.is_empty()).map(str::to_owned);
+    name.ok_or_else(|| NetworkFlagError::DriverOption { text: text.to_owned() })
+}
+
 /// Understands a name, or `name=NETWORK,alias=NAME,ip=ADDRESS,…`.
 fn attachment(text: &str) -> Result<NetworkAttachment, NetworkFlagError> {
     if !text.contains('=') {
@@ -156,8 +172,10 @@ fn attachment(text: &str) -> Result<NetworkAttachment, NetworkFlagError> {
             "ip" => told.ipv4_address = value(),
             "ip6" => told.ipv6_address = value(),
             "mac-address" => told.mac_address = value(),
-            "driver-opt" if value().starts_with(&format!("{INTERFACE_OPTION}=")) => {
-                told.interface = value().split_off(INTERFACE_OPTION.len() + 1);
+            "driver-opt" => told.interface = interface_option(&value())?,
+            "gw-priority" => {
+                let bad = || NetworkFlagError::Priority { text: text.to_owned() };
+                told.gateway_priority = value().parse().map_err(|_| bad())?;
             }
             _ => {
                 let (text, field) = (text.to_owned(), field.to_owned());
@@ -206,12 +224,13 @@ mod tests {
     #[test]
     fn fields_of_a_network_are_understood() {
         let text = "name=front,alias=a,alias=b,ip=10.0.0.5,mac-address=02:00:00:00:00:01,\
-                    driver-opt=com.docker.network.endpoint.ifname=lan0";
+                    driver-opt=com.docker.network.endpoint.ifname=lan0,gw-priority=-3";
 
         let host = described(&format!("--network {text} -p 80:80 -P --dns 1.1.1.1")).expect(text);
 
         let first = &host.networks[0];
         assert_eq!((first.network.as_str(), first.interface.as_str()), ("front", "lan0"));
+        assert_eq!(first.gateway_priority, -3);
         assert_eq!((first.aliases.len(), first.ipv4_address.as_str()), (2, "10.0.0.5"));
         assert_eq!((host.publish, host.publish_all_ports), (vec!["80:80".to_owned()], true));
         assert_eq!(host.dns, ["1.1.1.1"]);
@@ -234,6 +253,8 @@ mod tests {
             ("--network host --network front", "--network host goes with no other"),
             ("--network none --ip 10.0.0.1", "--network none goes with no other"),
             ("--network name=x,colour=blue", "colour=blue"),
+            ("--network name=x,gw-priority=high", "gw-priority is a whole number"),
+            ("--network name=x,driver-opt=colour=blue", "no driver option \"colour=blue\""),
             ("--network alias=x", "no name"),
         ];
         for (line, expected) in table {

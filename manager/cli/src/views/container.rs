@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use keg_proto::keg::v1::{
-    ContainerConfig, ContainerSize, ContainerState, ContainerSummary, ExitStatus, Health,
-    HealthCheck, HealthProbe, HostConfig, InspectContainerResponse, MountPoint, Resources,
-    RestartPolicy, Ulimit,
+    ContainerConfig, ContainerSize, ContainerState, ContainerSummary, Device, DeviceLimit,
+    ExitStatus, Health, HealthCheck, HealthProbe, HostConfig, InspectContainerResponse, MountPoint,
+    Resources, RestartPolicy, Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, network, ports, texts_or_null};
@@ -168,8 +168,13 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Name", Value::Text(format!("/{}", summary.name))),
         ("RestartCount", Value::unsigned(container.restart_count)),
         ("Driver", Value::text("overlayfs")),
+        ("MountLabel", Value::text("")),
+        ("ProcessLabel", Value::text("")),
+        ("AppArmorProfile", Value::text("")),
+        ("ExecIDs", Value::Null),
         ("Platform", Value::text("linux")),
         ("HostConfig", host_config(&host, &container.runtime)),
+        ("GraphDriver", graph_driver(&container.snapshot_key)),
         ("Mounts", Value::List(summary.mount_points.iter().map(mount_point).collect())),
         ("Config", config_record(&config, &summary)),
         ("NetworkSettings", network::settings(container)),
@@ -228,8 +233,9 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
             format!("{}:{}{access}", mount.source, mount.target)
         })
         .collect();
-    Value::record([
+    let mut fields = vec![
         ("Binds", texts_or_null(&binds)),
+        ("LogConfig", log_config(host)),
         ("Init", Value::Bool(host.init)),
         ("VolumesFrom", texts_or_null(&host.volumes_from)),
         ("NetworkMode", Value::text(&host.network_mode)),
@@ -258,17 +264,78 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         ("Sysctls", labels_map(&host.sysctls)),
         ("Annotations", labels_map(&host.annotations)),
         ("Runtime", Value::text(runtime)),
+    ];
+    fields.extend(limits(host, resources));
+    Value::record(fields)
+}
+
+/// What it may use, by the names that Docker has for it.
+fn limits(host: &HostConfig, resources: &Resources) -> Vec<(&'static str, Value)> {
+    let of_devices = |limits: &[DeviceLimit], name: &'static str| {
+        let one = |limit: &DeviceLimit| {
+            Value::record([
+                ("Path", Value::text(&limit.path)),
+                (name, Value::unsigned(limit.value)),
+            ])
+        };
+        Value::List(limits.iter().map(one).collect())
+    };
+    let swappiness = resources.memory_swappiness.map_or(Value::Null, Value::unsigned);
+    vec![
         ("CpuShares", Value::unsigned(resources.cpu_shares)),
         ("Memory", Value::Int(resources.memory_bytes)),
         ("NanoCpus", Value::Int(resources.nano_cpus)),
+        ("CgroupParent", Value::text(&host.cgroup_parent)),
+        ("BlkioWeight", Value::unsigned(resources.blkio_weight)),
+        ("BlkioWeightDevice", of_devices(&resources.blkio_weight_device, "Weight")),
+        ("BlkioDeviceReadBps", of_devices(&resources.device_read_bps, "Rate")),
+        ("BlkioDeviceWriteBps", of_devices(&resources.device_write_bps, "Rate")),
+        ("BlkioDeviceReadIOps", of_devices(&resources.device_read_iops, "Rate")),
+        ("BlkioDeviceWriteIOps", of_devices(&resources.device_write_iops, "Rate")),
+        ("CpuPeriod", Value::unsigned(resources.cpu_period_usec)),
+        ("CpuQuota", Value::Int(resources.cpu_quota_usec)),
+        ("CpuRealtimePeriod", Value::unsigned(resources.cpu_rt_period_usec)),
+        ("CpuRealtimeRuntime", Value::Int(resources.cpu_rt_runtime_usec)),
         ("CpusetCpus", Value::text(&resources.cpuset_cpus)),
+        ("CpusetMems", Value::text(&resources.cpuset_mems)),
+        ("Devices", Value::List(host.devices.iter().map(device).collect())),
+        ("DeviceCgroupRules", texts_or_null(&host.device_cgroup_rules)),
+        ("MemoryReservation", Value::Int(resources.memory_reservation_bytes)),
         ("MemorySwap", Value::Int(resources.memory_swap_bytes)),
+        ("MemorySwappiness", swappiness),
+        ("OomKillDisable", Value::Bool(resources.oom_kill_disable)),
         (
             "PidsLimit",
             if resources.pids_limit == 0 { Value::Null } else { Value::Int(resources.pids_limit) },
         ),
         ("Ulimits", Value::List(host.ulimits.iter().map(ulimit).collect())),
+    ]
+}
+
+/// A device; all is allowed if nothing else was said.
+fn device(device: &Device) -> Value {
+    let or = |text: &String, other: &str| {
+        Value::text(if text.is_empty() { other } else { text.as_str() })
+    };
+    Value::record([
+        ("PathOnHost", Value::text(&device.host_path)),
+        ("PathInContainer", or(&device.container_path, &device.host_path)),
+        ("CgroupPermissions", or(&device.permissions, "rwm")),
     ])
+}
+
+/// Where what it writes is kept.
+fn log_config(host: &HostConfig) -> Value {
+    Value::record([
+        ("Type", Value::text(&host.log_driver)),
+        ("Config", labels_map(&host.log_options)),
+    ])
+}
+
+/// What its root file system is made of.
+fn graph_driver(snapshot_key: &str) -> Value {
+    let data = [("ID".to_owned(), Value::text(snapshot_key))];
+    Value::record([("Name", Value::text("overlayfs")), ("Data", Value::map(data))])
 }
 
 fn restart_policy(policy: Option<&RestartPolicy>) -> Value {
@@ -362,6 +429,8 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
         ("Tty", Value::Bool(config.tty)),
         ("OpenStdin", Value::Bool(config.open_stdin)),
         ("StdinOnce", Value::Bool(config.stdin_once)),
+        ("Volumes", volume_targets(summary)),
+        ("OnBuild", Value::Null),
         ("Env", Value::texts(&config.env)),
         ("Cmd", texts_or_null(&config.command)),
         ("Image", Value::text(&summary.image)),
@@ -372,6 +441,12 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
         ("StopSignal", Value::text(&config.stop_signal)),
         ("StopTimeout", stop_timeout),
     ])
+}
+
+/// Where its volumes are, as Docker has them: names of empty objects.
+fn volume_targets(summary: &ContainerSummary) -> Value {
+    let volumes = summary.mount_points.iter().filter(|mount| mount.r#type == "volume");
+    Value::map(volumes.map(|mount| (mount.destination.clone(), Value::record([]))))
 }
 
 /// Ports as Docker has them: names of empty objects.

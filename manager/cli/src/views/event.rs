@@ -24,14 +24,25 @@ pub(crate) fn record(event: &Event) -> Value {
     let nanos = time.seconds.saturating_mul(1_000_000_000).saturating_add(time.nanos.into());
     let attributes =
         Value::map(event.attributes.iter().map(|(name, value)| (name.clone(), Value::text(value))));
-    Value::record([
+    let mut fields = Vec::new();
+    if event.r#type == "container" {
+        // Docker's older names, which scripts still read.
+        let image = event.attributes.get("image").map_or("", String::as_str);
+        fields.extend([
+            ("status", Value::text(&event.action)),
+            ("id", Value::text(&event.id)),
+            ("from", Value::text(image)),
+        ]);
+    }
+    fields.extend([
         ("Type", Value::text(&event.r#type)),
         ("Action", Value::text(&event.action)),
         ("Actor", Value::record([("ID", Value::text(&event.id)), ("Attributes", attributes)])),
         ("scope", Value::text("local")),
         ("time", Value::Int(time.seconds)),
         ("timeNano", Value::Int(nanos)),
-    ])
+    ]);
+    Value::Record(fields)
 }
 
 #[cfg(test)]
@@ -65,7 +76,7 @@ mod tests {
     fn json_has_dockers_keys() {
         assert_eq!(
             record(&sample()).to_json(),
-            r#"{"Type":"container","Action":"die","Actor":{"ID":"abc","Attributes":{"exitCode":"0","name":"web"}},"scope":"local","time":1714557600,"timeNano":1714557600000000005}"#
+            r#"{"status":"die","id":"abc","from":"","Type":"container","Action":"die","Actor":{"ID":"abc","Attributes":{"exitCode":"0","name":"web"}},"scope":"local","time":1714557600,"timeNano":1714557600000000005}"#
         );
     }
 }

@@ -1,6 +1,8 @@
 //! Networks: the rows of `network ls`, `network inspect`, and what `inspect` shows of a
 //! container's networks.
 
+use std::collections::BTreeMap;
+
 use keg_proto::keg::v1::{
     ContainerEndpoint, InspectContainerResponse, InspectNetworkResponse, Network,
     NetworkAttachment, Subnet,
@@ -49,7 +51,7 @@ pub(crate) fn row(network: &Network, style: RowStyle) -> Value {
         ("CreatedAt", Value::Text(created_at)),
         ("Driver", Value::text(&network.driver)),
         ("ID", Value::text(id)),
-        ("IPv4", Value::Text(true.to_string())),
+        ("IPv4", Value::Text(network.enable_ipv4.to_string())),
         ("IPv6", Value::Text(network.enable_ipv6.to_string())),
         ("Internal", Value::Text(network.internal.to_string())),
         ("Label", label_lookup(&network.labels)),
@@ -72,14 +74,14 @@ pub(crate) fn inspect(response: &InspectNetworkResponse) -> Value {
         ]);
         (member.container_id.clone(), told)
     });
-    let subnets = network.subnets.iter().map(subnet).collect();
+    let subnets = network.subnets.iter().map(|one| subnet(one, &network)).collect();
     Value::record([
         ("Name", Value::text(&network.name)),
         ("Id", Value::text(&network.id)),
         ("Created", Value::Text(moment::rfc3339(network.created_at.as_ref()))),
         ("Scope", Value::text("local")),
         ("Driver", Value::text(&network.driver)),
-        ("EnableIPv4", Value::Bool(true)),
+        ("EnableIPv4", Value::Bool(network.enable_ipv4)),
         ("EnableIPv6", Value::Bool(network.enable_ipv6)),
         (
             "IPAM",
@@ -107,12 +109,20 @@ pub(crate) fn inspect(response: &InspectNetworkResponse) -> Value {
     ])
 }
 
-fn subnet(subnet: &Subnet) -> Value {
+fn subnet(subnet: &Subnet, network: &Network) -> Value {
     let mut fields = vec![("Subnet", Value::text(&subnet.subnet))];
     if !subnet.ip_range.is_empty() {
         fields.push(("IPRange", Value::text(&subnet.ip_range)));
     }
     fields.push(("Gateway", Value::text(&subnet.gateway)));
+    // Each is of one family, as the subnets are.
+    let is_ipv6 = subnet.subnet.contains(':');
+    let reserved: BTreeMap<_, _> =
+        network.aux_addresses.iter().filter(|(_, one)| one.contains(':') == is_ipv6).collect();
+    if !reserved.is_empty() {
+        let told = reserved.into_iter().map(|(name, one)| (name.clone(), Value::text(one)));
+        fields.push(("AuxiliaryAddresses", Value::map(told)));
+    }
     Value::Record(fields)
 }
 
@@ -166,7 +176,7 @@ fn endpoint(container: &str, endpoint: &ContainerEndpoint) -> Value {
         ("Aliases", texts_or_null(&asked.aliases)),
         ("MacAddress", Value::text(&endpoint.mac_address)),
         ("DriverOpts", Value::Null),
-        ("GwPriority", Value::Int(0)),
+        ("GwPriority", Value::Int(asked.gateway_priority.into())),
         ("NetworkID", Value::text(&endpoint.network_id)),
         ("EndpointID", Value::text(endpoint_id(container, endpoint))),
         ("Gateway", Value::text(&endpoint.ipv4_gateway)),

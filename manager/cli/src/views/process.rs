@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use keg_proto::keg::v1::Process;
+use keg_proto::keg::v1::{Process, TopResponse, TopRow};
 
 use crate::{moment, table};
 
@@ -19,6 +19,20 @@ pub(crate) fn table(processes: &[Process], now: Timestamp) -> String {
     table::align(&lines)
 }
 
+/// The table that the host's ps printed.
+pub(crate) fn table_of_ps(response: &TopResponse) -> String {
+    let mut lines = vec![response.titles.join("\t")];
+    let line =
+        |row: &TopRow| row.cells.iter().map(|cell| printable(cell)).collect::<Vec<_>>().join("\t");
+    lines.extend(response.rows.iter().map(line));
+    table::align(&lines)
+}
+
+/// What a process calls itself may hold what a table or a terminal would act upon.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 fn row(process: &Process, now: Timestamp) -> String {
     let age_secs = moment::seconds_since(process.started_at.as_ref(), now).max(1);
     let cpu_secs = process.cpu_usec / 1_000_000;
@@ -28,9 +42,7 @@ fn row(process: &Process, now: Timestamp) -> String {
         uid => uid.to_string(),
     };
     let terminal = if process.terminal.is_empty() { "?" } else { &process.terminal };
-    // What a process calls itself may hold what a table or a terminal would act upon.
-    let command: String =
-        process.command.join(" ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let command = printable(&process.command.join(" "));
     format!(
         "{user}\t{}\t{}\t{percent}\t{}\t{terminal}\t{:02}:{:02}:{:02}\t{command}",
         process.pid,

@@ -16,20 +16,24 @@ pub(crate) fn version(server: Option<&VersionResponse>) -> Value {
     let client = Value::record([
         ("Version", Value::text(CLIENT_VERSION)),
         ("ApiVersion", Value::text(API_VERSION)),
+        ("DefaultAPIVersion", Value::text(API_VERSION)),
         ("Os", Value::text(std::env::consts::OS)),
         ("Arch", Value::text(architecture())),
     ]);
     let server = server.map_or(Value::Null, |server| {
         let components = server.components.iter().map(|component| {
+            let details = [("Path".to_owned(), Value::text(&component.path))];
             Value::record([
                 ("Name", Value::text(&component.name)),
                 ("Version", Value::text(&component.version)),
                 ("Path", Value::text(&component.path)),
+                ("Details", Value::map(details)),
             ])
         });
         Value::record([
             ("Version", Value::text(&server.version)),
             ("ApiVersion", Value::text(&server.api_version)),
+            ("MinAPIVersion", Value::text(&server.api_version)),
             ("GitCommit", Value::text(&server.git_commit)),
             ("Os", Value::text(&server.os)),
             ("Arch", Value::text(&server.architecture)),
@@ -91,11 +95,17 @@ pub(crate) fn info(info: &InfoResponse) -> Value {
         ("Architecture", Value::text(&info.architecture)),
         ("NCPU", Value::unsigned(info.cpus)),
         ("MemTotal", Value::unsigned(info.memory_bytes)),
+        ("DockerRootDir", Value::text(&info.root_dir)),
         ("KegRootDir", Value::text(&info.root_dir)),
         ("KegStateDir", Value::text(&info.state_dir)),
         ("Name", Value::text(&info.hostname)),
         ("SecurityOptions", Value::texts(&info.security_options)),
         ("ServerVersion", Value::text(&info.server_version)),
+        ("LoggingDriver", Value::text("json-file")),
+        ("LiveRestoreEnabled", Value::Bool(true)),
+        // Clusters are Kubernetes' job; scripts ask before they do anything about one.
+        ("Swarm", Value::record([("LocalNodeState", Value::text("inactive"))])),
+        ("ClientInfo", Value::record([("Version", Value::text(CLIENT_VERSION))])),
         ("Warnings", Value::texts(&info.warnings)),
     ])
 }

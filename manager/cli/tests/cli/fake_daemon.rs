@@ -269,7 +269,8 @@ impl Containers for Fake {
     async fn logs(&self, _: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let line = || {
             let data = b"a line of a log that has no end\n".to_vec();
-            Ok(LogEntry { time: None, stream: Stream_::Stdout.into(), data })
+            let entry = LogEntry { stream: Stream_::Stdout.into(), data, ..LogEntry::default() };
+            Ok(entry)
         };
         Ok(Response::new(Box::pin(tokio_stream::iter(std::iter::repeat_with(line)))))
     }

@@ -1,6 +1,7 @@
 //! What a container gets of its host: `HostConfig`, both ways.
 
 use keg_engine::devices::Device;
+use keg_engine::log::LogChoice;
 use keg_engine::model::{
     HostConfig, KeptId, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode,
 };
@@ -80,6 +81,7 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         dns_search: host.dns_search,
         dns_options: host.dns_options,
         extra_hosts: network::extra_hosts_from_pb(&host.extra_hosts)?,
+        log: LogChoice { driver: host.log_driver, options: host.log_options.into_iter().collect() },
     })
 }
 
@@ -154,6 +156,8 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
         dns_options: host.dns_options.clone(),
         extra_hosts: host.extra_hosts.iter().map(network::extra_host_to_pb).collect(),
         networks: host.networks.iter().map(network::attachment_to_pb).collect(),
+        log_driver: host.log.driver().to_owned(),
+        log_options: host.log.options.clone().into_iter().collect(),
     }
 }
 

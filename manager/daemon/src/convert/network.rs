@@ -65,10 +65,22 @@ pub(crate) fn request_from_pb(request: pb::CreateNetworkRequest) -> Result<Netwo
         driver,
         subnets: subnets_from_pb(&request.subnets, &request.gateways, &request.ip_ranges)?,
         ipv6: request.enable_ipv6,
+        without_ipv4: request.disable_ipv4,
+        reserved: reserved_from_pb(request.aux_addresses)?,
         internal: request.internal,
         labels: request.labels.into_iter().collect(),
         options,
     })
+}
+
+fn reserved_from_pb(texts: HashMap<String, String>) -> Result<BTreeMap<String, IpAddr>, Status> {
+    let reserved = texts.into_iter().map(|(name, text)| {
+        let address = optional("aux_addresses", &text)?;
+        address.map(|address| (name, address)).ok_or_else(|| {
+            invalid("aux_addresses", "an address to keep free is given as NAME=ADDRESS")
+        })
+    });
+    reserved.collect()
 }
 
 /// Brings each gateway and each range together with the subnet that it is in.
@@ -137,6 +149,12 @@ pub(crate) fn network_to_pb(view: &NetworkView) -> pb::Network {
                 created_at: Some(timestamp_to_pb(network.created_at)),
                 bridge: network.bridge.clone(),
                 is_default: network.is_default(),
+                enable_ipv4: network.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6()),
+                aux_addresses: network
+                    .reserved
+                    .iter()
+                    .map(|(name, address)| (name.clone(), address.to_string()))
+                    .collect(),
             }
         }
     }
@@ -195,6 +213,7 @@ pub(crate) fn attachment_from_pb(attachment: pb::NetworkAttachment) -> Result<At
         ipv6: optional("ipv6_address", &attachment.ipv6_address)?,
         mac: optional("mac_address", &attachment.mac_address)?,
         interface: attachment.interface,
+        gateway_priority: attachment.gateway_priority,
     })
 }
 
@@ -207,6 +226,7 @@ pub(crate) fn attachment_to_pb(attachment: &Attachment) -> pb::NetworkAttachment
         ipv6_address: attachment.ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         mac_address: attachment.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         interface: attachment.interface.clone(),
+        gateway_priority: attachment.gateway_priority,
     }
 }
 

@@ -122,7 +122,7 @@ impl pb::containers_server::Containers for Containers {
         request: Request<pb::ListContainersRequest>,
     ) -> Result<Response<pb::ListContainersResponse>, Status> {
         let request = request.into_inner();
-        let query = ListQuery {
+        let mut query = ListQuery {
             all: request.all,
             limit: usize::try_from(request.limit).ok().filter(|limit| *limit > 0),
             filters: request
@@ -132,6 +132,9 @@ impl pb::containers_server::Containers for Containers {
                 .collect(),
             sizes: request.sizes,
         };
+        if let Some(networks) = query.filters.get_mut("network") {
+            self.engine.name_networks(networks).await;
+        }
         let records = self.engine.list(&query).map_err(|error| to_status(&error))?;
         let volumes = self.engine.settings().volumes();
         let summary = |record: &Record| {
@@ -182,18 +185,18 @@ impl pb::containers_server::Containers for Containers {
             without_stdout: !both && !request.stdout,
             without_stderr: !both && !request.stderr,
         };
-        let log = self
-            .engine
-            .logs(&request.container, LogsRequest { query, follow: request.follow })
-            .await
-            .map_err(|error| to_status(&error))?;
+        let asked = LogsRequest { query, follow: request.follow, details: request.details };
+        let log =
+            self.engine.logs(&request.container, asked).await.map_err(|error| to_status(&error))?;
+        let details = log.details().to_owned();
         let batches = stream::unfold(log, |mut log| async move {
             let batch = log.next().await?;
             Some((batch, log))
         });
-        let entries = batches.flat_map(|batch| {
+        let entries = batches.flat_map(move |batch| {
+            let told = |entry| pb::LogEntry { details: details.clone(), ..entry_to_pb(entry) };
             stream::iter(match batch {
-                Ok(entries) => entries.into_iter().map(|entry| Ok(entry_to_pb(entry))).collect(),
+                Ok(entries) => entries.into_iter().map(|entry| Ok(told(entry))).collect(),
                 Err(error) => vec![Err(to_status(&error))],
             })
         });
@@ -264,10 +267,20 @@ impl pb::containers_server::Containers for Containers {
         &self,
         request: Request<pb::TopRequest>,
     ) -> Result<Response<pb::TopResponse>, Status> {
-        let name = request.into_inner().container;
+        let request = request.into_inner();
+        let name = request.container;
+        if !request.ps_options.is_empty() {
+            let listed = self.engine.top_by_ps(&name, &request.ps_options).await;
+            let table = listed.map_err(|error| to_status(&error))?;
+            return Ok(Response::new(pb::TopResponse {
+                titles: table.titles,
+                rows: table.rows.into_iter().map(|cells| pb::TopRow { cells }).collect(),
+                ..pb::TopResponse::default()
+            }));
+        }
         let processes = self.engine.top(&name).await.map_err(|error| to_status(&error))?;
         let processes = processes.into_iter().map(convert::process_to_pb).collect();
-        Ok(Response::new(pb::TopResponse { processes }))
+        Ok(Response::new(pb::TopResponse { processes, ..pb::TopResponse::default() }))
     }
 
     async fn prune(
@@ -307,5 +320,6 @@ fn entry_to_pb(entry: LogEntry) -> pb::LogEntry {
         time: Some(convert::timestamp_to_pb(entry.time)),
         stream: stream.into(),
         data: entry.data,
+        details: String::new(),
     }
 }

@@ -138,6 +138,7 @@ pub(super) mod tests {
             driver: crate::model::Driver::Bridge,
             bridge: format!("keg-{number}"),
             subnets: vec![Subnet { subnet, gateway, range: None, chosen: false }],
+            reserved: BTreeMap::new(),
             internal,
             mtu: 1500,
             masquerade: true,
@@ -168,6 +169,7 @@ pub(super) mod tests {
             ports: Vec::new(),
             dns: Vec::new(),
             default_route: true,
+            gateway_priority: 0,
         }
     }
 

@@ -22,6 +22,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
@@ -300,6 +301,15 @@ pub(crate) fn add_default_route(gateway: IpAddr, index: u32) -> Request {
     Request { action: format!("route through the gateway {gateway}"), message }
 }
 
+/// Takes the route through a gateway away.
+pub(crate) fn delete_default_route(gateway: IpAddr, index: u32) -> Request {
+    let (family, bytes) = octets(gateway);
+    let mut message =
+        Message::new(RTM_DELROUTE, NLM_F_REQUEST, &route_fields(family, RT_SCOPE_UNIVERSE));
+    message.attr(RTA_GATEWAY, &bytes).u32(RTA_OIF, index);
+    Request { action: format!("take the route through the gateway {gateway} away"), message }
+}
+
 /// Routes everything of a family straight out of an interface, in a table of its own.
 pub(crate) fn add_table_route(ipv6: bool, table: u32, index: u32) -> Request {
     let mut message = new_route(family_of(ipv6), RT_SCOPE_LINK);
@@ -339,8 +349,13 @@ fn new_link(index: u32, flags: u32) -> Message {
 }
 
 fn new_route(family: u8, scope: u8) -> Message {
-    let fixed = [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
-    Message::new(RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, &fixed)
+    let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE;
+    Message::new(RTM_NEWROUTE, flags, &route_fields(family, scope))
+}
+
+/// `struct rtmsg` of a route to everywhere.
+fn route_fields(family: u8, scope: u8) -> [u8; 12] {
+    [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0]
 }
 
 /// `struct ifinfomsg`: family, type, index, flags, and which of the flags are meant.

@@ -20,7 +20,7 @@ impl Switchboard {
         }
         let was_way_out = self.endpoints.get(&key).is_some_and(|endpoint| endpoint.default_route);
         self.release(&key)?;
-        if was_way_out { self.choose_way_out(container) } else { Ok(()) }
+        if was_way_out { self.settle_way_out(container) } else { Ok(()) }
     }
 
     /// Publishes ports of a container that is connected; for one that has lost the network on which
@@ -77,21 +77,35 @@ impl Switchboard {
         Ok(())
     }
 
-    /// Makes another of a container's networks its way out, after it has lost the one that was.
-    fn choose_way_out(&mut self, container: &str) -> Result<(), NetworkError> {
-        let mut others = self.endpoints(container);
-        others.sort_by(|one, other| one.interface.cmp(&other.interface));
-        let has_gateway = |endpoint: &Endpoint| {
-            endpoint.addresses.iter().any(|address| address.gateway.is_some())
-        };
-        let Some(next) = others.into_iter().find(has_gateway) else { return Ok(()) };
-        let key = (next.container.clone(), next.network.clone());
-        let next = Endpoint { default_route: true, ..next };
-        if let Some(netns) = self.held.get(&key).and_then(|held| held.netns.as_ref()) {
-            self.plane.make_way_out(&next, netns)?;
+    /// Makes that of a container's networks its way out which has the highest priority: of equals
+    /// the one that is, else the first.
+    pub(super) fn settle_way_out(&mut self, container: &str) -> Result<(), NetworkError> {
+        let mut leading_out = self.endpoints(container);
+        leading_out
+            .retain(|endpoint| endpoint.addresses.iter().any(|address| address.gateway.is_some()));
+        leading_out.sort_by(|one, other| {
+            let rank = |endpoint: &Endpoint| (endpoint.gateway_priority, endpoint.default_route);
+            rank(other).cmp(&rank(one)).then_with(|| one.interface.cmp(&other.interface))
+        });
+        let Some((best, others)) = leading_out.split_first() else { return Ok(()) };
+        if best.default_route {
+            return Ok(());
         }
-        self.records.put_endpoint(&next)?;
-        self.endpoints.insert(key, next);
+        for other in others.iter().filter(|other| other.default_route) {
+            self.lead_out(other, false)?;
+        }
+        self.lead_out(best, true)
+    }
+
+    /// Makes an endpoint its container's way out, or no longer.
+    fn lead_out(&mut self, endpoint: &Endpoint, leads_out: bool) -> Result<(), NetworkError> {
+        let changed = Endpoint { default_route: leads_out, ..endpoint.clone() };
+        let key = (changed.container.clone(), changed.network.clone());
+        if let Some(netns) = self.held.get(&key).and_then(|held| held.netns.as_ref()) {
+            self.plane.set_way_out(&changed, netns)?;
+        }
+        self.records.put_endpoint(&changed)?;
+        self.endpoints.insert(key, changed);
         Ok(())
     }
 }

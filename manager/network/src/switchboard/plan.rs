@@ -35,6 +35,9 @@ impl Switchboard {
             let routed = self.plane.routed()?.into_iter();
             taken.extend(routed.map(|cidr| (cidr, "a route of the host".to_owned())));
         }
+        if request.without_ipv4 && !request.ipv6 {
+            return Err(ipam::IpamError::NoFamilyAtAll.into());
+        }
         let mut subnets: Vec<Subnet> = Vec::new();
         for wanted in &request.subnets {
             let settled = ipam::settle_subnet(*wanted)?;
@@ -46,6 +49,9 @@ impl Switchboard {
                 let (other, holder) = (*other, holder.clone());
                 return Err(ipam::IpamError::Overlap { subnet, other, holder }.into());
             }
+            if request.without_ipv4 && !subnet.is_ipv6() {
+                return Err(ipam::IpamError::UnwantedFamily { subnet }.into());
+            }
             subnets.push(settled);
         }
         let taken: Vec<Cidr> = taken.into_iter().map(|(cidr, _)| cidr).collect();
@@ -54,7 +60,8 @@ impl Switchboard {
             ipam::settle_subnet(request)
                 .map(|subnet| subnets.push(Subnet { chosen: true, ..subnet }))
         };
-        if !request.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6()) {
+        let has_ipv4 = request.subnets.iter().any(|subnet| !subnet.subnet.is_ipv6());
+        if !has_ipv4 && !request.without_ipv4 {
             choose(ipam::choose_subnet_4(&taken)?)?;
         }
         if request.ipv6 && !request.subnets.iter().any(|subnet| subnet.subnet.is_ipv6()) {
@@ -62,6 +69,7 @@ impl Switchboard {
             choose(ipam::choose_subnet_6([a, b, c, d, e], &taken)?)?;
         }
         subnets.sort_by_key(|subnet| subnet.subnet.is_ipv6());
+        check_reserved(request, &subnets)?;
         Ok(subnets)
     }
 
@@ -93,6 +101,8 @@ impl Switchboard {
                 })
                 .collect(),
             ipv6: network.subnets.iter().any(|subnet| subnet.subnet.is_ipv6()),
+            without_ipv4: network.subnets.iter().all(|subnet| subnet.subnet.is_ipv6()),
+            reserved: network.reserved.clone(),
             ..NetworkRequest::default()
         };
         let moved = Network { subnets: self.settle_subnets(&request)?, ..network.clone() };
@@ -116,8 +126,11 @@ impl Switchboard {
                 return Err(ipam::IpamError::NoFamily { address: *wanted }.into());
             }
         }
-        let taken: HashSet<IpAddr> =
-            self.endpoints_on(&network.id).flat_map(Endpoint::ips).collect();
+        let taken: HashSet<IpAddr> = self
+            .endpoints_on(&network.id)
+            .flat_map(Endpoint::ips)
+            .chain(network.reserved.values().copied())
+            .collect();
         for subnet in &network.subnets {
             let is_ipv6 = subnet.subnet.is_ipv6();
             let wanted = request.addresses.iter().find(|ip| ip.is_ipv6() == is_ipv6).copied();
@@ -148,6 +161,7 @@ impl Switchboard {
             default_route: request.default_route
                 && !network.internal
                 && !self.endpoints(&request.container).iter().any(|other| other.default_route),
+            gateway_priority: request.gateway_priority,
         })
     }
 
@@ -238,6 +252,19 @@ impl Switchboard {
         };
         Ok(hold(SocketAddr::new(host_ip, host_port), request.transport, known)?)
     }
+}
+
+/// Checks addresses that no container is to get: a container could have each of them otherwise.
+fn check_reserved(request: &NetworkRequest, subnets: &[Subnet]) -> Result<(), ipam::IpamError> {
+    let mut taken = HashSet::new();
+    for address in request.reserved.values() {
+        let Some(subnet) = subnets.iter().find(|subnet| subnet.subnet.contains(*address)) else {
+            return Err(ipam::IpamError::NoFamily { address: *address });
+        };
+        ipam::give_address(&request.name, subnet, Some(*address), None, &taken)?;
+        taken.insert(*address);
+    }
+    Ok(())
 }
 
 /// Reads the driver's options: MTU, and whether to masquerade. Docker's names are understood too.

@@ -327,3 +327,71 @@ fn a_container_on_two_networks_leaves_by_the_first() {
         assert!(routes.contains("dev eth1"), "{routes}");
     });
 }
+
+#[test]
+fn the_way_out_is_through_the_network_of_the_highest_priority() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        for name in ["back", "uplink"] {
+            lab.board.create(network(name)).unwrap();
+        }
+        let web = lab.start("bridge", "web", &[]);
+        let with =
+            |gateway_priority: i32| ConnectRequest { gateway_priority, ..container_request("web") };
+        let way_out = || web.machine.sh("ip route show default");
+
+        lab.board.connect("back", &with(-1), &web.machine.path()).unwrap();
+        assert!(way_out().contains("dev eth0"), "{}", way_out());
+        let uplink = lab.board.connect("uplink", &with(5), &web.machine.path()).unwrap();
+        assert!(uplink.default_route);
+        assert_eq!(way_out().lines().count(), 1, "{}", way_out());
+        assert!(way_out().contains("dev eth2"), "{}", way_out());
+        let leading: Vec<_> =
+            lab.board.endpoints(&web.id).into_iter().filter(|one| one.default_route).collect();
+        assert_eq!(leading, [uplink]);
+
+        lab.board.disconnect("uplink", &web.id).unwrap();
+        assert!(way_out().contains("dev eth0"), "{}", way_out());
+    });
+}
+
+#[test]
+fn a_network_can_do_without_ipv4_and_keep_addresses_free() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let six = NetworkRequest { ipv6: true, without_ipv4: true, ..network("six") };
+        let created = lab.board.create(six).unwrap();
+        assert!(created.subnets.iter().all(|subnet| subnet.subnet.is_ipv6()), "{created:?}");
+        let (one, other) = (lab.start("six", "one", &[]), lab.start("six", "other", &[]));
+        let _server = other.machine.serve(80);
+        assert_eq!(one.machine.ask(&format!("[{}]:80", other.ip())), Some(one.ip().to_string()));
+
+        let none = NetworkRequest { without_ipv4: true, ..network("none-at-all") };
+        let refusal = lab.board.create(none).unwrap_err().to_string();
+        assert!(refusal.contains("--ipv6"), "{refusal}");
+    });
+}
+
+#[test]
+fn reserved_addresses_are_in_the_subnet_and_nobodys() {
+    Lab::run(PublishMode::Firewall, |lab| {
+        let request = |address: &str| NetworkRequest {
+            subnets: vec![subnet("10.60.0.0/29")],
+            reserved: [("router".to_owned(), address.parse().unwrap())].into(),
+            ..network("tiny")
+        };
+        for wrong in ["10.61.0.1", "10.60.0.1", "10.60.0.7"] {
+            assert!(lab.board.create(request(wrong)).is_err(), "{wrong}");
+        }
+        lab.board.create(request("10.60.0.3")).unwrap();
+
+        let given: Vec<_> =
+            ["a", "b", "c", "d"].map(|name| lab.start("tiny", name, &[]).ip().to_string()).into();
+
+        assert_eq!(given, ["10.60.0.2", "10.60.0.4", "10.60.0.5", "10.60.0.6"]);
+        let wanted = ConnectRequest {
+            addresses: vec!["10.60.0.3".parse().unwrap()],
+            ..container_request("e")
+        };
+        let machine = Machine::new();
+        assert!(lab.board.connect("tiny", &wanted, &machine.path()).is_err());
+    });
+}

@@ -1,6 +1,6 @@
 //! `keg network create`: creates a network.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use keg_proto::keg::v1::CreateNetworkRequest;
 
 use crate::client::Daemon;
@@ -14,8 +14,15 @@ use crate::output;
   keg network create --internal back                 no way out, and none in
   keg network create --subnet 172.28.0.0/16 --ip-range 172.28.5.0/24 lan
   keg network create --ipv6 --subnet fd00:1::/64 six
+  keg network create --subnet 10.5.0.0/24 --aux-address router=10.5.0.9 lan
   keg network create -d macvlan -o parent=eth0 --subnet 192.168.1.0/24 house")]
 pub(crate) struct CreateArgs {
+    /// Accepted for scripts: containers can be put on any network
+    #[arg(long)]
+    attachable: bool,
+    /// Keep an address free, for something that is no container
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    aux_address: Vec<String>,
     /// How containers are connected: bridge or macvlan
     #[arg(short = 'd', long, value_name = "DRIVER", default_value = "bridge")]
     driver: String,
@@ -28,6 +35,19 @@ pub(crate) struct CreateArgs {
     /// Part of a subnet that addresses are given out of
     #[arg(long, value_name = "SUBNET")]
     ip_range: Vec<String>,
+    /// Give it IPv4; --ipv4=false with --ipv6 leaves it out
+    #[arg(
+        long,
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true,
+        action = ArgAction::Set
+    )]
+    ipv4: bool,
     /// Give it IPv6 as well
     #[arg(long)]
     ipv6: bool,
@@ -57,6 +77,8 @@ pub(crate) async fn run(args: CreateArgs, host: &str) -> Result<u8, Failure> {
         options: policy::pairs(&args.opt).map_err(Failure::usage)?,
         gateways: args.gateway,
         ip_ranges: args.ip_range,
+        disable_ipv4: !args.ipv4,
+        aux_addresses: policy::pairs(&args.aux_address).map_err(Failure::usage)?,
     };
     let daemon = Daemon::connect(host).await?;
     let created = daemon.networks().create(request).await?.into_inner();
