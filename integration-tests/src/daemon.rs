@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -26,7 +27,30 @@ pub struct Daemon {
     machine: Option<Machine>,
     log_level: &'static str,
     also: Vec<String>,
+    _disk: Option<Disk>,
     scratch: Scratch,
+}
+
+/// A file system of memory, mounted until the daemon is gone.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf, bytes: u64) -> Self {
+        std::fs::create_dir_all(&at).expect("make a mount point");
+        let options = format!("size={bytes},mode=711");
+        let flags = MsFlags::empty();
+        mount(Some("tmpfs"), &at, Some("tmpfs"), flags, Some(options.as_str()))
+            .expect("mount a small disk");
+        Self(at)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // What is below it is a failure of the test, and found by the scratch directory.
+        let _ = umount2(&self.0, MntFlags::empty());
+    }
 }
 
 /// What a test's daemon is set to unless the test says otherwise: its containers do without a
@@ -63,6 +87,7 @@ impl Daemon {
             machine,
             log_level: "debug",
             also: Vec::new(),
+            _disk: None,
             scratch,
         };
         daemon.start();
@@ -90,6 +115,21 @@ impl Daemon {
         (daemon, image)
     }
 
+    /// Starts a daemon that holds [`Image::busybox`], and whose persistent directory is a file
+    /// system of its own of so many bytes; returns the image's name too.
+    ///
+    /// # Panics
+    /// As [`Daemon::with_busybox`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_busybox_on_disk(bytes: u64) -> (Self, String) {
+        let registry = BadRegistry::new(Image::busybox(), |_, right| right);
+        let daemon = Self::configured("", Vec::new(), Some(bytes));
+        let image = format!("{}/busybox:latest", registry.address());
+        daemon.pull(&image);
+        (daemon, image)
+    }
+
     /// Starts a daemon with a configuration file (TOML).
     ///
     /// # Panics
@@ -97,7 +137,7 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn with_config(toml: &str) -> Self {
-        Self::configured(toml, Vec::new())
+        Self::configured(toml, Vec::new(), None)
     }
 
     /// Starts a daemon with a configuration file (TOML) that serves `uri` beside its socket.
@@ -107,16 +147,24 @@ impl Daemon {
     #[must_use]
     #[track_caller]
     pub fn listening(toml: &str, uri: &str) -> Self {
-        Self::configured(toml, vec![uri.to_owned()])
+        Self::configured(toml, vec![uri.to_owned()], None)
     }
 
     #[track_caller]
-    fn configured(toml: &str, also: Vec<String>) -> Self {
+    fn configured(toml: &str, also: Vec<String>, disk_bytes: Option<u64>) -> Self {
         let scratch = Scratch::new();
+        let disk = disk_bytes.map(|bytes| Disk::mount(scratch.join("root"), bytes));
         let quiet = if toml.contains("default_network") { "" } else { QUIET };
         let config = scratch.file("kegd.toml", format!("{quiet}{toml}"));
-        let mut daemon =
-            Self { trees: Vec::new(), config, machine: None, log_level: "debug", also, scratch };
+        let mut daemon = Self {
+            trees: Vec::new(),
+            config,
+            machine: None,
+            log_level: "debug",
+            also,
+            _disk: disk,
+            scratch,
+        };
         daemon.start();
         daemon
     }

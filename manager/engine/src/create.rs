@@ -25,7 +25,9 @@ use crate::engine::{EXTENSION, Engine, Shared, encode, file_error};
 use crate::error::EngineError;
 use crate::health::HealthCheck;
 use crate::id::{ContainerId, ContainerName};
+use crate::idmap;
 use crate::joining;
+use crate::labels::Modules;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
     CreateRequest, ExposedPort, HostConfig, IdRange, ImageUse, Mount, MountSource, NamespaceMode,
@@ -63,13 +65,14 @@ impl Engine {
         let engine = self.clone();
         Self::detached("a new container", async move {
             let mut request = request;
-            let warnings = engine.settle_networks(&mut request).await?;
+            let mut warnings = engine.settle_networks(&mut request).await?;
             let inherited = engine.inherited_mounts(&request)?;
             let (request, shared_range) = engine.resolve_joins(request)?;
             let work = move |shared: &Shared| make(shared, request, inherited, shared_range);
             let record = engine.blocking("a new container", work).await?;
             engine.insert(Container::new(record.clone()));
             engine.tell(&record, "create", &[]);
+            warnings.extend(idmap::warnings(&record));
             Ok(Created { id: record.id, name: record.name, warnings })
         })
         .await
@@ -267,21 +270,31 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
             "a host name has at most 64 letters, digits, \"-\", \".\" or \"_\"",
         );
     }
-    if shared.settings.runtime_program(&request.host.runtime).is_none() {
-        return Err(EngineError::InvalidField {
-            field: "runtime",
-            problem: format!(
-                "{:?} is neither a configured runtime nor an absolute path",
-                request.host.runtime
-            ),
-        });
-    }
+    check_runtime(shared, &request.host.runtime)?;
     if request.host.auto_remove && request.host.restart != RestartPolicy::No {
         return invalid("restart", "a container that is removed when it ends cannot be restarted");
     }
     request.host.log.check(shared.settings.log)?;
+    Modules::ask().choose(&request.host)?;
     check_limits(shared, &request.host)?;
     check_mounts(request)
+}
+
+/// Refuses a runtime that is none. Shims of containerd are not: what they do with a container's
+/// streams ends with the daemon, so that kegd has its own shim run every runtime.
+fn check_runtime(shared: &Shared, asked: &str) -> Result<(), EngineError> {
+    let name = Path::new(asked).file_name().unwrap_or_default().to_string_lossy();
+    let problem = if name.starts_with("io.containerd.") || name.starts_with("containerd-shim-") {
+        format!(
+            "{asked:?} is a shim of containerd; name the runtime that it runs, such as runc, which \
+             kegd's own shim runs as well"
+        )
+    } else if shared.settings.runtime_program(asked).is_none() {
+        format!("{asked:?} is neither a configured runtime nor an absolute path")
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::InvalidField { field: "runtime", problem })
 }
 
 /// Refuses limits that contradict each other, or the host.

@@ -28,6 +28,7 @@ use crate::error::EngineError;
 use crate::events::{EngineEvent, EventHub, ObjectType};
 use crate::host::Host;
 use crate::id::ContainerId;
+use crate::labels::Modules;
 use crate::lifecycle::Event;
 use crate::model::{ContainerDir, Record};
 use crate::networking::Networking;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) shim: ShimProgram,
     pub(crate) holds: Holds,
     pub(crate) networking: Networking,
+    /// Why containers have no label by default, where they should have one.
+    label_warning: Option<String>,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
 }
 
@@ -96,6 +99,7 @@ impl Engine {
             shim,
             holds: Holds::default(),
             networking: Networking::new(networks, cni),
+            label_warning: Modules::ask().load_default(),
             containers: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -130,6 +134,7 @@ impl Engine {
             warnings.push("no shim was found; no container can start".to_owned());
         }
         warnings.extend(self.shared.networking.warning());
+        warnings.extend(self.shared.label_warning.clone());
         warnings
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::labels::Modules;
 use crate::lifecycle::{Exit, Lifecycle};
 use crate::model::{Record, TerminalSize};
 use crate::process_plan::set_env;
@@ -164,7 +165,9 @@ impl Engine {
                 privileged: request.privileged,
                 terminal_size: request.terminal_size,
             };
-            let process = spec::exec_process(&record, &identity, plan, shared.host.last_capability)
+            let labels = Modules::ask().choose(&record.host)?;
+            let last = shared.host.last_capability;
+            let process = spec::exec_process(&record, &identity, plan, last, &labels)
                 .map_err(EngineError::Spec)?;
             serde_json::to_vec(&process).map_err(|source| EngineError::DamagedRecord {
                 container: record.id.as_str().to_owned(),

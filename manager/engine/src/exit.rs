@@ -5,6 +5,7 @@
 //! exit record, or none: then its `delete` is run, and the container is marked as killed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -20,6 +21,9 @@ use crate::start::chain;
 
 /// Exit code of a process that was killed because nobody was left to wait for it.
 const KILLED: u32 = 137;
+/// Pauses before what could not be stored is tried again: the first, and the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Waits, in a task of its own, for the end of a container that runs.
@@ -88,7 +92,7 @@ impl Engine {
             let code = exit.code.to_string();
             // Who is told that it has ended can have its ports at once.
             self.leave_networks(&record).await;
-            self.remember_exit(&turn, &record, exit).await;
+            self.remember_exit(container, &turn, &record, exit).await;
             self.tell(&record, "die", &[("exitCode", code), ("execDuration", duration(&record))]);
             container.clear_task();
         };
@@ -102,14 +106,23 @@ impl Engine {
         }
     }
 
-    async fn remember_exit(&self, turn: &Turn<'_>, record: &Record, exit: Exit) {
+    async fn remember_exit(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        record: &Record,
+        exit: Exit,
+    ) {
         let exited = Event::Exited(exit);
         if !record.host.auto_remove {
             match self.apply(turn, exited.clone()).await {
                 Ok(()) => return,
                 // What runs no more must not be shown as running because the disk is full.
-                Err(error) => tracing::error!(container = %record.id, error = %error.chain(),
-                    "cannot store that a container ended"),
+                Err(error) => {
+                    tracing::error!(container = %record.id, error = %error.chain(),
+                        "cannot store that a container ended");
+                    self.store_later(container);
+                }
             }
         }
         // What is removed at once is not stored before: if the daemon is killed in between, the next
@@ -117,6 +130,29 @@ impl Engine {
         if let Ok(record) = turn.after(exited) {
             turn.commit(record);
         }
+    }
+
+    /// Stores a container as it is as soon as the disk takes it.
+    fn store_later(&self, container: &Arc<Container>) {
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        tokio::spawn(async move {
+            let mut pause = FIRST_RETRY;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LAST_RETRY);
+                let _turn = container.turn().await;
+                if container.watch().borrow().removed {
+                    return;
+                }
+                let record = Record::clone(&container.record());
+                let save = engine.blocking("a record", move |shared| shared.save(&record));
+                if save.await.is_ok() {
+                    tracing::info!(container = %container.id(),
+                        "what could not be stored of a container is stored now");
+                    return;
+                }
+            }
+        });
     }
 
     /// Removes a container whose maker asked for that, once it has ended.
@@ -133,5 +169,6 @@ impl Engine {
 /// Whole seconds that the process ran.
 fn duration(record: &Record) -> String {
     let started = record.lifecycle.started_at().unwrap_or_else(Timestamp::now);
-    Timestamp::now().duration_since(started).as_secs().to_string()
+    // A clock that went back meanwhile must not make it negative.
+    Timestamp::now().duration_since(started).as_secs().max(0).to_string()
 }

@@ -24,6 +24,7 @@ use crate::error::EngineError;
 use crate::exec::ExecRequest;
 use crate::lifecycle::Lifecycle;
 use crate::model::Record;
+use crate::procfs;
 use crate::shim::io::FromProcess;
 use crate::signal::Signal;
 use crate::stop::Patience;
@@ -401,10 +402,10 @@ impl Engine {
     }
 }
 
-/// How long ago the container started. A clock that went back makes it young, not old.
+/// How long ago the container started, by a clock that nobody sets. One that has ended is as young
+/// as can be: nobody waits for it any more.
 fn age(record: &Record) -> Duration {
-    let started = record.lifecycle.started_at().unwrap_or_else(Timestamp::now);
-    Duration::try_from(Timestamp::now().duration_since(started)).unwrap_or_default()
+    record.lifecycle.pid().and_then(procfs::age).unwrap_or_default()
 }
 
 /// Reads what a probe writes to its end, and keeps the beginning.

@@ -148,8 +148,8 @@ impl Modules {
                 )));
             };
             // USER:ROLE:TYPE:LEVEL; a level has colons of its own.
-            let parts = parts
-                .get_or_insert_with(|| context.splitn(4, ':').map(str::to_owned).collect());
+            let parts =
+                parts.get_or_insert_with(|| context.splitn(4, ':').map(str::to_owned).collect());
             let (key, value) = option.split_once(':').unwrap_or((option, ""));
             let place = ["user", "role", "type", "level"].iter().position(|part| *part == key);
             match place.and_then(|place| parts.get_mut(place)).filter(|_| !value.is_empty()) {

@@ -241,6 +241,10 @@ pub struct HostConfig {
     pub shm_size_bytes: Option<u64>,
     /// Limits of setrlimit(2).
     pub ulimits: Vec<Ulimit>,
+    /// AppArmor's profile: a name, `unconfined`, or empty for the default.
+    pub apparmor_profile: String,
+    /// What is changed of SELinux' label, as `type:container_t`, or `disable`.
+    pub selinux_options: Vec<String>,
     /// Kernel parameters of the container's namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Further groups of the process, names or numbers.

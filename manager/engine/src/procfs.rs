@@ -1,6 +1,7 @@
 //! What `/proc` tells of a process (proc(5)).
 
 use std::fs;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -31,6 +32,16 @@ pub(crate) fn describe(pids: &[u32]) -> Vec<ProcessInfo> {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let boot = boot_time(&stat).unwrap_or(Timestamp::UNIX_EPOCH);
     pids.iter().filter_map(|pid| process(*pid, boot)).collect()
+}
+
+/// How long ago a process started, whatever the time of day was set to meanwhile.
+pub(crate) fn age(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let start_ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let up_secs: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let up = Duration::try_from_secs_f64(up_secs).ok()?;
+    Some(up.saturating_sub(Duration::from_millis(start_ticks.saturating_mul(1000 / TICKS_PER_SEC))))
 }
 
 fn process(pid: u32, boot: Timestamp) -> Option<ProcessInfo> {
@@ -103,6 +114,15 @@ fn boot_time(stat: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_ages_by_the_clock_that_nobody_sets() {
+        let own = age(std::process::id()).expect("this process");
+        let first = age(1).expect("the first process");
+
+        assert!(own <= first, "{own:?} {first:?}");
+        assert_eq!(age(u32::MAX), None);
+    }
 
     #[test]
     fn a_process_is_read_whatever_its_name() {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
@@ -72,6 +73,12 @@ impl RestartPolicy {
     }
 }
 
+/// How long a run took. A clock that was set back meanwhile makes it short, one that was set forward
+/// makes it long: the next pause is too long or too short by that, and those after it are right.
+fn length(started: Timestamp, ended: Timestamp) -> Duration {
+    Duration::try_from(ended.duration_since(started)).unwrap_or_default()
+}
+
 /// How long to wait before the next attempt, after a run of `ran` and a pause of `last`.
 fn next_pause(last: Option<Duration>, ran: Duration) -> Duration {
     match last {
@@ -88,9 +95,7 @@ impl Engine {
         let (policy, restarts) = (record.host.restart, record.restart_count);
         if policy.wants_after_exit(exit, record.stop_asked, restarts) {
             let started = ended.lifecycle.started_at().unwrap_or(exit.exited_at);
-            let ran =
-                Duration::try_from(exit.exited_at.duration_since(started)).unwrap_or_default();
-            self.restart_later(container, ran);
+            self.restart_later(container, length(started, exit.exited_at));
         }
     }
 
@@ -157,8 +162,6 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn exit(code: u32) -> Exit {
@@ -191,6 +194,19 @@ mod tests {
             );
             assert_eq!(outcome, (after_exit, after_boot), "{policy:?} {code} {asked} {restarts}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_spoils_one_pause_and_no_more() {
+        let at = |secs: i64| Timestamp::from_second(secs).expect("a moment");
+        let last = Some(Duration::from_secs(1));
+
+        let went_back = next_pause(last, length(at(1_000_000), at(1)));
+        let went_on = next_pause(last, length(at(1), at(1_000_000)));
+
+        assert_eq!((went_back, went_on), (Duration::from_secs(2), FIRST_PAUSE));
+        let after = next_pause(Some(went_back), length(at(2), at(3)));
+        assert_eq!(after, Duration::from_secs(4));
     }
 
     #[test]

@@ -21,13 +21,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keg_proto::containerd::types::Mount as TaskMount;
-use keg_store::{Reason};
+use keg_store::Reason;
 
 use crate::container::{Container, Turn, Waiting};
 use crate::devices;
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
+use crate::idmap::unmappable;
+use crate::labels::Modules;
 use crate::layered_root::LayeredRoot;
 use crate::lifecycle::{Event, Exit, Lifecycle};
 use crate::model::{ContainerDir, Record};
@@ -347,10 +349,12 @@ pub(crate) fn prepare(
         identity: &identity,
         dir: &dir,
         sources: &sources.paths,
+        unmappable: &unmappable(&sources.paths),
         last_capability: shared.host.last_capability,
         network_of,
         joins,
         init: init_program(shared, record)?,
+        labels: &Modules::ask().choose(&record.host)?,
         devices: &devices,
         kernel: &shared.host.kernel,
     };

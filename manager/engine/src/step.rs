@@ -27,6 +27,8 @@ use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
 use crate::id::{ContainerId, ContainerName};
+use crate::idmap::unmappable;
+use crate::labels::Modules;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
     Attachment, ContainerConfig, ExtraHost, HostConfig, IdRange, ImageUse, Mount, MountSource,
@@ -334,9 +336,11 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         identity: &plan.identity,
         dir: &dir,
         sources: &sources,
+        unmappable: &unmappable(&sources),
         last_capability: shared.host.last_capability,
         joins: &spec::Joins::default(),
         init: None,
+        labels: &Modules::ask().choose(&record.host)?,
         network_of: None,
         devices: &DeviceEdits::default(),
         kernel: &shared.host.kernel,

@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::{Event, Exit, Lifecycle};
 use crate::signal::Signal;
+use crate::start::chain;
 
 /// How long a process may take to die once it was killed; longer, and it is stuck in the kernel.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -163,7 +164,14 @@ impl Engine {
             task.pause()
                 .await
                 .map_err(|source| EngineError::Task { container: container.label(), source })?;
-            engine.apply(&turn, Event::Paused).await?;
+            if let Err(error) = engine.apply(&turn, Event::Paused).await {
+                // Nobody would know that it is frozen, nor thaw it.
+                if let Err(error) = task.resume().await {
+                    tracing::error!(container = %container.id(), error = %chain(&error),
+                        "a container is frozen, and that could not be stored");
+                }
+                return Err(error);
+            }
             engine.tell(&container.record(), "pause", &[]);
             Ok(())
         })
@@ -198,7 +206,14 @@ impl Engine {
             other => other
                 .map_err(|source| EngineError::Task { container: container.label(), source })?,
         }
-        self.apply(&turn, Event::Resumed).await?;
+        if let Err(error) = self.apply(&turn, Event::Resumed).await {
+            // What runs must not be shown as frozen because the disk is full.
+            tracing::error!(container = %container.id(), error = %error.chain(),
+                "cannot store that a container goes on");
+            if let Ok(record) = turn.after(Event::Resumed) {
+                turn.commit(record);
+            }
+        }
         self.tell(&container.record(), "unpause", &[]);
         Ok(())
     }

@@ -56,12 +56,19 @@ impl Engine {
     ) -> Result<ProcessTable, EngineError> {
         let pids: HashSet<u32> =
             self.top(name).await?.into_iter().map(|process| process.pid).collect();
-        let printed = run_ps(options).await.map_err(EngineError::Ps)?;
+        let list: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let only = ["-q".to_owned(), list.join(",")];
+        // Some options exclude -q, which others need, since they choose too little by themselves.
+        let printed = match run_ps(options.iter().chain(&only)).await {
+            Err(PsError::Failed { .. }) => run_ps(options).await,
+            other => other,
+        };
+        let printed = printed.map_err(EngineError::Ps)?;
         select(&printed, &pids).ok_or(EngineError::Ps(PsError::NoPid))
     }
 }
 
-async fn run_ps(options: &[String]) -> Result<String, PsError> {
+async fn run_ps(options: impl IntoIterator<Item = &String>) -> Result<String, PsError> {
     let command = Command::new("ps").args(options).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(PS_TIMEOUT, command)
         .await

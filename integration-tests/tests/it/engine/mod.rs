@@ -1,12 +1,14 @@
 //! kegd: what survives its death, and the walls of a container that it makes.
 
 mod crash;
+mod disk_full;
 mod exec;
 mod files;
 mod frozen;
 mod health;
 mod hostile;
 mod isolation;
+mod kills;
 mod race;
 mod restart;
 mod sharing;

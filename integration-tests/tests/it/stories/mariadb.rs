@@ -58,8 +58,16 @@ fn import_mariadb(daemon: &Daemon) {
 /// Runs statements in the database that was asked for, as root with the password that was given.
 fn ask(daemon: &Daemon, container: &str, password: &str, sql: &str) -> keg_fixtures::Outcome {
     let password = format!("-p{password}");
-    let client =
-        ["exec", container, "/usr/bin/mariadb", "--no-defaults", "-S", "/tmp/db.sock", "-u", "root"];
+    let client = [
+        "exec",
+        container,
+        "/usr/bin/mariadb",
+        "--no-defaults",
+        "-S",
+        "/tmp/db.sock",
+        "-u",
+        "root",
+    ];
     daemon.keg(client.iter().chain(&[password.as_str(), "-N", "-B", "shop", "-e", sql]))
 }
 

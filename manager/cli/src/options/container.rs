@@ -147,8 +147,8 @@ pub(crate) struct ContainerFlags {
     /// Runtime: a name from the daemon's configuration, or a path
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) runtime: String,
-    /// Change a wall: no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined,
-    /// mask=PATH:…, unmask=PATH:…|ALL
+    /// Change a wall: no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE,
+    /// label=TYPE:VALUE|disable, systempaths=unconfined, mask=PATH:…, unmask=PATH:…|ALL
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
     /// Size of /dev/shm (default: 64m)
@@ -332,6 +332,8 @@ impl ContainerFlags {
         host.seccomp_profile = walls.profile;
         host.system_paths_unconfined = walls.system_paths_unconfined;
         host.masked_paths = walls.masked;
+        host.apparmor_profile = walls.apparmor;
+        host.selinux_options = walls.labels;
         host.unmasked_paths = walls.unmasked;
         self.limits.describe(&mut host).map_err(Failure::usage)?;
         self.network.describe(&mut host).map_err(Failure::usage)?;
@@ -502,7 +504,7 @@ mod tests {
             ("--pull sometimes img", "invalid value 'sometimes'"),
             ("-e =x img", "no name before"),
             ("--restart always --rm img", "exclude each other"),
-            ("--security-opt apparmor=x img", "no security option"),
+            ("--security-opt colour=x img", "no security option"),
             ("", "required"),
         ];
         for (line, expected) in table {

@@ -15,6 +15,10 @@ pub(crate) struct SecurityOptions {
     pub(crate) masked: Vec<String>,
     /// Paths that are shown, or "ALL".
     pub(crate) unmasked: Vec<String>,
+    /// AppArmor's profile, or "".
+    pub(crate) apparmor: String,
+    /// What is changed of SELinux' label.
+    pub(crate) labels: Vec<String>,
 }
 
 /// Why an option cannot be taken.
@@ -22,7 +26,7 @@ pub(crate) struct SecurityOptions {
 pub(crate) enum SecurityOptionError {
     /// It does not exist.
     #[error(
-        "there is no security option {text:?}; there are no-new-privileges, seccomp=FILE|unconfined|builtin, systempaths=unconfined, mask=PATH:… and unmask=PATH:…|ALL"
+        "there is no security option {text:?}; there are no-new-privileges, seccomp=FILE|unconfined|builtin, apparmor=PROFILE, label=TYPE:VALUE|disable, systempaths=unconfined, mask=PATH:… and unmask=PATH:…|ALL"
     )]
     Unknown { text: String },
     /// Its profile cannot be read.
@@ -56,6 +60,10 @@ pub(crate) fn parse(texts: &[String]) -> Result<SecurityOptions, SecurityOptionE
                     SecurityOptionError::Profile { path: path.to_owned(), source }
                 })?;
             }
+            ("apparmor", Some(profile)) if !profile.is_empty() => {
+                profile.clone_into(&mut options.apparmor);
+            }
+            ("label", Some(label)) if !label.is_empty() => options.labels.push(label.to_owned()),
             ("systempaths", Some("unconfined")) => options.system_paths_unconfined = true,
             ("mask", Some(paths)) => {
                 options.masked.extend(paths.split(':').map(str::to_owned));
@@ -87,7 +95,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_and_not_ignored() {
-        for text in ["apparmor=x", "seccomp=/profile.json", "seccomp", "no-new-privileges=maybe"] {
+        for text in
+            ["apparmor=", "label", "seccomp=/profile.json", "seccomp", "no-new-privileges=maybe"]
+        {
             assert!(parse(&[text.to_owned()]).is_err(), "{text}");
         }
     }

@@ -170,7 +170,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Driver", Value::text("overlayfs")),
         ("MountLabel", Value::text("")),
         ("ProcessLabel", Value::text("")),
-        ("AppArmorProfile", Value::text("")),
+        ("AppArmorProfile", Value::text(&host.apparmor_profile)),
         ("ExecIDs", Value::Null),
         ("Platform", Value::text("linux")),
         ("HostConfig", host_config(&host, &container.runtime)),
@@ -355,6 +355,10 @@ fn security_options(host: &HostConfig) -> Vec<String> {
     if !host.seccomp.is_empty() {
         options.push(format!("seccomp={}", host.seccomp));
     }
+    if !host.apparmor_profile.is_empty() {
+        options.push(format!("apparmor={}", host.apparmor_profile));
+    }
+    options.extend(host.selinux_options.iter().map(|label| format!("label={label}")));
     options
 }
 

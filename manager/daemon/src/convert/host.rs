@@ -81,6 +81,8 @@ pub(super) fn host_from_pb(host: pb::HostConfig) -> Result<HostConfig, Status> {
         dns_search: host.dns_search,
         dns_options: host.dns_options,
         extra_hosts: network::extra_hosts_from_pb(&host.extra_hosts)?,
+        apparmor_profile: host.apparmor_profile,
+        selinux_options: host.selinux_options,
         log: LogChoice { driver: host.log_driver, options: host.log_options.into_iter().collect() },
     })
 }
@@ -156,6 +158,8 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
         dns_options: host.dns_options.clone(),
         extra_hosts: host.extra_hosts.iter().map(network::extra_host_to_pb).collect(),
         networks: host.networks.iter().map(network::attachment_to_pb).collect(),
+        apparmor_profile: host.apparmor_profile.clone(),
+        selinux_options: host.selinux_options.clone(),
         log_driver: host.log.driver().to_owned(),
         log_options: host.log.options.clone().into_iter().collect(),
     }

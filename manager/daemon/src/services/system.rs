@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use keg_engine::Engine;
+use keg_engine::labels::Modules;
 use keg_engine::spec::seccomp::architecture;
 use keg_image::Images;
 use keg_proto::keg::v1 as pb;
@@ -81,7 +82,12 @@ impl pb::system_server::System for System {
             architecture: architecture().to_owned(),
             cpus: host.cpus,
             memory_bytes: host.memory_bytes,
-            security_options: ["seccomp", "userns", "cgroupns"].map(str::to_owned).to_vec(),
+            security_options: Modules::ask()
+                .names()
+                .into_iter()
+                .chain(["seccomp", "userns", "cgroupns"])
+                .map(str::to_owned)
+                .collect(),
             warnings: self.engine.warnings(),
             hostname: host.hostname.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -16,7 +16,7 @@ pub mod resources;
 pub mod seccomp;
 pub mod seccomp_profile;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -26,6 +26,7 @@ use oci_spec::runtime::{
 };
 
 use crate::devices::DeviceEdits;
+use crate::labels::Labels;
 use crate::model::{ContainerDir, IdRange, NamespaceMode, Record, SeccompChoice, TerminalSize};
 use crate::users::Identity;
 
@@ -96,6 +97,8 @@ pub struct Input<'a> {
     pub dir: &'a ContainerDir,
     /// Where bind mounts and volumes are on the host, by their targets.
     pub sources: &'a BTreeMap<PathBuf, PathBuf>,
+    /// Targets of those that cannot have an id map.
+    pub unmappable: &'a BTreeSet<PathBuf>,
     /// Highest capability that the running kernel knows.
     pub last_capability: u8,
     /// What it shares with others.
@@ -104,6 +107,8 @@ pub struct Input<'a> {
     pub devices: &'a DeviceEdits,
     /// Release of the running kernel.
     pub kernel: &'a str,
+    /// What its processes are labelled with.
+    pub labels: &'a Labels,
     /// The program that is put before its own.
     pub init: Option<&'a Path>,
     /// The container whose network namespace it is to have, if that is another's.
@@ -188,7 +193,7 @@ pub(crate) fn shm_bytes(record: &Record) -> u64 {
 
 /// The first process; an init before it, if there is one.
 fn first_process(input: &Input<'_>, selected: &Capabilities) -> Result<Process, SpecError> {
-    let mut process = process(input.record, input.identity, selected)?;
+    let mut process = process(input.record, input.identity, selected, input.labels)?;
     if input.init.is_some() {
         let args = [mounts::INIT, "--"].map(str::to_owned);
         let own = input.record.process.args.iter().cloned();
@@ -207,6 +212,7 @@ fn process(
     record: &Record,
     identity: &Identity,
     selected: &Capabilities,
+    labels: &Labels,
 ) -> Result<Process, SpecError> {
     let mut process = Process::default();
     process
@@ -218,6 +224,8 @@ fn process(
         .set_capabilities(Some(capabilities::for_process(selected, identity.uid == 0)))
         .set_rlimits(rlimits(record)?)
         .set_no_new_privileges(Some(record.host.no_new_privileges))
+        .set_apparmor_profile(labels.apparmor.clone())
+        .set_selinux_label(labels.selinux.clone())
         .set_oom_score_adj(record.host.oom_score_adj)
         .set_console_size(console_size(record.config.terminal_size.filter(|_| record.config.tty)));
     Ok(process)
@@ -250,12 +258,13 @@ pub fn exec_process(
     identity: &Identity,
     plan: ExecPlan,
     last_capability: u8,
+    labels: &Labels,
 ) -> Result<Process, SpecError> {
     let host = &record.host;
     let privileged = plan.privileged || host.privileged;
     let selected = capabilities::select(privileged, &host.cap_add, &host.cap_drop, last_capability)
         .map_err(SpecError::Capability)?;
-    let mut process = process(record, identity, &selected)?;
+    let mut process = process(record, identity, &selected, labels)?;
     process
         .set_terminal(Some(plan.tty))
         .set_args(Some(plan.args))

@@ -141,7 +141,8 @@ fn asked_mount(mount: &Mount, input: &Input<'_>) -> SpecMount {
         (Submounts::Enabled, false) | (Submounts::Writable, _) => ("rbind", access),
     };
     let mut spec = bind(source, &mount.target, &[depth, mount.propagation.as_str(), access]);
-    if let Some(range) = input.record.id_range {
+    let id_range = input.record.id_range.filter(|_| !input.unmappable.contains(&mount.target));
+    if let Some(range) = id_range {
         // What root owns on the host appears as root's inside, and the other way round.
         let mut options = spec.options().clone().unwrap_or_default();
         options.push("idmap".to_owned());

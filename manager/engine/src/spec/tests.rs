@@ -64,10 +64,12 @@ fn spec_of(record: &Record, identity: &Identity) -> Result<Value, SpecError> {
         identity,
         dir: &dir,
         sources: &sources,
+        unmappable: &std::collections::BTreeSet::new(),
         last_capability: 40,
         network_of: None,
         joins: &Joins { has_mqueue: true, ..Joins::default() },
         init: None,
+        labels: &crate::labels::Labels::default(),
         devices: &crate::devices::DeviceEdits::default(),
         kernel: "6.1.0",
     };
