@@ -7,26 +7,35 @@ use std::path::PathBuf;
 use keg_fixtures::{Daemon, Outcome, requires, wait_until};
 
 /// A file that leaves nothing of a disk; removed with it.
-struct Ballast(PathBuf);
+struct Ballast {
+    path: PathBuf,
+    file: File,
+}
 
 impl Ballast {
-    fn fill(daemon: &Daemon) -> Self {
+    fn new(daemon: &Daemon) -> Self {
         let path = daemon.root().join("ballast");
-        let mut file = File::create(&path).expect("make the ballast");
+        let file = File::create(&path).expect("make the ballast");
+        let mut ballast = Self { path, file };
+        ballast.fill();
+        ballast
+    }
+
+    /// Takes what has been given back since.
+    fn fill(&mut self) {
         let mut block = vec![0; 1 << 20];
         while !block.is_empty() {
             // Blocks that get smaller, to the last byte.
-            if file.write_all(&block).is_err() {
+            if self.file.write_all(&block).is_err() {
                 block.truncate(block.len() / 2);
             }
         }
-        Self(path)
     }
 }
 
 impl Drop for Ballast {
     fn drop(&mut self) {
-        let removed = std::fs::remove_file(&self.0);
+        let removed = std::fs::remove_file(&self.path);
         assert!(removed.is_ok() || std::thread::panicking(), "{removed:?}");
     }
 }
@@ -48,17 +57,21 @@ fn what_needs_space_fails_plainly_and_works_when_there_is_some() {
     let _ = daemon.keg(["create", "--name", "ready", &image, "echo", "started"]).success();
     let _ = daemon.run_detached(["--name", "one", &image, "/probe", "pause"]);
     daemon.wait_for_line("one", "ready");
-    let ballast = Ballast::fill(&daemon);
+    let mut ballast = Ballast::new(&daemon);
+    let mut keg = |args: &[&str]| {
+        ballast.fill();
+        daemon.keg(args)
+    };
 
-    assert_told(&daemon.keg(["run", "--rm", &image, "true"]), 125);
-    assert_told(&daemon.keg(["create", "--name", "late", &image, "true"]), 1);
-    assert_told(&daemon.keg(["start", "ready"]), 1);
-    assert_told(&daemon.keg(["commit", "one", "full"]), 1);
-    assert_told(&daemon.keg(["volume", "create", "late"]), 1);
+    assert_told(&keg(&["run", "--rm", &image, "true"]), 125);
+    assert_told(&keg(&["create", "--name", "late", &image, "true"]), 1);
+    assert_told(&keg(&["start", "ready"]), 1);
+    assert_told(&keg(&["commit", "one", "full"]), 1);
+    assert_told(&keg(&["volume", "create", "late"]), 1);
     // What needs none goes on.
-    assert!(daemon.keg(["ps", "-a"]).success().stdout.contains("ready"));
-    assert_eq!(daemon.keg(["exec", "one", "echo", "here"]).success().stdout, "here\n");
-    let written = daemon.keg(["exec", "one", "sh", "-c", "echo x > /file"]);
+    assert!(keg(&["ps", "-a"]).success().stdout.contains("ready"));
+    assert_eq!(keg(&["exec", "one", "echo", "here"]).success().stdout, "here\n");
+    let written = keg(&["exec", "one", "sh", "-c", "echo x > /file"]);
     assert_ne!(written.exit_code, 0, "{written:?}");
     assert!(written.stderr.contains("No space left"), "{written:?}");
 
@@ -81,7 +94,7 @@ fn a_container_that_ends_while_the_disk_is_full_ends_with_its_own_code_and_can_b
         let _ = daemon.run_detached(["--name", name, &image, "sh", "-c", script]);
         daemon.wait_for_line(name, "ready");
     }
-    let ballast = Ballast::fill(&daemon);
+    let ballast = Ballast::new(&daemon);
 
     let _ = daemon.keg(["stop", "one"]);
     wait_until("it has ended", keg_fixtures::wait::PATIENCE, || {
