@@ -3,6 +3,7 @@
 //! ```text
 //!  record        bundle, shim answers        what it means                        what is done
 //!  any           yes, task runs or is paused  it ran on, or was just started      watch it
+//!  running       yes, task is paused          the daemon died in a commit          let it go on
 //!  any           yes, task is stopped         it ended while nobody was there     Exited, tear down
 //!  any           yes, task is created         the daemon died in a start          tear down
 //!  alive         no shim answers              shim killed, or machine restarted   Exited by its exit
@@ -149,7 +150,15 @@ impl Engine {
         let at = Timestamp::now();
         let lifecycle = container.record().lifecycle.clone();
         let events = match (&lifecycle, status) {
-            (Lifecycle::Running { .. }, TaskStatus::Paused) => vec![Event::Paused],
+            (Lifecycle::Running { .. }, TaskStatus::Paused) => match task.resume().await {
+                // Frozen for a commit, or for somebody who was never told so.
+                Ok(()) => vec![],
+                Err(error) => {
+                    tracing::warn!(container = %container.id(), error = %chain(&error),
+                        "a container that was frozen when the daemon died cannot go on");
+                    vec![Event::Paused]
+                }
+            },
             (Lifecycle::Paused { .. }, TaskStatus::Running) => vec![Event::Resumed],
             (Lifecycle::Running { .. } | Lifecycle::Paused { .. }, _) => vec![],
             // Its start was not acknowledged, and yet it happened.

@@ -195,6 +195,22 @@ impl Engine {
         .await
     }
 
+    /// Freezes a container that runs, for a while: that is seen and not stored, so that the next
+    /// daemon lets it go on if this one dies. Returns whether it is frozen.
+    pub(crate) async fn freeze(&self, container: &Arc<Container>) -> bool {
+        let turn = container.turn().await;
+        let Ok(task) = container.running_task() else { return false };
+        let runs = matches!(container.record().lifecycle, Lifecycle::Running { .. });
+        if !runs || task.pause().await.is_err() {
+            return false;
+        }
+        if let Ok(record) = turn.after(Event::Paused) {
+            turn.commit(record);
+        }
+        self.tell(&container.record(), "pause", &[]);
+        true
+    }
+
     async fn resume_container(&self, container: &Arc<Container>) -> Result<(), EngineError> {
         let turn = container.turn().await;
         if !matches!(container.record().lifecycle, Lifecycle::Paused { .. }) {

@@ -48,7 +48,11 @@ impl Load {
         let mut command = Command::new(&self.keg);
         command.args(args).env("KEG_HOST", &self.host).env("HOME", &self.home);
         let outcome = Outcome::of(&mut command, 2 * PATIENCE);
-        let lost = ["connection to kegd broke", "cannot connect to kegd", "cannot reach kegd"];
+        let lost = [
+            "connection to kegd broke",
+            "cannot connect to kegd",
+            "could not be set up: transport",
+        ];
         let is_lost = outcome.exit_code != 0 && lost.iter().any(|l| outcome.stderr.contains(l));
         if is_lost { Answer::Lost } else { Answer::Told(outcome) }
     }
@@ -109,7 +113,9 @@ impl Load {
 
     fn exec(&self) {
         if let Answer::Told(outcome) = self.ask(["exec", "base", "sh", "-c", "exit 7"]) {
-            assert_eq!(outcome.exit_code, 7, "{outcome:?}");
+            // Another client's commit holds it still for a moment.
+            let held = outcome.stderr.contains("is paused") || outcome.stderr.contains("a paused");
+            assert!(outcome.exit_code == 7 || held, "{outcome:?}");
         }
     }
 
@@ -230,6 +236,7 @@ fn nothing_is_lost_doubled_or_left_when_the_daemon_is_killed_at_any_instant() {
     });
 
     assert_eq!(daemon.pid_of("base"), pid);
+    assert_eq!(daemon.inspect("base")["State"]["Status"], "running");
     for (name, code) in &kept {
         let state = daemon.inspect(name)["State"].clone();
         assert_eq!((&state["Status"], &state["ExitCode"]), (&"exited".into(), &(*code).into()));

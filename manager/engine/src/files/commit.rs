@@ -38,8 +38,7 @@ impl Engine {
         Self::detached("a commit", async move {
             let runs = matches!(container.record().lifecycle, Lifecycle::Running { .. });
             // One that ends before it can be frozen is still of one moment, or will be.
-            let paused =
-                options.pause && runs && engine.pause(container.id().as_str()).await.is_ok();
+            let paused = options.pause && runs && engine.freeze(&container).await;
             let record = container.record();
             let request = CommitRequest {
                 snapshot_key: record.snapshot_key.clone(),
