@@ -8,7 +8,7 @@ TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 PROGRAMS = keg kegd keg-runtime keg-init containerd-shim-keg-v2
 
 .DEFAULT_GOAL = build
-.PHONY: help build demo demo-clean test test-vm bench hot install uninstall fmt lint doc clean
+.PHONY: help build demo demo-clean test test-vm bench fuzz hot install uninstall fmt lint doc clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -38,6 +38,10 @@ bench: ## benchmarks against the peers (GROUP=runtime)
 	@.ci/packages build test
 	$(CARGO) build --release --locked $(PROGRAMS:%=--bin %)
 	$(CARGO) bench --locked -p keg-integration-tests --bench bench -- $(or $(GROUP),runtime)
+
+fuzz: ## run the fuzz targets of all crates, each for SECONDS (20)
+	@.ci/packages build
+	@.ci/fuzz $(or $(SECONDS),20)
 
 hot: ## write anew which code of the runtime is linked together (after larger changes of it, as root)
 	@.ci/packages build test

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::Cgroup;
 use super::dir::Dir;
@@ -74,6 +75,18 @@ impl Cgroup {
             None | Some("THAWED" | "0") => FreezerState::Thawed,
             Some(_) => FreezerState::Frozen,
         })
+    }
+
+    /// Takes a process that somebody has moved into a frozen cgroup of v1 back into this one, which lets it
+    /// run, or die: there, a frozen process does not even see that it was killed.
+    ///
+    /// # Errors
+    /// [`CgroupError::Write`].
+    pub fn take_back(&self, process: Pid) -> Result<(), CgroupError> {
+        match self.freezer()? {
+            Some(Freezer::V1(dir)) => dir.write("cgroup.procs", &process.to_string()),
+            Some(Freezer::V2(_)) | None => Ok(()),
+        }
     }
 
     /// Where the freezer is: a directory of v1's hierarchy, or the one of v2.

@@ -267,6 +267,9 @@ pub(super) fn make_cgroup(
     state: &mut SavedState,
     slot: &mut Option<Cgroup>,
 ) -> Result<(), CommandError> {
+    if context.without_cgroup {
+        return dir.save(state).map_err(CommandError::Store);
+    }
     let resolved = Cgroup::resolve(plan.cgroups_path.as_deref(), dir.id().as_str(), context.driver);
     let mut cgroup = match resolved {
         Ok(cgroup) => cgroup,

@@ -7,6 +7,7 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::{CommandError, Context};
 use crate::cgroup::Cgroup;
@@ -15,6 +16,9 @@ use crate::lifecycle::{Event, Lifecycle};
 use crate::log::{Level, Log};
 use crate::state_store::{ContainerDir, ContainerId, SavedState, StoreError};
 use crate::sys::process::kill_by_pidfd;
+
+/// How long a killed process takes to end, unless something is in its way.
+const QUICK_DEATH: Duration = Duration::from_millis(200);
 
 /// How long a killed process may take to end.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
@@ -90,23 +94,36 @@ pub(super) fn destroy(
 }
 
 fn kill_and_wait(state: &SavedState) -> Result<(), CommandError> {
-    if let Some(cgroup) = state.open_cgroup() {
+    let cgroup = state.open_cgroup();
+    if let Some(cgroup) = &cgroup {
         // One by one below, where the cgroup is gone or does not answer.
         let _ = cgroup.kill_all(Signal::SIGKILL);
         let _ = cgroup.thaw();
     }
-    let Some(Ok(pidfd)) = state.init.map(|init| init.open()) else { return Ok(()) };
+    let Some(init) = state.init else { return Ok(()) };
+    let Ok(pidfd) = init.open() else { return Ok(()) };
     kill_by_pidfd(&pidfd).map_err(CommandError::kernel("kill the container"))?;
-    let timeout = PollTimeout::try_from(DEATH_PATIENCE).unwrap_or(PollTimeout::MAX);
+    if ends_within(&pidfd, QUICK_DEATH)? {
+        return Ok(());
+    }
+    if let Some(cgroup) = &cgroup {
+        // Whether it was somewhere else shows in whether it ends now.
+        let _ = cgroup.take_back(Pid::from_raw(init.pid));
+    }
+    if ends_within(&pidfd, DEATH_PATIENCE)? {
+        return Ok(());
+    }
+    let what = "wait for the killed container to end".to_owned();
+    Err(CommandError::Kernel { what, errno: Errno::ETIMEDOUT })
+}
+
+fn ends_within(pidfd: impl AsFd, patience: Duration) -> Result<bool, CommandError> {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     loop {
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => {}
-            Ok(0) => {
-                let what = "wait for the killed container to end".to_owned();
-                return Err(CommandError::Kernel { what, errno: Errno::ETIMEDOUT });
-            }
-            Ok(_) => return Ok(()),
+            Ok(count) => return Ok(count > 0),
             Err(errno) => return Err(CommandError::kernel("wait for the killed container")(errno)),
         }
     }

@@ -103,6 +103,7 @@ enum LogFormatArg {
 enum CgroupManager {
     Cgroupfs,
     Systemd,
+    Disabled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -318,6 +319,8 @@ struct Context {
     /// Whether the user has named the directory of the store.
     root_is_chosen: bool,
     driver: Driver,
+    /// Whether containers stay in the cgroup of this process.
+    without_cgroup: bool,
     /// Whether a cgroup that cannot be made for lack of permission is done without.
     rootless: bool,
     /// CRIU's program.
@@ -378,6 +381,7 @@ fn code_of(cli: Cli) -> u8 {
     let context = Context {
         root_is_chosen: global.root.is_some(),
         store: StateStore::new(global.root.unwrap_or_else(default_root)),
+        without_cgroup: global.cgroup_manager == Some(CgroupManager::Disabled),
         driver: if by_systemd { Driver::Systemd } else { Driver::CgroupFs },
         rootless: match global.rootless {
             Rootless::True => true,

@@ -135,7 +135,7 @@ steps! {
     /// The program cannot be found or run.
     FindProgram = "find the program",
     /// process.cwd.
-    Chdir = "change to process.cwd",
+    Chdir = "chdir to process.cwd",
     /// The working directory is outside the root.
     CwdOutside = "process.cwd is outside the container's root",
     /// Security labels.

@@ -1,6 +1,7 @@
 //! create, start, state, kill, delete – runtime-spec, runtime.md, "Lifecycle" and "Operations".
 
 use std::fs;
+use std::path::Path;
 
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Outcome, Runtime, Status, requires};
@@ -210,6 +211,39 @@ fn delete_with_force_kills_whatever_runs() {
     assert_eq!(kill(container.init(), None), Err(Errno::ESRCH));
     assert!(container.runtime().call(["state", container.id()]).exit_code != 0);
     assert!(container.cgroups().is_empty(), "{:?}", container.cgroups());
+}
+
+#[test]
+fn delete_with_force_ends_a_container_that_somebody_has_put_on_ice() {
+    let host = requires!(root, our_runtime, cgroup_v1);
+    let container = host.runtime().create(Bundle::probe().args(["pause"]));
+    container.start();
+    let ice = Path::new("/sys/fs/cgroup/freezer").join(format!("{}-ice", container.id()));
+    fs::create_dir(&ice).unwrap();
+    fs::write(ice.join("cgroup.procs"), container.init().to_string()).unwrap();
+    fs::write(ice.join("freezer.state"), "FROZEN").unwrap();
+
+    let outcome = container.delete(true);
+
+    let ended = container.wait_exit(PATIENCE);
+    fs::remove_dir(&ice).unwrap();
+    assert_eq!((outcome.exit_code, ended), (0, 137), "{outcome:?}");
+}
+
+#[test]
+fn a_container_without_a_cgroup_of_its_own_stays_in_the_callers() {
+    let host = requires!(root, our_runtime);
+    let (runtime, id) = (host.runtime(), Runtime::new_id());
+    let bundle = Bundle::busybox().sh("cat /proc/self/cgroup").without_namespace("cgroup");
+    let bundle = bundle.set("/linux/cgroupsPath", format!("/{id}"));
+    let _guard = runtime.guard(&id);
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+
+    let path = bundle.path().to_str().unwrap();
+    let manager = ["--cgroup-manager", "disabled", "run", "--bundle", path, &id];
+    let outcome = runtime.call(manager).success();
+
+    assert_eq!(outcome.stdout, own);
 }
 
 #[test]
