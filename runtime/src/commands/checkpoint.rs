@@ -119,8 +119,11 @@ impl Checkpoint {
         let init = lifecycle.init().unwrap_or(Pid::from_raw(0));
         let plan = ContainerPlan::from_spec(dir.load_config()?, &state.bundle)
             .map_err(CommandError::Plan)?;
+        // What is wrong with the options is told first, whatever CRIU can do here.
+        let parent = self.parent()?;
+        let page_server = self.page_server.as_deref().map(address_and_port).transpose()?;
         let criu = Criu::find(context.criu.clone()).map_err(CommandError::Checkpoint)?;
-        self.dump(&criu, &plan, &state, init)?;
+        self.dump(&criu, &plan, &state, init, (parent, page_server))?;
         if !self.leave_running && !self.pre_dump {
             end(&dir, &state, log)?;
         }
@@ -133,9 +136,8 @@ impl Checkpoint {
         plan: &ContainerPlan,
         state: &SavedState,
         init: Pid,
+        (parent, page_server): (Option<String>, Option<(String, u16)>),
     ) -> Result<(), CommandError> {
-        let page_server = self.page_server.as_deref().map(address_and_port).transpose()?;
-        let parent = self.parent()?;
         let mut status = self.status_fd.map(take_descriptor).transpose()?;
         let failed = CommandError::Checkpoint;
         external::check(plan).map_err(failed)?;

@@ -221,6 +221,18 @@ impl ContainerPlan {
         let uts = "a uts namespace (linux.namespaces)";
         needs(self.hostname.is_some(), "hostname", NamespaceKind::Uts, uts)?;
         needs(self.domainname.is_some(), "domainname", NamespaceKind::Uts, uts)?;
+        for (given, path) in [
+            (self.hostname.is_some(), "sys/kernel/hostname"),
+            (self.domainname.is_some(), "sys/kernel/domainname"),
+        ] {
+            if let Some(sysctl) = self.sysctls.iter().find(|sysctl| given && sysctl.path == path) {
+                return Err(PlanError::Invalid {
+                    field: "linux.sysctl".to_owned(),
+                    value: sysctl.name.clone(),
+                    expected: "a parameter that no other field sets: hostname and domainname do",
+                });
+            }
+        }
         let mount = "a mount namespace (linux.namespaces)";
         let rootfs = &self.rootfs;
         needs(!rootfs.masked_paths.is_empty(), "linux.maskedPaths", NamespaceKind::Mount, mount)?;
@@ -449,7 +461,7 @@ mod tests {
     #[test]
     fn contradictions_are_named_by_their_fields() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 7] = [
             (|json| json["ociVersion"] = "2.0.0".into(), "version 1 of the specification"),
             (|json| json["root"]["path"] = "nothing".into(), "root.path"),
             (
@@ -461,6 +473,12 @@ mod tests {
                     json["linux"]["sysctl"] = serde_json::json!({ "kernel.panic": "1" });
                 },
                 "belongs to a namespace",
+            ),
+            (
+                |json| {
+                    json["linux"]["sysctl"] = serde_json::json!({ "kernel.hostname": "another" });
+                },
+                "no other field sets",
             ),
             (
                 |json| json["linux"]["namespaces"][0]["path"] = "relative".into(),

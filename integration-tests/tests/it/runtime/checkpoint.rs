@@ -370,3 +370,18 @@ fn a_failed_restore_leaves_nothing() {
     assert_eq!(list.stdout, "");
     assert!(container.cgroups().is_empty());
 }
+
+#[test]
+fn images_of_an_earlier_dump_are_looked_for_before_criu_is_asked() {
+    let host = requires!(root, our_runtime);
+    let scratch = Scratch::new();
+    let container = started(Bundle::probe().args(["pause"]), host);
+
+    for parent in ["/absolute", "./not-there"] {
+        let outcome = checkpoint(&container, &scratch.join("images"), &["--parent-path", parent]);
+
+        assert_eq!(outcome.exit_code, 1, "{outcome:?}");
+        assert!(outcome.error.contains("--parent-path"), "{outcome:?}");
+    }
+    assert_eq!(container.state().status, Status::Running);
+}
