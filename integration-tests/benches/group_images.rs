@@ -9,6 +9,11 @@
 //! one. What a daemon does is measured with its client: its processor time is added, and its peak memory
 //! is that of the run. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer; skopeo stores
 //! layers as they come and unpacks none.
+//!
+//! What is pushed goes to a registry of its own that is emptied each time, so that nothing is there
+//! already and nothing can be mounted.
+//!
+//! `KEG_BENCH_IMAGE_MIB`, `KEG_BENCH_FILES` and `KEG_BENCH_BLOBS` make it smaller, to see that it works.
 
 use std::cell::Cell;
 use std::fs;
@@ -27,11 +32,14 @@ use crate::machine::{self, Machine};
 use crate::report::{self, BenchResult, Comparison};
 use crate::runner::{self, Figures, Sample, Side};
 
-/// Bytes of the images, unpacked.
-const CONTENT_BYTES: u64 = 320 << 20;
+/// Bytes of the images, unpacked, in MiB.
+const CONTENT_MIB: usize = 320;
 
 /// Layers of the image of many.
 const LAYERS: usize = 40;
+
+/// Files of the image of many.
+const FILES: usize = 100_000;
 
 /// Blobs that a collection finds.
 const BLOBS: usize = 10_000;
@@ -47,46 +55,62 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     let scratch = Scratch::new();
     let registry = Registry::new();
     eprintln!("making the images");
-    let content = Content::collect(Path::new("/usr/lib"), CONTENT_BYTES)?;
+    let content_mib = size("KEG_BENCH_IMAGE_MIB", CONTENT_MIB);
+    let content = Content::collect(Path::new("/usr/lib"), (content_mib as u64) << 20)?;
     let many = push(&registry, &content.image(LAYERS)?, "bench/many:1", "gzip", &scratch)?;
     let big = content.image(1)?;
     let gzip = push(&registry, &big, "bench/big:gzip", "gzip", &scratch)?;
     let zstd = push(&registry, &big, "bench/big:zstd", "zstd", &scratch)?;
     drop((big, content));
+    let count = size("KEG_BENCH_FILES", FILES);
+    let files = push(&registry, &of_many_files(count), "bench/files:1", "gzip", &scratch)?;
 
-    let peers = Peers::start(&registry, &scratch)?;
+    let target = Registry::new();
+    let peers = Peers::start(&registry, &target, &scratch)?;
     let mut comparisons = Vec::new();
-    for (task, image, docker_can) in [
-        ("pull, 40 layers", &many, true),
-        ("pull, one layer, gzip", &gzip, true),
-        ("pull, one layer, zstd", &zstd, false),
-    ] {
+    let pulls = [
+        (format!("pull, {LAYERS} layers"), &many, true),
+        ("pull, one layer, gzip".to_owned(), &gzip, true),
+        ("pull, one layer, zstd".to_owned(), &zstd, false),
+        (format!("pull, {count} files"), &files, true),
+    ];
+    for (task, image, docker_can) in pulls {
         eprintln!("{task}");
         let figures = peers.pull(image, docker_can, rounds)?;
-        comparisons.push(Comparison { task: task.into(), figures });
+        peers.forget(image);
+        comparisons.push(Comparison { task, figures });
     }
     for (task, figures) in peers.archives(&many, rounds)? {
         comparisons.push(Comparison { task: task.into(), figures });
     }
     eprintln!("push");
-    comparisons
-        .push(Comparison { task: "push, 40 layers".into(), figures: peers.push(&many, rounds)? });
+    comparisons.push(Comparison {
+        task: format!("push, {LAYERS} layers"),
+        figures: peers.push(&many, rounds)?,
+    });
     eprintln!("removal");
     comparisons.push(Comparison { task: "removal".into(), figures: peers.remove(&many, rounds)? });
     eprintln!("collection");
-    let figures = peers.collect(rounds)?;
-    comparisons.push(Comparison { task: "collection of 10,000 blobs".into(), figures });
+    let blobs = size("KEG_BENCH_BLOBS", BLOBS);
+    let figures = peers.collect(blobs, rounds)?;
+    comparisons.push(Comparison { task: format!("collection of {blobs} blobs"), figures });
     Ok(BenchResult {
         group: "images".into(),
         date: report::today()?,
         machine: Machine::here(),
         versions: peers.versions(),
-        setting: "An image of 320 MiB, from a registry on the same machine; daemons measured with \
-                  their clients"
-            .into(),
+        setting: format!(
+            "An image of {content_mib} MiB, from a registry on the same machine; daemons measured with \
+             their clients"
+        ),
         measures: Vec::new(),
         comparisons,
     })
+}
+
+/// Returns a number that the environment may lower.
+fn size(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Files of this machine, to make layers of.
@@ -135,6 +159,14 @@ impl Content {
     }
 }
 
+/// Makes an image of one layer with so many small files.
+fn of_many_files(count: usize) -> Image {
+    let layer = (0..count).fold(Layer::new(), |layer, number| {
+        layer.file(&format!("f/{:03}/{number}", number % 500), 0o644, number.to_string())
+    });
+    Image::new(vec![layer], &serde_json::json!({"Cmd": ["true"]}))
+}
+
 /// Pushes an image with its layers compressed by a program that people use; returns its name.
 fn push(
     registry: &Registry,
@@ -178,17 +210,24 @@ struct Peers<'a> {
     keg: Daemon,
     docker: Dockerd,
     containerd: Containerd,
-    /// Ends before the registry whose files it serves.
-    _registry: Tree,
+    /// Where images are pushed to.
+    target: &'a Registry,
+    /// End before the registries whose files they serve.
+    _registries: [Tree; 2],
     scratch: &'a Scratch,
     counter: Cell<u32>,
 }
 
 impl<'a> Peers<'a> {
-    fn start(registry: &Registry, scratch: &'a Scratch) -> anyhow::Result<Self> {
+    fn start(
+        registry: &Registry,
+        target: &'a Registry,
+        scratch: &'a Scratch,
+    ) -> anyhow::Result<Self> {
         let docker = Dockerd::new();
         Ok(Self {
-            _registry: registry.serve_in_network_of(docker.pid()),
+            _registries: [registry, target].map(|one| one.serve_in_network_of(docker.pid())),
+            target,
             keg: Daemon::new(),
             docker,
             containerd: Containerd::new(),
@@ -336,10 +375,9 @@ impl<'a> Peers<'a> {
         self.forget(image);
         let _ = self.keg.keg(["pull", "-q", image]).success();
         let _ = self.docker.docker(["pull", "-q", image]).success();
-        let repository = image.rsplit_once('/').map_or(image, |(registry, _)| registry);
-        // A name that the registry has not seen: nothing is there already, nothing can be mounted.
         let name = |side: &str| {
-            format!("{}/{side}{}:1", repository.replace("bench", "pushed"), self.next())
+            self.target.clear();
+            format!("{}/{side}:1", self.target.address())
         };
         let copied = |command: &mut Command| runner::measure(command, None);
         runner::compare(
@@ -407,11 +445,11 @@ impl<'a> Peers<'a> {
     }
 
     /// Loads an archive with blobs that no image needs, and measures their collection.
-    fn collect(&self, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    fn collect(&self, blobs: usize, rounds: usize) -> anyhow::Result<Vec<Figures>> {
         let image = Image::new(vec![Layer::new().file("x", 0o644, "x")], &serde_json::json!({}));
         let layout = self.scratch.directory("blobs");
         image.write_layout(&layout, "keg.test/blobs:1");
-        for number in 0..BLOBS {
+        for number in 0..blobs {
             let blob = keg_fixtures::image::Blob::new("", number.to_string().into_bytes());
             fs::write(layout.join("blobs/sha256").join(blob.hex()), blob.bytes)?;
         }

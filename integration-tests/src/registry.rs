@@ -82,6 +82,17 @@ impl Registry {
         reference
     }
 
+    /// Forgets everything that was pushed.
+    ///
+    /// # Panics
+    /// If the files cannot be removed.
+    pub fn clear(&self) {
+        let content = self.scratch.join("data/docker");
+        if content.exists() {
+            std::fs::remove_dir_all(content).expect("remove the registry's content");
+        }
+    }
+
     /// Serves the same content in the network namespace of a process too, under the same address.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! Base images: found here, or pulled with the client's credentials.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use keg_image::{Platform, PullRequest, Reference};
+use keg_image::{ImageError, ImageRecord, Images, Platform, PullRequest, Reference};
 use serde_json::Value;
 
 use crate::build::Build;
@@ -20,7 +21,7 @@ impl Build {
         let found = {
             let (name, platform) = (name.to_owned(), platform.clone());
             self.shared
-                .blocking(move |shared| Ok(shared.images.resolve(&name, Some(&platform))))
+                .blocking(move |shared| Ok(image_here(&shared.images, &name, &platform)))
                 .await?
         };
         // A name that stands for one image gives that, whatever its platform.
@@ -33,19 +34,23 @@ impl Build {
             self.note_image(name, image);
             return Ok(image.clone());
         }
-        let reference = match Reference::parse(name) {
-            Ok(reference) => reference,
+        if let Err(source) = Reference::parse(name) {
             // An id is a name that no registry knows.
-            Err(source) => {
-                return found.map_err(|_| BuildError::Reference { name: name.to_owned(), source });
-            }
+            return found.map_err(|_| BuildError::Reference { name: name.to_owned(), source });
+        }
+        let mut credentials = HashMap::new();
+        for meaning in self.shared.images.meanings(name).unwrap_or_default() {
+            let registry = meaning.domain().to_owned();
+            credentials.insert(registry.clone(), self.credentials(&registry).await?);
+        }
+        let request = |reference: Reference| PullRequest {
+            credentials: credentials.get(reference.domain()).cloned().flatten(),
+            ..PullRequest::new(reference, Some(platform.clone()))
         };
-        let credentials = self.credentials(reference.domain()).await?;
-        let request = PullRequest { reference, platform: Some(platform.clone()), credentials };
         let step = self.progress.step(format!("[internal] load metadata for {name}"));
         // Layers are told of by the images' own pull; here it is one step.
         let unheard: keg_image::Progress = Arc::new(|_| {});
-        match (self.shared.images.pull(request, unheard).await, found) {
+        match (self.shared.images.pull_by_name(name, request, unheard).await, found) {
             (Ok(pulled), _) => {
                 step.done();
                 self.note_image(name, &pulled.image);
@@ -96,5 +101,14 @@ impl Build {
             below = Some(Layer::of_image(dir, below, chain_id, diff_id, blob, is_whole));
         }
         Ok(Files { id: top.to_string(), top: below })
+    }
+}
+
+/// Returns the image of a platform, unpacked, or the one that there is for another.
+fn image_here(images: &Images, name: &str, platform: &Platform) -> Result<ImageRecord, ImageError> {
+    match images.resolve(name, Some(platform)) {
+        Err(ImageError::NotForPlatform { .. }) => images.resolve(name, None),
+        Ok(image) => images.ensure_unpacked(&image).map(|()| image),
+        Err(error) => Err(error),
     }
 }

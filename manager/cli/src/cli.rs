@@ -8,10 +8,10 @@ use clap::{Parser, Subcommand};
 use crate::client::{DEFAULT_HOST, DEFAULT_TLS_HOST, TlsOptions};
 use crate::commands::{
     attach, build, builder, commit, completion, container_prune, cp, create, diff, events, exec,
-    export, history, image_inspect, image_prune, images, import, info, inspect, kill, load, login,
-    logout, logs, man, network, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save,
-    search, start, stats, stop, system_check, system_df, system_prune, tag, top, update, version,
-    volume, wait,
+    export, history, image_inspect, image_prune, image_referrers, images, import, info, inspect,
+    kill, load, login, logout, logs, man, network, pause, port, ps, pull, push, rename, restart,
+    rm, rmi, run, save, search, start, stats, stop, system_check, system_df, system_prune, tag,
+    top, update, version, volume, wait,
 };
 use crate::failure::Failure;
 
@@ -242,6 +242,8 @@ pub(crate) enum ImageCommand {
     Pull(pull::PullArgs),
     /// Send an image to its registry
     Push(push::PushArgs),
+    /// List what refers to an image in its registry
+    Referrers(image_referrers::ImageReferrersArgs),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(rmi::RmiArgs),
@@ -369,6 +371,7 @@ async fn execute_image(command: ImageCommand, host: &str) -> Result<u8, Failure>
         ImageCommand::Prune(args) => image_prune::run(args, host).await,
         ImageCommand::Pull(args) => pull::run(args, host).await,
         ImageCommand::Push(args) => push::run(args, host).await,
+        ImageCommand::Referrers(args) => image_referrers::run(args, host).await,
         ImageCommand::Rm(args) => rmi::run(args, host).await,
         ImageCommand::Save(args) => save::run(args, host).await,
         ImageCommand::Tag(args) => tag::run(args, host).await,

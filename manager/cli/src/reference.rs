@@ -1,5 +1,7 @@
 //! Image references as people write them, and as they read them.
 
+use crate::failure::Failure;
+
 /// Registry that is meant when none is named.
 const DEFAULT_REGISTRY: &str = "docker.io/";
 
@@ -44,24 +46,48 @@ pub(crate) fn split(reference: &str) -> Parts<'_> {
     }
 }
 
+/// A name with a tag or digest where all tags are asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{image:?} names a tag or digest, and --all-tags asks for all tags")]
+struct TagAndAllTags {
+    image: String,
+}
+
+/// Makes sure that a reference is a repository's name alone.
+///
+/// # Errors
+/// A usage failure if it has a tag or digest.
+pub(crate) fn without_tag(reference: &str) -> Result<(), Failure> {
+    match split(reference) {
+        Parts { tag: None, digest: None, .. } => Ok(()),
+        _ => {
+            let image = reference.to_owned();
+            Err(Failure::usage(TagAndAllTags { image }).with_remedy("leave it out"))
+        }
+    }
+}
+
+/// Whether an image's name leaves the registry out.
+pub(crate) fn is_short(image: &str) -> bool {
+    host(image).is_none()
+}
+
 /// The registry of an image: "docker.io", or what comes before the first slash if that looks like a
 /// host's name.
 pub(crate) fn registry(image: &str) -> &str {
-    let default = DEFAULT_REGISTRY.trim_end_matches('/');
-    match image.split_once('/') {
-        Some((host, _))
-            if host == "localhost"
-                || host.contains(['.', ':'])
-                || host.contains(|c: char| c.is_ascii_uppercase()) =>
-        {
-            if host == "index.docker.io" {
-                default
-            } else {
-                host
-            }
-        }
-        _ => default,
+    match host(image) {
+        None | Some("index.docker.io") => DEFAULT_REGISTRY.trim_end_matches('/'),
+        Some(host) => host,
     }
+}
+
+/// What comes before the first slash, if that looks like a host's name.
+fn host(image: &str) -> Option<&str> {
+    let (host, _) = image.split_once('/')?;
+    let is_host = host == "localhost"
+        || host.contains(['.', ':'])
+        || host.contains(|c: char| c.is_ascii_uppercase());
+    is_host.then_some(host)
 }
 
 /// The reference with the tag that is meant when none is named.
@@ -102,6 +128,7 @@ mod tests {
         ];
         for (image, expected) in table {
             assert_eq!(registry(image), expected, "{image}");
+            assert_eq!(is_short(image), ["busybox", "grafana/loki"].contains(&image), "{image}");
         }
     }
 

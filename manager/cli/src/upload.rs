@@ -34,8 +34,14 @@ pub(crate) fn open(path: &Path) -> Result<Stdio<File>, Failure> {
         File::open(path)
     };
     file.map(Stdio::new).map_err(|source| {
+        let is_url = ["http://", "https://"].iter().any(|s| path.to_string_lossy().starts_with(s));
         let path = path.to_owned();
-        Failure::client(OpenError { path, source })
+        let url = path.display().to_string();
+        let failure = Failure::client(OpenError { path, source });
+        match is_url {
+            true => failure.with_remedy(format!("fetch it first: curl -L {url} | keg import -")),
+            false => failure,
+        }
     })
 }
 

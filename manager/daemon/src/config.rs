@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
+use keg_image::{Reference, ShortNameError, ShortNamePolicy, ShortNames};
 use keg_network::{Cidr, ForwardMode, NetworkMode, PublishMode, UnknownNetwork};
 use keg_store::IdRangePool;
 use serde::Deserialize;
@@ -202,12 +203,67 @@ pub(crate) struct RegistryConfig {
     pub(crate) insecure: Vec<String>,
     /// Directories with settings for registries: `HOST[:PORT]/hosts.toml`, or certificates.
     pub(crate) config_dirs: Vec<PathBuf>,
+    /// What names without a registry mean.
+    pub(crate) short_names: ShortNameMode,
+    /// Registries in which names without one are looked for, with `short_names = "search"`.
+    pub(crate) search: Vec<String>,
+    /// What single names without a registry mean.
+    pub(crate) aliases: BTreeMap<String, String>,
+}
+
+/// What names without a registry mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ShortNameMode {
+    /// `docker.io`, as with Docker.
+    #[default]
+    Docker,
+    /// The first registry of a list that has them.
+    Search,
+    /// Nothing.
+    Deny,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
         let config_dirs = ["/etc/keg/certs.d", "/etc/docker/certs.d"];
-        Self { insecure: Vec::new(), config_dirs: config_dirs.map(PathBuf::from).to_vec() }
+        Self {
+            insecure: Vec::new(),
+            config_dirs: config_dirs.map(PathBuf::from).to_vec(),
+            short_names: ShortNameMode::default(),
+            search: Vec::new(),
+            aliases: BTreeMap::new(),
+        }
+    }
+}
+
+impl RegistryConfig {
+    /// What names without a registry mean.
+    pub(crate) fn short_names(&self) -> ShortNames {
+        let policy = match self.short_names {
+            ShortNameMode::Docker => ShortNamePolicy::Docker,
+            ShortNameMode::Search => ShortNamePolicy::Search(self.search.clone()),
+            ShortNameMode::Deny => ShortNamePolicy::Deny,
+        };
+        ShortNames { policy, aliases: self.aliases.clone() }
+    }
+
+    /// # Errors
+    /// [`ConfigError::Search`], [`ConfigError::ShortName`].
+    fn check(&self) -> Result<(), ConfigError> {
+        if (self.short_names == ShortNameMode::Search) == self.search.is_empty() {
+            return Err(ConfigError::Search);
+        }
+        // Any name does: it is what the settings make of it that must be one.
+        let names = std::iter::once("x").filter(|_| self.short_names == ShortNameMode::Search);
+        for name in names.chain(self.aliases.keys().map(String::as_str)) {
+            self.short_names().meanings(name).map_err(ConfigError::ShortName)?;
+        }
+        let is_tagged = |name: &&String| name.contains([':', '@']) || !Reference::is_short(name);
+        match self.aliases.keys().find(is_tagged) {
+            Some(name) => Err(ConfigError::Alias { name: name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -319,6 +375,18 @@ pub(crate) enum ConfigError {
         /// The settings that are missing.
         missing: String,
     },
+    /// A list of registries and the setting that uses it belong together.
+    #[error("registry.search lists registries if, and only if, registry.short_names = \"search\"")]
+    Search,
+    /// Something does not make a name of an image.
+    #[error("registry")]
+    ShortName(#[source] ShortNameError),
+    /// An alias for what is no name without a registry.
+    #[error("registry.aliases: {name:?} must be a name without registry, tag and digest")]
+    Alias {
+        /// The name.
+        name: String,
+    },
     /// A runtime that is not configured.
     #[error("default_runtime = {name:?} is not one of [runtimes]")]
     UnknownRuntime {
@@ -412,6 +480,7 @@ impl Config {
             let key = "registry.config_dirs";
             return Err(ConfigError::RelativePath { key, path: path.clone() });
         }
+        self.registry.check()?;
         if self.log.max_size_bytes < 4096 {
             let (key, wanted) = ("log.max_size_bytes", "at least 4096");
             return Err(ConfigError::Number { key, wanted });
@@ -483,6 +552,11 @@ mod tests {
             "[id_ranges]\nstart = 0",
             "[id_ranges]\nranges = 4294967295",
             "[runtimes]\nrunc = \"runc\"",
+            "[registry]\nshort_names = \"search\"",
+            "[registry]\nsearch = [\"quay.io\"]",
+            "[registry]\nshort_names = \"search\"\nsearch = [\"no host\"]",
+            "[registry.aliases]\napp = \"No Name\"",
+            "[registry.aliases]\n\"app:1\" = \"quay.io/team/app\"",
         ] {
             let refused = Config::parse(text).map_or(true, |config| config.check().is_err());
             assert!(refused, "{text}");

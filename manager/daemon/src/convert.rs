@@ -26,7 +26,7 @@ pub(crate) use self::container::{create_from_pb, details_to_pb, size_of_to_pb, s
 pub(crate) use self::files::{change_to_pb, copy_target_from_pb, path_stat_to_pb};
 pub(crate) use self::image::{
     credentials_from_pb, descriptor_to_pb, history_step_to_pb, image_to_pb, platform_to_pb,
-    variant_to_pb,
+    rate_limit_to_pb, referrer_to_pb, variant_to_pb,
 };
 pub(crate) use self::stats::{stats_to_pb, update_from_pb};
 pub(crate) use self::volumes::{volume_from_pb, volume_to_pb};

@@ -214,6 +214,7 @@ fn open(config: &Config) -> anyhow::Result<(Engine, Images, Vec<IdRange>)> {
                 config_dirs: config.registry.config_dirs.clone(),
                 ..RegistryOptions::default()
             },
+            short_names: config.registry.short_names(),
             ..ImagesOptions::default()
         },
     );

@@ -89,6 +89,7 @@ fn make(
     let random: [u8; 32] = random()?;
     let id = ContainerId::from_random(random);
     let image = shared.images.resolve(&request.config.image, request.platform.as_ref())?;
+    shared.images.ensure_unpacked(&image)?;
     let request = joining::keep_caller(complete(shared, request, &image))?;
     check(shared, &request)?;
     let process = plan(&request, &image, &id)?;

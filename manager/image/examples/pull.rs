@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Store::open(root)?;
     let snapshotter = Arc::new(OverlaySnapshotter::new(&store)?);
     let images = Images::new(store, snapshotter, Namespace::default(), ImagesOptions::default());
-    let request = PullRequest { reference: reference.parse()?, platform: None, credentials: None };
+    let request = PullRequest::new(reference.parse()?, None);
     let begin = Instant::now();
     match images.pull(request, Arc::new(|_| {})).await {
         Ok(pulled) => {

@@ -11,7 +11,6 @@
 use keg_store::{ContentError, Descriptor, Digest, Labels};
 use serde_json::{Value, json};
 
-use crate::manifest::Manifest;
 use crate::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::new_layer::{ImageLease, NewLayerError};
 use crate::record::{index_labels, manifest_labels};
@@ -46,12 +45,12 @@ impl Images {
 
     fn index(&self, images: &[Listed], lease: &str) -> Result<Descriptor, ContentError> {
         let mut entries = Vec::new();
-        let mut digests: Vec<Digest> = Vec::new();
+        let mut listed: Vec<Descriptor> = Vec::new();
         for image in images {
             let mut entry = json!(image.manifest);
             entry["platform"] = platform(&image.platform);
             entries.push(entry);
-            digests.push(image.manifest.digest.clone());
+            listed.push(image.manifest.clone());
         }
         for image in images.iter().filter(|image| !image.statements.is_empty()) {
             let manifest = self.attestation(&image.statements, lease)?;
@@ -62,10 +61,10 @@ impl Images {
             });
             entry["platform"] = json!({"architecture": "unknown", "os": "unknown"});
             entries.push(entry);
-            digests.push(manifest.digest);
+            listed.push(manifest);
         }
         let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
-        self.document(&index, OCI_INDEX, &index_labels(&digests), lease)
+        self.document(&index, OCI_INDEX, &index_labels(&listed), lease)
     }
 
     fn attestation(&self, statements: &[Value], lease: &str) -> Result<Descriptor, ContentError> {
@@ -87,7 +86,7 @@ impl Images {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": listed,
         });
-        let labels = manifest_labels(&Manifest { config, layers });
+        let labels = manifest_labels(&config, &layers);
         self.document(&manifest, OCI_MANIFEST, &labels, lease)
     }
 

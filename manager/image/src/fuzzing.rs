@@ -7,9 +7,9 @@ use std::path::Path;
 use keg_store::{Descriptor, Digest};
 
 use crate::extract::ArchiveReader;
-use crate::manifest::{Config, Document};
+use crate::manifest::{AnyDocument, Config, Document};
 use crate::media_type::{OCI_INDEX, OCI_MANIFEST};
-use crate::{Platform, Reference, registry};
+use crate::{Platform, Reference, ShortNamePolicy, ShortNames, registry};
 
 /// A reference that people type.
 pub fn reference(text: &str) {
@@ -32,6 +32,7 @@ pub fn manifest(bytes: &[u8]) {
             Ok(Document::Index(index)) => drop(index.choose(&Platform::host()).cloned()),
             Err(_) => {}
         }
+        drop(AnyDocument::parse(&target, bytes));
     }
 }
 
@@ -57,4 +58,20 @@ pub fn hosts(text: &str) {
 /// A registry's `WWW-Authenticate`.
 pub fn challenge(value: &str) {
     registry::fuzz_challenge(value);
+}
+
+/// A server's certificate that nobody vouches for.
+pub fn certificate(bytes: &[u8]) {
+    registry::fuzz_certificate(bytes);
+}
+
+/// A name without a registry, under a policy that makes several of it.
+pub fn short_name(text: &str) {
+    let names = ShortNames {
+        policy: ShortNamePolicy::Search(vec!["a.example".to_owned(), "docker.io".to_owned()]),
+        aliases: [("app".to_owned(), "registry.example/team/app".to_owned())].into(),
+    };
+    for meaning in names.meanings(text).into_iter().flatten() {
+        assert_eq!(Reference::parse(&meaning.to_string()).ok(), Some(meaning));
+    }
 }

@@ -15,8 +15,9 @@ use keg_store::{
     WriteTx, collect,
 };
 
+use crate::manifest::ManifestError;
 use crate::record::Loader;
-use crate::{ImageRecord, Platform, Reference};
+use crate::{ImageRecord, Platform, Reference, ShortNameError};
 
 pub use self::error::ImageError;
 
@@ -86,14 +87,33 @@ impl Images {
     /// Of an image of several platforms, that for `platform`, or whichever is here.
     ///
     /// # Errors
-    /// [`ImageError::NotFound`], [`ImageError::Ambiguous`].
+    /// [`ImageError::NotFound`], [`ImageError::NotForPlatform`], [`ImageError::Ambiguous`].
     pub fn resolve(
         &self,
         text: &str,
         platform: Option<&Platform>,
     ) -> Result<ImageRecord, ImageError> {
+        let found = self.find(text, platform);
+        let Some(wanted) = platform else { return found };
+        let is_other = match &found {
+            Ok(image) => {
+                // One that does not tell its platform is believed to be right.
+                !image.platform.architecture.is_empty() && wanted.rank(&image.platform).is_none()
+            }
+            Err(ImageError::Manifest { source: ManifestError::Platform { .. }, .. }) => true,
+            Err(_) => false,
+        };
+        match is_other {
+            true => {
+                Err(ImageError::NotForPlatform { image: text.to_owned(), platform: wanted.clone() })
+            }
+            false => found,
+        }
+    }
+
+    fn find(&self, text: &str, platform: Option<&Platform>) -> Result<ImageRecord, ImageError> {
         let rows = self.rows()?;
-        if let Some(target) = find_by_name(&rows, text) {
+        if let Some(target) = self.find_by_name(&rows, text) {
             let rows: Vec<Image> = rows.into_iter().filter(|row| row.target == target).collect();
             return self.record(&target, &rows, platform);
         }
@@ -147,7 +167,7 @@ impl Images {
         users: &[ImageUser],
     ) -> Result<Removed, ImageError> {
         let rows = self.rows()?;
-        let named = find_row(&rows, text).map(|row| row.name.clone());
+        let named = self.find_row(&rows, text).map(|row| row.name.clone());
         let image = self.resolve(text, None)?;
         let all: Vec<String> = rows
             .iter()
@@ -213,6 +233,39 @@ impl Images {
             tx.put_image(ns, image.id.as_str(), &before.target, &Labels::new())?;
         }
         Ok(())
+    }
+
+    /// Returns what a name may mean in registries, in the order in which they are to be asked.
+    ///
+    /// # Errors
+    /// [`ShortNameError`] if it is malformed, or must name a registry.
+    pub fn meanings(&self, text: &str) -> Result<Vec<Reference>, ShortNameError> {
+        self.shared.short_names.meanings(text)
+    }
+
+    /// Returns the row that a text names in full, defaults filled in.
+    fn find_row<'a>(&self, rows: &'a [Image], text: &str) -> Option<&'a Image> {
+        self.shared.short_names.meanings_here(text).iter().find_map(|wanted| {
+            let name = wanted.to_string();
+            rows.iter().find(|row| row.name == name)
+        })
+    }
+
+    /// Returns what a name stands for; one with a digest also where only a tag of the same repository
+    /// stands for that digest.
+    fn find_by_name(&self, rows: &[Image], text: &str) -> Option<Descriptor> {
+        if let Some(row) = self.find_row(rows, text) {
+            return Some(row.target.clone());
+        }
+        self.shared.short_names.meanings_here(text).iter().find_map(|wanted| {
+            let digest = wanted.digest()?;
+            let is_meant = |row: &&Image| {
+                row.target.digest == *digest
+                    && reference_of(&row.name)
+                        .is_some_and(|name| name.repository() == wanted.repository())
+            };
+            rows.iter().find(is_meant).map(|row| row.target.clone())
+        })
     }
 
     pub(crate) fn loader(&self) -> Loader<'_> {
@@ -331,29 +384,6 @@ fn by_target(rows: Vec<Image>) -> Vec<(Descriptor, Vec<Image>)> {
         group.1.push(row);
     }
     groups.into_values().collect()
-}
-
-/// Returns the row that a text names in full, defaults filled in.
-fn find_row<'a>(rows: &'a [Image], text: &str) -> Option<&'a Image> {
-    let name = Reference::parse(text).ok()?.to_string();
-    rows.iter().find(|row| row.name == name)
-}
-
-/// Returns what a name stands for; one with a digest also where only a tag of the same repository
-/// stands for that digest.
-fn find_by_name(rows: &[Image], text: &str) -> Option<Descriptor> {
-    if let Some(row) = find_row(rows, text) {
-        return Some(row.target.clone());
-    }
-    let wanted = Reference::parse(text).ok()?;
-    let digest = wanted.digest()?;
-    rows.iter()
-        .find(|row| {
-            row.target.digest == *digest
-                && reference_of(&row.name)
-                    .is_some_and(|name| name.repository() == wanted.repository())
-        })
-        .map(|row| row.target.clone())
 }
 
 /// Returns the reference that a row is named by, if it is not named by an id.

@@ -13,6 +13,7 @@ use crate::progress::{LayerProgress, Progress};
 use crate::push::PushError;
 use crate::record::layer_labels;
 use crate::registry::{RegistryClient, Repository};
+use crate::transfer::Transfer;
 use crate::{Credentials, Images, Reference};
 
 /// A layer that is to be had alone.
@@ -55,7 +56,12 @@ impl Images {
         layer: &LooseLayer,
         lease: &str,
     ) -> Result<(), LayerError> {
-        self.loose(layer, lease).fetch(repository).await
+        let transfer = self.loose(layer, lease).transfer;
+        match repository {
+            Some(repository) => transfer.fetch(repository).await,
+            None if transfer.blocking(Transfer::adopt).await? => Ok(()),
+            None => Err(LayerError::Missing { digest: layer.blob.digest.clone() }),
+        }
     }
 
     /// Extracts a layer whose blob is here into a directory of the snapshotter, to lie on `lower`,
@@ -81,15 +87,14 @@ impl Images {
     }
 
     fn loose(&self, layer: &LooseLayer, lease: &str) -> Layer {
-        Layer {
+        let transfer = Transfer {
             shared: Arc::clone(&self.shared),
             blob: layer.blob.clone(),
-            diff_id: layer.diff_id.clone(),
-            chain_id: layer.diff_id.clone(),
             lease: lease.to_owned(),
             progress: LayerProgress::silent(&layer.blob),
             labels: layer_labels(&layer.diff_id, None),
-        }
+        };
+        Layer { transfer, diff_id: layer.diff_id.clone(), chain_id: layer.diff_id.clone() }
     }
 
     /// Pushes a document after all the blobs that it names.
@@ -123,6 +128,6 @@ impl Images {
             sent.map_err(called_off)?.map_err(failed)?;
         }
         let tag = reference.tag_or_digest();
-        repository.put_manifest(tag, &media_type, &manifest).await.map_err(failed)
+        repository.put_manifest(tag, &media_type, &manifest).await.map(drop).map_err(failed)
     }
 }

@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::diff::{DiffError, DiffOptions, LayerCompression, LayerWriter, diff_trees, diff_upper};
 use crate::extract::ExtractError;
-use crate::manifest::{Manifest, chain_ids};
+use crate::manifest::chain_ids;
 use crate::media_type::{OCI_CONFIG, OCI_MANIFEST};
 use crate::pipeline::{self, RunError, Target, Wanted};
 use crate::prepared::Prepared;
@@ -328,15 +328,14 @@ pub(crate) fn write_documents(
     let digest = content.write_blob(&shared.ns, config, &labels, Some(lease))?;
     let config =
         Descriptor { media_type: OCI_CONFIG.to_owned(), digest, size_bytes: config.len() as u64 };
-    let manifest = Manifest { config, layers };
+    let labels = manifest_labels(&config, &layers);
     let document = json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": manifest.config,
-        "layers": manifest.layers,
+        "config": config,
+        "layers": layers,
     });
     let bytes = document.to_string().into_bytes();
-    let labels = manifest_labels(&manifest);
     let digest = content.write_blob(&shared.ns, &bytes, &labels, Some(lease))?;
     let (media_type, size_bytes) = (OCI_MANIFEST.to_owned(), bytes.len() as u64);
     Ok(Descriptor { media_type, digest, size_bytes })

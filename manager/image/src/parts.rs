@@ -7,16 +7,18 @@
 //! ```
 //!
 //! An index that is here as a whole is passed on as it is. Of one that is not, a single image is passed
-//! on alone, and several under an index that lists only them.
+//! on alone, and several under an index that lists only them. What refers to any of it, signatures for
+//! example, comes along if it is asked for.
 
 use std::collections::BTreeSet;
 
 use keg_store::{ContentError, Descriptor, Digest};
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::manifest::{Document, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES};
-use crate::media_type::is_index;
+use crate::manifest::{AnyDocument, Document, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES};
+use crate::media_type::{OCI_MANIFEST, is_index};
+use crate::record::REFERRER_LABEL;
+use crate::referrers::MAX_REFERRERS;
 use crate::{ImageRecord, Images, Platform};
 
 /// What is passed on.
@@ -32,19 +34,8 @@ pub(crate) struct Parts {
     pub(crate) layers: Vec<Descriptor>,
     /// Platforms that the index lists and that are not here.
     pub(crate) missing: Vec<Platform>,
-}
-
-/// Any manifest, also those that are no image.
-#[derive(Deserialize)]
-struct AnyManifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-/// Any index, with all that it lists.
-#[derive(Deserialize)]
-struct AnyIndex {
-    manifests: Vec<Descriptor>,
+    /// Those of the documents that are here only because they refer to others.
+    pub(crate) referrers: Vec<Descriptor>,
 }
 
 /// What was found, until it is known what to name.
@@ -53,15 +44,30 @@ struct Found {
     documents: Vec<(Descriptor, Vec<u8>)>,
     configs: Vec<Descriptor>,
     layers: Vec<Descriptor>,
+    referrers: Vec<Descriptor>,
     seen: BTreeSet<Digest>,
 }
 
 impl Images {
-    /// Returns the parts of an image: of one platform, or of all that are here.
+    /// Returns the parts of an image: of one platform, or of all that are here; and, if asked for, what
+    /// refers to them.
     ///
     /// # Errors
     /// If a blob that should be here cannot be read.
     pub(crate) fn image_parts(
+        &self,
+        image: &ImageRecord,
+        platform: Option<&Platform>,
+        with_referrers: bool,
+    ) -> Result<Parts, ContentError> {
+        let mut parts = self.own_parts(image, platform)?;
+        if with_referrers {
+            self.add_referrers(&mut parts)?;
+        }
+        Ok(parts)
+    }
+
+    fn own_parts(
         &self,
         image: &ImageRecord,
         platform: Option<&Platform>,
@@ -79,10 +85,13 @@ impl Images {
             &image.target.digest,
             MAX_MANIFEST_BYTES,
         )?;
-        let index: AnyIndex = parse(&bytes).unwrap_or(AnyIndex { manifests: Vec::new() });
+        let listed = match AnyDocument::parse(&image.target, &bytes) {
+            Some(AnyDocument::Index(index)) => index.manifests,
+            _ => Vec::new(),
+        };
         let mut here = BTreeSet::new();
         let mut found = Found::default();
-        for entry in &index.manifests {
+        for entry in &listed {
             if self.gather(entry, 1, &mut found)? {
                 here.insert(entry.digest.clone());
             }
@@ -120,37 +129,86 @@ impl Images {
             Err(ContentError::NotFound { .. } | ContentError::TooLarge { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        if is_index(&target.media_type) {
-            let Some(index) = parse::<AnyIndex>(&bytes).filter(|_| depth < MAX_INDEX_DEPTH) else {
-                return Ok(false);
-            };
-            for entry in &index.manifests {
-                if !self.gather(entry, depth + 1, found)? {
-                    return Ok(false);
+        match AnyDocument::parse(target, &bytes) {
+            Some(AnyDocument::Index(index)) if depth < MAX_INDEX_DEPTH => {
+                for entry in &index.manifests {
+                    if !self.gather(entry, depth + 1, found)? {
+                        return Ok(false);
+                    }
                 }
             }
-        } else {
-            let Some(AnyManifest { config, layers }) = parse(&bytes) else { return Ok(false) };
-            for blob in std::iter::once(&config).chain(&layers) {
-                if content.info(ns, &blob.digest)?.is_none() {
-                    return Ok(false);
+            Some(AnyDocument::Manifest(manifest)) => {
+                for blob in manifest.blobs() {
+                    if content.info(ns, &blob.digest)?.is_none() {
+                        return Ok(false);
+                    }
+                }
+                let config = manifest.config;
+                found.configs.extend(found.seen.insert(config.digest.clone()).then_some(config));
+                for layer in manifest.layers {
+                    found.layers.extend(found.seen.insert(layer.digest.clone()).then_some(layer));
                 }
             }
-            found.configs.extend(found.seen.insert(config.digest.clone()).then_some(config));
-            for layer in layers {
-                found.layers.extend(found.seen.insert(layer.digest.clone()).then_some(layer));
-            }
+            _ => return Ok(false),
         }
         found.seen.insert(target.digest.clone());
         found.documents.push((target.clone(), bytes));
         Ok(true)
     }
+
+    /// Adds what refers to the documents, and to that in turn.
+    fn add_referrers(&self, parts: &mut Parts) -> Result<(), ContentError> {
+        let mut found = Found::default();
+        found.seen.extend(parts.documents.iter().map(|(document, _)| document.digest.clone()));
+        found
+            .seen
+            .extend(parts.configs.iter().chain(&parts.layers).map(|blob| blob.digest.clone()));
+        let mut subjects: Vec<Digest> =
+            parts.documents.iter().map(|(document, _)| document.digest.clone()).collect();
+        while let Some(subject) = subjects.pop() {
+            for referrer in self.stored_referrers(&subject)? {
+                if found.referrers.len() < MAX_REFERRERS
+                    && !found.seen.contains(&referrer.digest)
+                    && self.gather(&referrer, 0, &mut found)?
+                {
+                    subjects.push(referrer.digest.clone());
+                    found.referrers.push(referrer);
+                }
+            }
+        }
+        parts.documents.append(&mut found.documents);
+        parts.configs.append(&mut found.configs);
+        parts.layers.append(&mut found.layers);
+        parts.referrers.append(&mut found.referrers);
+        Ok(())
+    }
+
+    /// Returns what is here of what refers to a manifest.
+    fn stored_referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, ContentError> {
+        let (content, ns) = (self.store().content(), &self.shared.ns);
+        let Some(info) = content.info(ns, subject)? else { return Ok(Vec::new()) };
+        let mut referrers = Vec::new();
+        let labels = info.labels.iter().filter(|(name, _)| name.starts_with(REFERRER_LABEL));
+        for digest in labels.filter_map(|(_, digest)| digest.parse::<Digest>().ok()) {
+            let Some(info) = content.info(ns, &digest)? else { continue };
+            let bytes = content.read_blob(ns, &digest, MAX_MANIFEST_BYTES)?;
+            let media_type = media_type_of(&bytes);
+            referrers.push(Descriptor { media_type, digest, size_bytes: info.size_bytes });
+        }
+        Ok(referrers)
+    }
+}
+
+/// Returns the media type that a document gives itself; one that gives none is a manifest.
+fn media_type_of(document: &[u8]) -> String {
+    let document: Value = serde_json::from_slice(document).unwrap_or(Value::Null);
+    document["mediaType"].as_str().unwrap_or(OCI_MANIFEST).to_owned()
 }
 
 impl Found {
     fn under(self, target: Descriptor, missing: Vec<Platform>) -> Parts {
-        let Self { documents, configs, layers, .. } = self;
-        Parts { target, documents, configs, layers, missing }
+        let Self { documents, configs, layers, referrers, .. } = self;
+        Parts { target, documents, configs, layers, missing, referrers }
     }
 }
 
@@ -171,10 +229,6 @@ fn index_of(whole: &Descriptor, bytes: &[u8], here: &BTreeSet<Digest>) -> (Descr
         size_bytes: bytes.len() as u64,
     };
     (target, bytes)
-}
-
-fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keg_store::{PrepareOptions, Resource, SnapshotError, Usage};
+use keg_store::{Durability, PrepareOptions, Resource, SnapshotError, Usage};
 
 use crate::extract::{Extracted, Whiteouts};
 use crate::shared::{Shared, in_background};
@@ -27,7 +27,8 @@ impl Prepared {
         parent: Option<&str>,
     ) -> Result<Self, SnapshotError> {
         let key = shared.unique("extract");
-        shared.store.transaction(|tx| {
+        // Nothing stands for it yet that a power cut would leave.
+        shared.store.transaction_outliving(Durability::Crash, |tx| {
             let options = PrepareOptions::default();
             shared.snapshotter.prepare_in(tx, &shared.ns, &key, parent, &options)?;
             let resource = Resource::Snapshot {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keg_store::{Descriptor, Digest};
 
 use crate::Reference;
+use crate::registry::RateLimit;
 
 /// What a pull tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum PullEvent {
         target: Descriptor,
         /// Layers, lowest first.
         layers: Vec<Descriptor>,
+        /// How much the registry still lets be asked, if it said.
+        limit: Option<RateLimit>,
     },
     /// A layer moved on.
     Layer {

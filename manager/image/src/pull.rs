@@ -1,31 +1,36 @@
-//! Pull: from a reference to an image that can be run.
+//! Pull: from a name to an image that can be run.
 //!
 //! ```text
-//! manifest (index → manifest) ── configuration ──┬── layer 0 ─┐
-//!                                                ├── layer 1 ─┼─▶ commit, lowest first ──▶ name
-//!                                                └── layer n ─┘
+//! name ─▶ target ─┬─ index ─▶ manifest ── configuration ──┬── layer 0 ─┐
+//!                 │                                       ├── layer 1 ─┼─▶ commit, lowest first ─▶ name
+//!                 │                                       └── layer n ─┘
+//!                 ├─ other platforms, attestations: stored as they are, if all is asked for
+//!                 └─ what refers to it: likewise
 //! ```
 //!
 //! Layers are received and extracted at the same time and in any order; each is committed as soon as
 //! all below it are. Before a commit the file system is synced, once for all layers that are ready. A
 //! lease keeps everything until the name does; the name comes last.
 
-use std::borrow::Cow;
+mod documents;
+mod error;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keg_store::{ContentError, Descriptor, Digest, ErrorClass, Explain, Labels, Reason};
+use keg_store::{ContentError, Descriptor, Digest, Labels};
 
+use self::documents::{Chosen, Wanted};
+pub use self::error::PullError;
 use crate::images::ImageError;
 use crate::layer::{Layer, LayerError};
-use crate::manifest::{
-    Config, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
-    ManifestError,
-};
+use crate::manifest::ManifestError;
 use crate::progress::{LayerProgress, Progress, PullEvent};
-use crate::record::{config_labels, index_labels, layer_labels, manifest_labels};
-use crate::registry::{Fetched, RegistryError, Repository};
+use crate::record::{config_labels, layer_labels};
+use crate::registry::{RegistryError, Repository};
 use crate::shared::OperationLease;
 use crate::stack::unpack;
+use crate::transfer::Transfer;
 use crate::{Credentials, ImageRecord, Images, Platform, Reference};
 
 /// What to pull.
@@ -33,10 +38,45 @@ use crate::{Credentials, ImageRecord, Images, Platform, Reference};
 pub struct PullRequest {
     /// The image.
     pub reference: Reference,
-    /// The platform; `None`: this machine's.
-    pub platform: Option<Platform>,
+    /// For which platforms.
+    pub platforms: Platforms,
+    /// Whether what refers to the image, signatures for example, comes along.
+    pub referrers: bool,
     /// Credentials for this pull only.
     pub credentials: Option<Credentials>,
+}
+
+impl PullRequest {
+    /// Asks for an image for one platform, or for this machine's, and for nothing else.
+    #[must_use]
+    pub fn new(reference: Reference, platform: Option<Platform>) -> Self {
+        let platforms =
+            platform.map_or(Platforms::Host, |platform| Platforms::Only(vec![platform]));
+        Self { reference, platforms, referrers: false, credentials: None }
+    }
+}
+
+/// The platforms that an image is pulled for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Platforms {
+    /// This machine's.
+    #[default]
+    Host,
+    /// These, all of which are unpacked. None means this machine's.
+    Only(Vec<Platform>),
+    /// All that there are, with everything else that an index lists, so that it can be pushed as it is.
+    /// Unpacked is what this machine runs.
+    All,
+}
+
+impl Platforms {
+    /// Returns the platform that is told of when the pull is done.
+    fn first(&self) -> Option<&Platform> {
+        match self {
+            Self::Only(platforms) => platforms.first(),
+            Self::Host | Self::All => None,
+        }
+    }
 }
 
 /// What a pull brought.
@@ -44,112 +84,49 @@ pub struct PullRequest {
 pub struct Pulled {
     /// The image.
     pub image: ImageRecord,
+    /// What it was pulled as.
+    pub reference: Reference,
     /// Whether the name stood for the same target before.
     pub is_up_to_date: bool,
 }
 
-/// Why an image was not pulled.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The registry did not give it.
-    #[error("cannot pull {image}")]
-    Registry {
-        /// The image.
-        image: String,
-        /// Why.
-        #[source]
-        source: Box<RegistryError>,
-    },
-    /// Its manifest or configuration cannot be used.
-    #[error("cannot pull {image}")]
-    Manifest {
-        /// The image.
-        image: String,
-        /// Why.
-        #[source]
-        source: Box<ManifestError>,
-    },
-    /// A layer did not become a snapshot.
-    #[error("cannot pull {image}")]
-    Layer {
-        /// The image.
-        image: String,
-        /// Why.
-        #[source]
-        source: Box<LayerError>,
-    },
-    /// Its manifest or configuration could not be stored.
-    #[error("cannot store {image}")]
-    Content {
-        /// The image.
-        image: String,
-        /// Why.
-        #[source]
-        source: Box<ContentError>,
-    },
-    /// It could not be named or read back.
-    #[error("cannot enter {image}")]
-    Enter {
-        /// The image.
-        image: String,
-        /// Why.
-        #[source]
-        source: Box<ImageError>,
-    },
-    /// The daemon is shutting down.
-    #[error("the pull of {image} was called off")]
-    CalledOff {
-        /// The image.
-        image: String,
-    },
-}
-
-impl PullError {
-    fn cause(&self) -> Option<&dyn Explain> {
-        match self {
-            Self::Registry { source, .. } => Some(source.as_ref()),
-            Self::Manifest { source, .. } => Some(source.as_ref()),
-            Self::Layer { source, .. } => Some(source.as_ref()),
-            Self::Content { source, .. } => Some(source.as_ref()),
-            Self::Enter { source, .. } => Some(source.as_ref()),
-            Self::CalledOff { .. } => None,
-        }
-    }
-
-    fn image(&self) -> &str {
-        match self {
-            Self::Registry { image, .. }
-            | Self::Manifest { image, .. }
-            | Self::Layer { image, .. }
-            | Self::Content { image, .. }
-            | Self::Enter { image, .. }
-            | Self::CalledOff { image } => image,
-        }
-    }
-}
-
-impl Explain for PullError {
-    fn reason(&self) -> Reason {
-        self.cause().map_or(Reason::Internal, Explain::reason)
-    }
-
-    fn class(&self) -> ErrorClass {
-        self.cause().map_or(ErrorClass::Aborted, Explain::class)
-    }
-
-    fn remedy(&self) -> Option<Cow<'static, str>> {
-        self.cause().and_then(Explain::remedy)
-    }
-
-    fn operands(&self) -> Vec<(&'static str, String)> {
-        let mut operands = self.cause().map(Explain::operands).unwrap_or_default();
-        operands.retain(|(kind, _)| *kind != "image");
-        operands.push(("image", self.image().to_owned()));
-        operands
-    }
-}
-
 impl Images {
+    /// Pulls what a name means, of several meanings the first whose registry has it. A registry that
+    /// does not answer is not passed over: what the next one has may be somebody else's. `request` says
+    /// how each is pulled.
+    ///
+    /// # Errors
+    /// [`PullError`]; no name changes then.
+    pub async fn pull_by_name(
+        &self,
+        name: &str,
+        request: impl Fn(Reference) -> PullRequest,
+        progress: Progress,
+    ) -> Result<Pulled, PullError> {
+        let meanings = self
+            .meanings(name)
+            .map_err(Box::new)
+            .map_err(|source| PullError::Name { image: name.to_owned(), source })?;
+        let registries: Vec<String> =
+            meanings.iter().map(|reference| reference.domain().to_owned()).collect();
+        let mut refusal = None;
+        for reference in meanings {
+            match self.pull(request(reference), Arc::clone(&progress)).await {
+                Err(PullError::Registry { source, .. })
+                    if registries.len() > 1 && source.is_unknown() =>
+                {
+                    refusal = Some(source);
+                }
+                other => return other,
+            }
+        }
+        let image = name.to_owned();
+        Err(match refusal {
+            Some(source) => PullError::Nowhere { image, registries, source },
+            None => PullError::CalledOff { image },
+        })
+    }
+
     /// Pulls an image: receives, verifies and unpacks what is not here, and gives it its name.
     /// Dropping the future calls the pull off; whole blobs and the beginnings of others are kept for
     /// the next attempt.
@@ -171,7 +148,8 @@ impl Images {
         let pull = Pull {
             images: self.clone(),
             reference: request.reference,
-            platform: request.platform,
+            platforms: request.platforms,
+            referrers: request.referrers,
             repository,
             progress,
         };
@@ -184,18 +162,10 @@ impl Images {
 struct Pull {
     images: Images,
     reference: Reference,
-    platform: Option<Platform>,
+    platforms: Platforms,
+    referrers: bool,
     repository: Repository,
     progress: Progress,
-}
-
-/// The documents of an image, fetched and parsed.
-struct Documents {
-    /// From what the name stands for down to the manifest, with the labels of each.
-    fetched: Vec<(Fetched, Labels)>,
-    manifest: Manifest,
-    config: Config,
-    config_json: Vec<u8>,
 }
 
 impl Pull {
@@ -206,141 +176,79 @@ impl Pull {
                     .map_err(|error| pull.enter()(error.into()))
             })
             .await?;
-        let documents = self.documents().await?;
+        let wanted = self.wanted().await?;
         (self.progress)(PullEvent::Resolved {
             reference: self.reference.clone(),
-            target: documents.fetched[0].0.descriptor.clone(),
-            layers: documents.manifest.layers.clone(),
+            target: wanted.target().clone(),
+            layers: wanted.layers(),
+            limit: wanted.limit,
         });
-        let layers = self.layers(&documents, lease.id());
-        unpack(layers, Some(self.repository.clone())).await.map_err(self.layer())?;
-        self.blocking(move |pull| pull.finish(&documents, lease)).await
-    }
-
-    /// Fetches manifest and configuration, by way of an index if there is one.
-    async fn documents(&self) -> Result<Documents, PullError> {
-        let wanted = self.platform.clone().unwrap_or_else(Platform::host);
-        let mut fetched: Vec<(Fetched, Labels)> = Vec::new();
-        let mut next = self.target().await?;
-        let manifest = loop {
-            let document =
-                Document::parse(&next.descriptor, &next.bytes).map_err(self.manifest())?;
-            match document {
-                Document::Manifest(manifest) => {
-                    fetched.push((next, manifest_labels(&manifest)));
-                    break manifest;
-                }
-                Document::Index(index) => {
-                    if fetched.len() >= MAX_INDEX_DEPTH {
-                        let digest = next.descriptor.digest;
-                        return Err(self.manifest()(ManifestError::TooDeep { digest }));
-                    }
-                    let chosen = index.choose(&wanted).map_err(self.manifest())?.clone();
-                    let labels = index_labels(index.entries.iter().map(|e| &e.target.digest));
-                    fetched.push((next, labels));
-                    next = self.listed(&chosen).await?;
-                }
-            }
-        };
-        let config_json = self.config(&manifest).await?;
-        let config = Config::parse(&manifest, &config_json).map_err(self.manifest())?;
-        config.check_platform(&wanted).map_err(self.manifest())?;
-        Ok(Documents { fetched, manifest, config, config_json })
-    }
-
-    /// Returns what the reference stands for: from the registry, or from here if it is a digest.
-    async fn target(&self) -> Result<Fetched, PullError> {
-        if let Some(digest) = self.reference.digest().cloned() {
-            let name = self.reference.to_string();
-            let stored = self
-                .blocking(move |pull| {
-                    let shared = &pull.images.shared;
-                    let row = shared.store.read(|tx| tx.find_image(&shared.ns, &name));
-                    Ok(row.ok().flatten().map(|row| row.target))
-                })
-                .await?;
-            if let Some(target) = stored.filter(|target| target.digest == digest)
-                && let Some(bytes) = self.stored(&target, MAX_MANIFEST_BYTES).await?
-            {
-                return Ok(Fetched { descriptor: target, bytes });
-            }
+        for chosen in &wanted.images {
+            let layers = self.layers(chosen, lease.id());
+            unpack(layers, Some(self.repository.clone())).await.map_err(self.layer())?;
         }
-        self.repository.manifest(self.reference.tag_or_digest()).await.map_err(self.registry())
+        self.fetch_others(&wanted, lease.id()).await?;
+        self.blocking(move |pull| pull.finish(&wanted, lease)).await
     }
 
-    /// Fetches what an index lists, which must be what the index says.
-    async fn listed(&self, target: &Descriptor) -> Result<Fetched, PullError> {
-        if let Some(bytes) = self.stored(target, MAX_MANIFEST_BYTES).await? {
-            return Ok(Fetched { descriptor: target.clone(), bytes });
-        }
-        let fetched =
-            self.repository.manifest(target.digest.as_str()).await.map_err(self.registry())?;
-        if fetched.descriptor.size_bytes != target.size_bytes {
-            let problem = "its size is another than the index says";
-            let digest = target.digest.clone();
-            return Err(self.manifest()(ManifestError::Malformed { digest, problem }));
-        }
-        Ok(Fetched { descriptor: target.clone(), ..fetched })
-    }
-
-    async fn config(&self, manifest: &Manifest) -> Result<Vec<u8>, PullError> {
-        match self.stored(&manifest.config, MAX_CONFIG_BYTES).await? {
-            Some(bytes) => Ok(bytes),
-            None => self.repository.small_blob(&manifest.config).await.map_err(self.registry()),
-        }
-    }
-
-    /// Returns the bytes of a document that is here and whole.
-    async fn stored(
-        &self,
-        target: &Descriptor,
-        limit_bytes: u64,
-    ) -> Result<Option<Vec<u8>>, PullError> {
-        let digest = target.digest.clone();
-        self.blocking(move |pull| {
-            let shared = &pull.images.shared;
-            let read = shared.store.content().read_blob(&shared.ns, &digest, limit_bytes);
-            // Whatever is wrong with it: the registry has it too.
-            Ok(read.ok())
-        })
-        .await
-    }
-
-    fn layers(&self, documents: &Documents, lease: &str) -> Vec<Layer> {
-        let ids = documents.config.diff_ids.iter().zip(documents.config.chain_ids());
-        documents
+    fn layers(&self, chosen: &Chosen, lease: &str) -> Vec<Layer> {
+        let ids = chosen.config.diff_ids.iter().zip(chosen.config.chain_ids());
+        chosen
             .manifest
             .layers
             .iter()
             .zip(ids)
             .map(|(blob, (diff_id, chain_id))| Layer {
-                shared: Arc::clone(&self.images.shared),
-                blob: blob.clone(),
+                transfer: self.transfer(blob, lease, layer_labels(diff_id, Some(&self.reference))),
                 diff_id: diff_id.clone(),
                 chain_id,
-                lease: lease.to_owned(),
-                progress: LayerProgress::new(&self.progress, blob),
-                labels: layer_labels(diff_id, Some(&self.reference)),
             })
             .collect()
     }
 
+    fn transfer(&self, blob: &Descriptor, lease: &str, labels: Labels) -> Transfer {
+        Transfer {
+            shared: Arc::clone(&self.images.shared),
+            blob: blob.clone(),
+            lease: lease.to_owned(),
+            progress: LayerProgress::new(&self.progress, blob),
+            labels,
+        }
+    }
+
+    /// Fetches the blobs that are only stored.
+    async fn fetch_others(&self, wanted: &Wanted, lease: &str) -> Result<(), PullError> {
+        let mut fetching = tokio::task::JoinSet::new();
+        let mut seen: BTreeSet<&Digest> = BTreeSet::new();
+        for blob in wanted.others.iter().filter(|blob| seen.insert(&blob.digest)) {
+            let transfer = self.transfer(blob, lease, Labels::new());
+            let repository = self.repository.clone();
+            fetching.spawn(async move { transfer.fetch(&repository).await });
+        }
+        while let Some(fetched) = fetching.join_next().await {
+            fetched.map_err(|error| self.join_failure(error))?.map_err(self.layer())?;
+        }
+        Ok(())
+    }
+
     /// Stores the documents and gives the image its name.
-    fn finish(&self, documents: &Documents, lease: OperationLease) -> Result<Pulled, PullError> {
+    fn finish(&self, wanted: &Wanted, lease: OperationLease) -> Result<Pulled, PullError> {
         let shared = &self.images.shared;
         let content = shared.store.content();
-        let chain_ids = documents.config.chain_ids();
-        let labels = config_labels(shared.snapshotter.name(), chain_ids.last());
         let store = |digest: &Digest, bytes: &[u8], labels: &Labels| {
             content
                 .store_blob(&shared.ns, digest, bytes, labels, Some(lease.id()))
                 .map_err(self.content())
         };
-        store(&documents.manifest.config.digest, &documents.config_json, &labels)?;
-        for (fetched, labels) in documents.fetched.iter().rev() {
-            store(&fetched.descriptor.digest, &fetched.bytes, labels)?;
+        for chosen in &wanted.images {
+            let chain_ids = chosen.config.chain_ids();
+            let labels = config_labels(shared.snapshotter.name(), chain_ids.last());
+            store(&chosen.manifest.config.digest, &chosen.config_json, &labels)?;
         }
-        let target = &documents.fetched[0].0.descriptor;
+        for document in wanted.documents.iter().rev() {
+            store(&document.target.digest, &document.bytes, &document.labels)?;
+        }
+        let target = wanted.target();
         let name = self.reference_name().to_string();
         let before = shared
             .store
@@ -352,9 +260,9 @@ impl Pull {
             })
             .map_err(self.enter())?;
         lease.done();
-        let image = self.images.by_target(target, self.platform.as_ref()).map_err(self.enter())?;
+        let image = self.images.by_target(target, self.platforms.first()).map_err(self.enter())?;
         let is_up_to_date = before.is_some_and(|before| before.target.digest == target.digest);
-        Ok(Pulled { image, is_up_to_date })
+        Ok(Pulled { image, reference: self.reference.clone(), is_up_to_date })
     }
 
     /// Returns the name that the image gets: with a digest, the tag says nothing.
@@ -411,3 +319,5 @@ impl Pull {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_tests;

@@ -7,14 +7,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use keg_store::{ContentError, Descriptor, ErrorClass, Explain, Labels, Reason};
+use keg_store::{ContentError, Descriptor, Digest, ErrorClass, Explain, Labels, Reason};
 use tokio::task::JoinSet;
 
 use crate::images::ImageError;
+use crate::manifest::AnyDocument;
 use crate::parts::Parts;
 use crate::progress::{LayerPhase, LayerProgress, Progress, PullEvent};
 use crate::record::SOURCE_LABEL;
-use crate::registry::{RegistryError, Repository, Upload};
+use crate::registry::{Referrer, RegistryError, Repository, Upload};
 use crate::{Credentials, Images, Platform, Reference};
 
 /// What to push.
@@ -24,6 +25,8 @@ pub struct PushRequest {
     pub reference: Reference,
     /// The one platform to push of an image of several; `None`: all that are here.
     pub platform: Option<Platform>,
+    /// Whether what is here of what refers to the image, signatures for example, is pushed too.
+    pub referrers: bool,
     /// Credentials for this push only.
     pub credentials: Option<Credentials>,
 }
@@ -131,6 +134,7 @@ impl Images {
             reference: request.reference.clone(),
             target: parts.target.clone(),
             layers: parts.layers.clone(),
+            limit: None,
         });
         let repository = self
             .shared
@@ -157,7 +161,11 @@ impl Images {
             let is_target = document.digest == parts.target.digest;
             let tag = request.reference.tag().filter(|_| is_target);
             let tag = tag.unwrap_or(document.digest.as_str());
-            repository.put_manifest(tag, &document.media_type, bytes).await.map_err(registry)?;
+            let put = repository.put_manifest(tag, &document.media_type, bytes);
+            let is_noted = put.await.map_err(registry)?;
+            if let Some((subject, referrer)) = reference_in(document, bytes).filter(|_| !is_noted) {
+                repository.note_referrer(&subject, &referrer).await.map_err(registry)?;
+            }
         }
         Ok(Pushed { target: parts.target, missing: parts.missing })
     }
@@ -166,12 +174,12 @@ impl Images {
         let name = request.reference.familiar();
         let (images, text) = (self.clone(), request.reference.to_string());
         let (image_name, platform) = (name.clone(), request.platform.clone());
+        let with_referrers = request.referrers;
         let gathering = tokio::task::spawn_blocking(move || {
             let find = |source| PushError::Find { image: image_name.clone(), source };
             let image = images.resolve(&text, platform.as_ref()).map_err(Box::new).map_err(find)?;
-            images.image_parts(&image, platform.as_ref()).map_err(|source| PushError::Content {
-                image: image_name.clone(),
-                source: Box::new(source),
+            images.image_parts(&image, platform.as_ref(), with_referrers).map_err(|source| {
+                PushError::Content { image: image_name.clone(), source: Box::new(source) }
             })
         });
         gathering.await.unwrap_or(Err(PushError::CalledOff { image: name }))
@@ -228,6 +236,19 @@ impl Images {
     }
 }
 
+/// Returns what a document refers to, and what is told of it there.
+fn reference_in(target: &Descriptor, bytes: &[u8]) -> Option<(Digest, Referrer)> {
+    let document = AnyDocument::parse(target, bytes)?;
+    let subject = document.subject()?.digest.clone();
+    let (artifact_type, annotations) = match document {
+        AnyDocument::Manifest(manifest) => {
+            (manifest.artifact_type().to_owned(), manifest.annotations)
+        }
+        AnyDocument::Index(_) => Default::default(),
+    };
+    Some((subject, Referrer { target: target.clone(), artifact_type, annotations }))
+}
+
 /// Returns another repository of the same registry that a blob's labels name.
 fn source_of(labels: &Labels, target: &Reference) -> Option<String> {
     let known = labels.get(&format!("{SOURCE_LABEL}{}", target.domain()))?;
@@ -236,3 +257,5 @@ fn source_of(labels: &Labels, target: &Reference) -> Option<String> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upload_tests;

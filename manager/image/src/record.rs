@@ -5,7 +5,7 @@ use keg_store::{ContentError, ContentStore, Descriptor, Digest, Namespace, Snaps
 use oci_spec::image::ImageConfiguration;
 
 use crate::manifest::{
-    Config, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
+    AnyDocument, Config, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, MAX_MANIFEST_BYTES, Manifest,
     ManifestError,
 };
 use crate::{Platform, Reference};
@@ -159,29 +159,45 @@ impl Loader<'_> {
     }
 }
 
-/// Returns the labels by which an index keeps its manifests from the collector.
+/// Returns the labels by which an index keeps what it lists from the collector.
 pub(crate) fn index_labels<'a>(
-    manifests: impl IntoIterator<Item = &'a Digest>,
+    listed: impl IntoIterator<Item = &'a Descriptor>,
 ) -> keg_store::Labels {
     let name = |index: usize| format!("{}.m.{index}", labels::GC_REF_CONTENT);
-    manifests
+    listed
         .into_iter()
         .enumerate()
-        .map(|(index, digest)| (name(index), digest.to_string()))
+        .map(|(index, target)| (name(index), target.digest.to_string()))
         .collect()
 }
 
 /// Returns the labels by which a manifest keeps its configuration and layers.
-pub(crate) fn manifest_labels(manifest: &Manifest) -> keg_store::Labels {
+pub(crate) fn manifest_labels(config: &Descriptor, layers: &[Descriptor]) -> keg_store::Labels {
     let prefix = labels::GC_REF_CONTENT;
-    let config = (format!("{prefix}.config"), manifest.config.digest.to_string());
-    let layers = manifest.layers.iter().enumerate();
+    let config = (format!("{prefix}.config"), config.digest.to_string());
+    let layers = layers.iter().enumerate();
     std::iter::once(config)
         .chain(
             layers.map(|(index, layer)| (format!("{prefix}.l.{index}"), layer.digest.to_string())),
         )
         .collect()
 }
+
+/// Returns the labels by which a document keeps what it needs, whatever it is.
+pub(crate) fn document_labels(document: &AnyDocument) -> keg_store::Labels {
+    match document {
+        AnyDocument::Index(index) => index_labels(&index.manifests),
+        AnyDocument::Manifest(manifest) => manifest_labels(&manifest.config, &manifest.layers),
+    }
+}
+
+/// Returns the name of the label by which a manifest keeps what refers to it.
+pub(crate) fn referrer_label(referrer: &Digest) -> String {
+    format!("{REFERRER_LABEL}{}", referrer.hex())
+}
+
+/// Prefix of the labels by which a manifest keeps what refers to it.
+pub(crate) const REFERRER_LABEL: &str = "containerd.io/gc.ref.content.r.";
 
 /// Prefix of the labels that tell which repositories of a registry have a blob; containerd's.
 pub(crate) const SOURCE_LABEL: &str = "containerd.io/distribution.source.";

@@ -178,6 +178,12 @@ impl Reference {
         Ok(Self { domain: domain.to_owned(), path, tag, digest })
     }
 
+    /// Tells whether a text that people type leaves the registry out.
+    #[must_use]
+    pub fn is_short(text: &str) -> bool {
+        split_domain(text).1.len() == text.len()
+    }
+
     /// Returns the registry: `docker.io`, `localhost:5000`, …
     #[must_use]
     pub fn domain(&self) -> &str {

@@ -26,6 +26,18 @@ pub(crate) const NAME_ANNOTATION: &str = "io.containerd.image.name";
 /// Annotation of an index entry that holds the tag (OCI image-spec, annotations.md).
 pub(crate) const TAG_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
+/// What to save.
+#[derive(Debug, Clone, Default)]
+pub struct SaveRequest {
+    /// A text that is a name saves the image under that name alone, a name without a tag under all tags
+    /// of the repository; one that is an id saves it without a name.
+    pub images: Vec<String>,
+    /// The one platform to save of images of several; `None`: all that are here.
+    pub platform: Option<Platform>,
+    /// Whether what is here of what refers to the images, signatures for example, is saved too.
+    pub referrers: bool,
+}
+
 /// Why images were not saved.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
@@ -99,19 +111,12 @@ struct Chosen {
 }
 
 impl Images {
-    /// Writes images into an archive: of one platform, or of all that are here. A text that is a name
-    /// saves the image under that name alone, a name without a tag under all tags of the repository; one
-    /// that is an id saves it without a name. Blocks.
+    /// Writes images into an archive. Blocks.
     ///
     /// # Errors
     /// [`SaveError::Find`] before anything is written; otherwise the archive is incomplete.
-    pub fn save(
-        &self,
-        images: &[String],
-        platform: Option<&Platform>,
-        output: impl Write,
-    ) -> Result<(), SaveError> {
-        let chosen = self.choose(images, platform)?;
+    pub fn save(&self, request: &SaveRequest, output: impl Write) -> Result<(), SaveError> {
+        let chosen = self.choose(request)?;
         let mut archive = Archive { builder: Builder::new(output) };
         archive.directory("blobs/")?;
         for algorithm in ["sha256", "sha512"] {
@@ -137,18 +142,15 @@ impl Images {
         output.flush().map_err(written_error)
     }
 
-    fn choose(
-        &self,
-        images: &[String],
-        platform: Option<&Platform>,
-    ) -> Result<Vec<Chosen>, SaveError> {
+    fn choose(&self, request: &SaveRequest) -> Result<Vec<Chosen>, SaveError> {
+        let platform = request.platform.as_ref();
         let mut chosen: BTreeMap<Digest, Chosen> = BTreeMap::new();
-        for text in images {
+        for text in &request.images {
             for (text, name) in self.expand(text)? {
                 let image = self.resolve(&text, platform).map_err(find_error(&text))?;
                 let name = name.filter(|name| image.names.contains(name));
                 let parts = self
-                    .image_parts(&image, platform)
+                    .image_parts(&image, platform, request.referrers)
                     .map_err(|source| SaveError::Content { image: text.clone(), source })?;
                 let entry = chosen.entry(parts.target.digest.clone()).or_insert_with(|| Chosen {
                     image,
@@ -238,6 +240,12 @@ fn index(chosen: &[Chosen]) -> Value {
                 TAG_ANNOTATION: name.tag().unwrap_or_default(),
             })));
         }
+    }
+    // Listed too, so that whoever reads the layout finds what refers to what.
+    let mut seen = BTreeSet::new();
+    let referrers = chosen.iter().flat_map(|chosen| &chosen.parts.referrers);
+    for referrer in referrers.filter(|referrer| seen.insert(&referrer.digest)) {
+        manifests.push(json!(referrer));
     }
     json!({
         "schemaVersion": 2,

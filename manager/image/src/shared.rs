@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use keg_store::{Lease, MetadataError, Namespace, Snapshotter, Store};
+use keg_store::{Durability, Lease, MetadataError, Namespace, Snapshotter, Store, WriteTx};
 use tokio::sync::Semaphore;
 
 use crate::extract::{ExtractLimits, Whiteouts};
 use crate::locks::NameLocks;
 use crate::registry::{RegistryClient, RegistryOptions};
+use crate::short_names::ShortNames;
 
 /// How long a lease lives that its operation could not end: the daemon was killed.
 const LEASE_SECS: i64 = 24 * 60 * 60;
@@ -23,6 +24,8 @@ const FAILED_LEASE_SECS: i64 = 60 * 60;
 pub struct ImagesOptions {
     /// How registries are talked to.
     pub registry: RegistryOptions,
+    /// What names without a registry mean.
+    pub short_names: ShortNames,
     /// How much an archive may hold.
     pub limits: ExtractLimits,
     /// Layers that are received or unpacked at the same time, over all pulls.
@@ -33,6 +36,7 @@ impl Default for ImagesOptions {
     fn default() -> Self {
         Self {
             registry: RegistryOptions::default(),
+            short_names: ShortNames::default(),
             limits: ExtractLimits::default(),
             parallel_layers: NonZeroUsize::new(4).unwrap_or(NonZeroUsize::MIN),
         }
@@ -46,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     pub(crate) ns: Namespace,
     pub(crate) registry: RegistryClient,
+    pub(crate) short_names: ShortNames,
     pub(crate) limits: ExtractLimits,
     /// One permit for each layer that may be worked on.
     pub(crate) permits: Arc<Semaphore>,
@@ -66,6 +71,7 @@ impl Shared {
             snapshotter,
             ns,
             registry: RegistryClient::new(options.registry),
+            short_names: options.short_names,
             limits: options.limits,
             permits: Arc::new(Semaphore::new(options.parallel_layers.get())),
             locks: NameLocks::default(),
@@ -101,7 +107,8 @@ impl OperationLease {
     pub(crate) fn new(shared: &Arc<Shared>, operation: &str) -> Result<Self, MetadataError> {
         let id = shared.unique(operation);
         let lease = Lease::new(id.as_str(), Some(after(LEASE_SECS)));
-        shared.store.transaction(|tx| tx.create_lease(&shared.ns, &lease))?;
+        let create = |tx: &WriteTx<'_>| tx.create_lease(&shared.ns, &lease);
+        shared.store.transaction_outliving(Durability::Crash, create)?;
         Ok(Self { shared: Arc::clone(shared), id, is_done: false })
     }
 
@@ -116,7 +123,7 @@ impl OperationLease {
 }
 
 /// Names of the operations that take leases.
-const OPERATIONS: [&str; 3] = ["import", "load", "pull"];
+const OPERATIONS: [&str; 4] = ["import", "load", "pull", "unpack"];
 
 impl crate::Images {
     /// Ends the leases of operations that a killed daemon left behind. To be called once, before the

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keg_store::{CommitOptions, Resource, SnapshotError};
+use keg_store::{CommitOptions, Durability, Resource, SnapshotError};
 use tokio::task::JoinSet;
 
 use crate::implicit::inherit;
@@ -64,7 +64,7 @@ impl Stack {
         for (layer, readied) in batch {
             match readied {
                 Readied::Exists => {
-                    let (shared, key) = (&layer.shared, layer.chain_id.as_str());
+                    let (shared, key) = (&layer.transfer.shared, layer.chain_id.as_str());
                     let dir =
                         shared.snapshotter.directory(&shared.ns, key).map_err(layer.snapshot())?;
                     self.push(&layer, dir);
@@ -99,11 +99,12 @@ impl Stack {
 
     fn make_durable(&self, layers: Vec<(Layer, Prepared, NameGuard)>) -> Result<(), LayerError> {
         let Some((first, ..)) = layers.first() else { return Ok(()) };
-        let shared = &first.shared;
+        let shared = &first.transfer.shared;
         shared.snapshotter.sync().map_err(first.snapshot())?;
+        // The files are durable; that they are layers, nobody knows before the image's name, which is last.
         shared
             .store
-            .transaction(|tx| {
+            .transaction_outliving(Durability::Crash, |tx| {
                 for (layer, prepared, _) in &layers {
                     let name = layer.chain_id.as_str();
                     let options = CommitOptions {
@@ -116,14 +117,14 @@ impl Stack {
                         snapshotter: shared.snapshotter.name().to_owned(),
                         key: name.to_owned(),
                     };
-                    tx.add_to_lease(&shared.ns, &layer.lease, &resource)?;
+                    tx.add_to_lease(&shared.ns, &layer.transfer.lease, &resource)?;
                 }
                 Ok(())
             })
             .map_err(first.snapshot())?;
         for (layer, prepared, guard) in layers {
             prepared.committed();
-            layer.progress.tell_all(LayerPhase::Complete);
+            layer.transfer.progress.tell_all(LayerPhase::Complete);
             drop(guard);
         }
         Ok(())

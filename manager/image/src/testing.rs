@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use keg_store::{CopySnapshotter, Digest, Namespace, OverlaySnapshotter, Snapshotter, Store};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::registry::RegistryOptions;
-use crate::{Images, ImagesOptions, Platform, Progress, PullEvent};
+use crate::{Images, ImagesOptions, Platform, Progress, PullEvent, ShortNamePolicy};
 
 /// How long a registry of a test may take on a machine with much to do.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,23 +45,47 @@ impl Fixture {
         Self::with(Duration::from_millis(150), |store| Arc::new(CopySnapshotter::new(store)))
     }
 
+    /// Returns a store that sends at most so many bytes at once.
+    pub(crate) fn chunking(upload_chunk_bytes: u64) -> Self {
+        let mut options = options(PATIENCE);
+        options.registry.upload_chunk_bytes = upload_chunk_bytes;
+        Self::with_options(options, |store| Arc::new(CopySnapshotter::new(store)))
+    }
+
+    /// Returns a store that looks in these registries for names without one.
+    pub(crate) fn searching(registries: Vec<String>) -> Self {
+        let mut options = options(PATIENCE);
+        options.short_names.policy = ShortNamePolicy::Search(registries);
+        Self::with_options(options, |store| Arc::new(CopySnapshotter::new(store)))
+    }
+
     fn with(
         stall_timeout: Duration,
         snapshotter: impl FnOnce(&Store) -> Arc<dyn Snapshotter>,
     ) -> Self {
+        Self::with_options(options(stall_timeout), snapshotter)
+    }
+
+    fn with_options(
+        options: ImagesOptions,
+        snapshotter: impl FnOnce(&Store) -> Arc<dyn Snapshotter>,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).unwrap();
-        let registry = RegistryOptions {
-            stall_timeout,
-            first_pause: Duration::from_millis(1),
-            longest_pause: Duration::from_millis(5),
-            ..RegistryOptions::default()
-        };
-        let options = ImagesOptions { registry, ..ImagesOptions::default() };
         let (ns, snapshotter) = (Namespace::default(), snapshotter(&store));
         let images = Images::new(store, snapshotter, ns.clone(), options);
         Self { images, ns, _root: root }
     }
+}
+
+fn options(stall_timeout: Duration) -> ImagesOptions {
+    let registry = RegistryOptions {
+        stall_timeout,
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(5),
+        ..RegistryOptions::default()
+    };
+    ImagesOptions { registry, ..ImagesOptions::default() }
 }
 
 /// A tar archive of files; a name that ends in a slash is a directory.
@@ -143,7 +167,7 @@ impl TestImage {
     }
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": Digest::sha256(bytes), "size": bytes.len()})
 }
 
@@ -162,9 +186,37 @@ pub(crate) fn index(images: &[(&TestImage, &Platform)]) -> Vec<u8> {
         .into_bytes()
 }
 
+/// What refers to a document: a manifest, and its one layer.
+pub(crate) struct TestArtifact {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) layer: Vec<u8>,
+}
+
+impl TestArtifact {
+    /// Configuration of artifacts that have none.
+    pub(crate) const CONFIG: &[u8] = b"{}";
+
+    pub(crate) fn new(artifact_type: &str, subject: Option<&[u8]>, text: &str) -> Self {
+        let layer = text.as_bytes().to_vec();
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": descriptor("application/vnd.oci.empty.v1+json", Self::CONFIG),
+            "layers": [descriptor("text/plain", &layer)],
+            "annotations": {"org.example.of": text},
+        });
+        if let Some(subject) = subject {
+            manifest["subject"] = descriptor(OCI_MANIFEST, subject);
+        }
+        Self { manifest: manifest.to_string().into_bytes(), layer }
+    }
+}
+
 /// What a request is answered with.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// 0: with nothing, the connection is closed.
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -194,8 +246,10 @@ impl Answer {
 /// A request that came.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 type Meddler = dyn Fn(&Asked, Option<Answer>) -> Option<Answer> + Send + Sync;
@@ -257,6 +311,20 @@ impl TestRegistry {
         self.put(path, "application/octet-stream", bytes);
     }
 
+    /// Stores what refers to a document, and lists it as such.
+    pub(crate) fn add_referrer(&self, name: &str, subject: &[u8], artifact: &TestArtifact) {
+        self.add_blob(name, TestArtifact::CONFIG);
+        self.add_blob(name, &artifact.layer);
+        self.add_manifest(name, "unused", OCI_MANIFEST, &artifact.manifest);
+        let list = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_INDEX,
+            "manifests": [descriptor(OCI_MANIFEST, &artifact.manifest)],
+        });
+        let path = format!("/v2/{name}/referrers/{}", Digest::sha256(subject));
+        self.put(path, OCI_INDEX, list.to_string().as_bytes());
+    }
+
     pub(crate) fn add_manifest(
         &self,
         name: &str,
@@ -295,8 +363,9 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
             return Ok(());
         }
         let mut words = line.split_whitespace();
-        let path = words.nth(1).unwrap_or("/").to_owned();
-        let mut asked = Asked { path, headers: HashMap::new() };
+        let method = words.next().unwrap_or_default().to_owned();
+        let path = words.next().unwrap_or("/").to_owned();
+        let mut asked = Asked { method, path, headers: HashMap::new(), body: Vec::new() };
         loop {
             let mut line = String::new();
             stream.read_line(&mut line).await?;
@@ -307,11 +376,21 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
                 None => break,
             }
         }
+        let length = asked.headers.get("content-length").and_then(|text| text.parse().ok());
+        asked.body = vec![0; length.unwrap_or(0)];
+        stream.read_exact(&mut asked.body).await?;
         let answer = (state.meddler)(&asked, regular(state, &asked));
+        let is_head = asked.method == "HEAD";
         state.asked.lock().unwrap().push(asked);
-        let answer = answer.unwrap_or_else(|| {
+        let mut answer = answer.unwrap_or_else(|| {
             Answer::new(404, br#"{"errors":[{"code":"UNKNOWN","message":"not here"}]}"#)
         });
+        if answer.status == 0 {
+            return Ok(());
+        }
+        if is_head {
+            answer.body.clear();
+        }
         if !send(&mut stream, answer).await? {
             return Ok(());
         }

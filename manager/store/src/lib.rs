@@ -36,7 +36,7 @@ mod store;
 mod usage;
 
 pub use check::{CheckError, Checked, Finding, check, repair};
-pub use content::{BlobReader, ContentError, ContentStore, Ingest, IngestStatus};
+pub use content::{BlobReader, ContentError, ContentStore, Ingest, IngestStatus, Sealed};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use explain::{ErrorClass, Explain, Reason, io_reason};

@@ -167,3 +167,64 @@ fn umoci_works_on_what_we_save_and_we_load_what_it_makes() {
         ids.lines().map(|id| other.inspect(id)["Config"]["Cmd"].clone()).collect();
     assert!(commands.contains(&serde_json::json!(["made"])), "{commands:?} {loaded:?}");
 }
+
+/// Tells which manifest a name stands for in a registry.
+fn digest_in(registry: &str, name: &str) -> String {
+    let url = format!("http://{registry}/v2/{name}/manifests/1");
+    let accept = "Accept: application/vnd.oci.image.manifest.v1+json, \
+                  application/vnd.docker.distribution.manifest.v2+json";
+    let raw = run("curl", &["-sf", "-H", accept, &url]).success();
+    keg_fixtures::image::digest(raw.stdout.as_bytes())
+}
+
+#[test]
+fn docker_pulls_what_we_push_and_we_pull_what_it_pushes() {
+    requires!(root, dockerd, registry, skopeo);
+    let (daemon, _) = saved();
+    let registry = Registry::new();
+    let dockerd = Dockerd::new();
+    let _there = registry.serve_in_network_of(dockerd.pid());
+    let [ours, theirs] = ["ours", "theirs"].map(|name| format!("{}/{name}:1", registry.address()));
+
+    let _ = daemon.keg(["tag", NAME, &ours]).success();
+    let _ = daemon.keg(["push", &ours]).success();
+    let _ = dockerd.docker(["pull", "-q", &ours]).success();
+    let digests = ["image", "inspect", "-f", "{{.Id}} {{index .RepoDigests 0}}", &ours];
+    let told = dockerd.docker(digests).success();
+    let _ = dockerd.docker(["tag", &ours, &theirs]).success();
+    let _ = dockerd.docker(["push", "-q", &theirs]).success();
+    daemon.pull(&theirs);
+
+    let (manifest, id) = expected();
+    assert_eq!(told.stdout.trim(), format!("{id} {}/ours@{manifest}", registry.address()));
+    let found = daemon.inspect(&theirs);
+    assert_eq!(found["Id"], id);
+    assert_eq!(found["Descriptor"]["digest"], digest_in(&registry.address(), "theirs"));
+}
+
+#[test]
+fn podman_pulls_what_we_push_and_we_pull_what_it_pushes() {
+    requires!(root, podman, registry, skopeo);
+    let (daemon, _) = saved();
+    let registry = Registry::new();
+    let (root, state) = (daemon.scratch().directory("p"), daemon.scratch().directory("ps"));
+    let podman = |arguments: &[&str]| {
+        let (root, state) = (root.to_str().unwrap(), state.to_str().unwrap());
+        let place = ["--storage-driver", "vfs", "--root", root, "--runroot", state];
+        run("podman", &[&place[..], arguments].concat()).success()
+    };
+    let [ours, theirs] = ["ours", "theirs"].map(|name| format!("{}/{name}:1", registry.address()));
+
+    let _ = daemon.keg(["tag", NAME, &ours]).success();
+    let _ = daemon.keg(["push", &ours]).success();
+    let _ = podman(&["pull", "-q", "--tls-verify=false", &ours]);
+    let told = podman(&["image", "inspect", "--format", "{{.Digest}}", &ours]);
+    let _ = podman(&["push", "-q", "--tls-verify=false", &ours, &theirs]);
+    daemon.pull(&theirs);
+
+    let (manifest, id) = expected();
+    assert_eq!(told.stdout.trim(), manifest);
+    let found = daemon.inspect(&theirs);
+    assert_eq!(found["Id"], id);
+    assert_eq!(found["Descriptor"]["digest"], digest_in(&registry.address(), "theirs"));
+}

@@ -161,7 +161,7 @@ fn an_untrusted_certificate_is_told_with_the_remedy_and_a_trusted_one_works() {
     let pushed = daemon.keg(["push", &target]);
 
     assert_eq!(refused.exit_code, 1);
-    for part in ["certificate", "certs.d", &registry.address] {
+    for part in ["certificate", "\"Keg It Authority\"", "certs.d", &registry.address] {
         assert!(refused.stderr.contains(part), "{part}: {refused:?}");
     }
     let _ = pushed.success();

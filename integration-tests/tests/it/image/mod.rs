@@ -9,3 +9,4 @@ mod login;
 mod mirrors;
 mod pull;
 mod store;
+mod whole;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
-use keg_proto::keg::v1::{CreateContainerResponse, ErrorReason};
+use keg_proto::keg::v1::{CreateContainerResponse, ErrorReason, PullImageRequest};
 
 use super::pull::pull;
 use crate::client::Daemon;
@@ -111,7 +111,12 @@ async fn pull_for(daemon: &Daemon, flags: &ContainerFlags) -> Result<(), Failure
     let (image, _) = flags.image_and_command();
     let progress =
         if flags.quiet { Progress::Silent } else { Progress::new(flags.progress, Target::Stderr) };
-    pull(daemon, image, flags.platform()?, progress).await.map(drop)
+    let request = PullImageRequest {
+        reference: image.to_owned(),
+        platform: flags.platform()?,
+        ..PullImageRequest::default()
+    };
+    pull(daemon, request, progress).await.map(drop)
 }
 
 /// Makes the file before the container, so that no container is made in vain.

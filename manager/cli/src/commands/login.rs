@@ -140,7 +140,7 @@ fn ask(args: LoginArgs, registry: &str) -> Result<RegistryAuth, Failure> {
             return Err(Failure::usage(Empty { what }));
         }
     }
-    Ok(RegistryAuth { username, password, identity_token: String::new() })
+    Ok(RegistryAuth { username, password, ..RegistryAuth::default() })
 }
 
 /// Everything on standard input, without the line feed that `echo` adds.

@@ -21,6 +21,7 @@ pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod image_inspect;
 pub(crate) mod image_prune;
+pub(crate) mod image_referrers;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;

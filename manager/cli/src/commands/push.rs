@@ -1,12 +1,12 @@
 //! `keg push`: sends an image to its registry.
 
 use clap::Args;
-use keg_proto::keg::v1::{ListImagesRequest, Platform, PushImageRequest};
+use keg_proto::keg::v1::{ListImagesRequest, PushImageRequest};
 
 use crate::client::Daemon;
 use crate::failure::Failure;
-use crate::options::platform;
-use crate::progress::{Progress, ProgressStyle, Target};
+use crate::options::transfer::TransferFlags;
+use crate::progress::Progress;
 use crate::{credentials, output, reference};
 
 #[derive(Debug, Args)]
@@ -20,24 +20,10 @@ pub(crate) struct PushArgs {
     /// Push all tags of the repository
     #[arg(short = 'a', long)]
     all_tags: bool,
-    /// Push the image of this platform only, as in linux/arm64
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
-    /// How to show progress: auto, plain or json
-    #[arg(long, value_name = "STYLE", default_value = "auto", hide_possible_values = true)]
-    progress: ProgressStyle,
-    /// Print nothing but the image's full name
-    #[arg(short = 'q', long)]
-    quiet: bool,
+    #[command(flatten)]
+    transfer: TransferFlags,
     /// The image: NAME[:TAG]
     #[arg(value_name = "IMAGE")]
-    image: String,
-}
-
-/// A name with a tag, and all tags asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("{image:?} names a tag, and --all-tags asks for all of them")]
-struct TagAndAllTags {
     image: String,
 }
 
@@ -50,25 +36,24 @@ struct NoTags {
 
 /// Pushes, and prints the full name of each image.
 pub(crate) async fn run(args: PushArgs, host: &str) -> Result<u8, Failure> {
-    let platform =
-        args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
+    let request = PushImageRequest {
+        platform: args.transfer.one_platform()?,
+        referrers: args.transfer.referrers,
+        ..PushImageRequest::default()
+    };
     let daemon = Daemon::connect(host).await?;
-    let talks = !args.quiet && args.progress != ProgressStyle::Json;
     let images = if args.all_tags {
         all_tags(&daemon, &args.image).await?
     } else {
-        if talks && args.image != reference::with_default_tag(&args.image) {
+        if args.transfer.talks() && args.image != reference::with_default_tag(&args.image) {
             output::print_line("Using default tag: latest")?;
         }
         vec![args.image]
     };
     for image in images {
-        let progress = match args.quiet {
-            true => Progress::Silent,
-            false => Progress::new(args.progress, Target::Stdout),
-        };
-        let full_reference = push(&daemon, &image, platform.clone(), progress).await?;
-        if args.quiet {
+        let request = PushImageRequest { reference: image, ..request.clone() };
+        let full_reference = push(&daemon, request, args.transfer.progress()).await?;
+        if args.transfer.quiet {
             output::print_line(&full_reference)?;
         }
     }
@@ -77,10 +62,7 @@ pub(crate) async fn run(args: PushArgs, host: &str) -> Result<u8, Failure> {
 
 /// All names of a repository.
 async fn all_tags(daemon: &Daemon, repository: &str) -> Result<Vec<String>, Failure> {
-    if reference::with_default_tag(repository) == repository {
-        let image = repository.to_owned();
-        return Err(Failure::usage(TagAndAllTags { image }).with_remedy("leave the tag out"));
-    }
+    reference::without_tag(repository)?;
     let request =
         ListImagesRequest { reference: repository.to_owned(), ..ListImagesRequest::default() };
     let images = daemon.images().list(request).await?.into_inner().images;
@@ -111,14 +93,12 @@ fn full_repository(repository: &str) -> String {
 
 async fn push(
     daemon: &Daemon,
-    image: &str,
-    platform: Option<Platform>,
+    mut request: PushImageRequest,
     mut progress: Progress,
 ) -> Result<String, Failure> {
-    let auth = credentials::for_image(image);
-    let request = PushImageRequest { reference: image.to_owned(), platform, auth };
+    let mut full_reference = request.reference.clone();
+    request.auth = credentials::for_image(&request.reference);
     let mut events = daemon.images().push(request).await?.into_inner();
-    let mut full_reference = image.to_owned();
     while let Some(response) = events.message().await? {
         let Some(event) = response.event else { continue };
         if let keg_proto::keg::v1::push_image_response::Event::Started(started) = &event {

@@ -29,6 +29,9 @@ pub(crate) struct SaveArgs {
     /// Save the images of this platform only, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// Also what is here of what refers to the images, signatures for example
+    #[arg(long)]
+    referrers: bool,
     /// Names or ids of images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -57,7 +60,7 @@ pub(crate) async fn run(args: SaveArgs, host: &str) -> Result<u8, Failure> {
         return Err(Failure::usage(OutputIsTerminal).with_remedy(remedy));
     }
     let daemon = Daemon::connect(host).await?;
-    let request = SaveImagesRequest { images: args.images, platform };
+    let request = SaveImagesRequest { images: args.images, platform, referrers: args.referrers };
     let pieces = daemon.images().save(request).await?.into_inner();
     match &args.output {
         Some(path) => to_file(pieces, path).await?,

@@ -122,7 +122,8 @@ impl ConfigFile {
             encoded => decode(encoded)?,
         };
         let is_empty = username.is_empty() && identity_token.is_empty();
-        (!is_empty).then_some(RegistryAuth { username, password, identity_token })
+        let registry = String::new();
+        (!is_empty).then_some(RegistryAuth { username, password, identity_token, registry })
     }
 
     /// Tells whether the file has an entry for a registry.
@@ -133,7 +134,7 @@ impl ConfigFile {
     /// Puts credentials in, or takes them out.
     pub(crate) fn set(&mut self, registry: &str, auth: Option<&RegistryAuth>) {
         self.auths.retain(|key, _| !key_matches(key, registry));
-        if let Some(RegistryAuth { username, password, identity_token }) = auth {
+        if let Some(RegistryAuth { username, password, identity_token, .. }) = auth {
             let mut entry = Map::new();
             let encoded = STANDARD.encode(format!("{username}:{password}"));
             entry.insert("auth".to_owned(), Value::String(encoded));
@@ -219,7 +220,7 @@ mod tests {
 
     fn basic(username: &str, password: &str) -> RegistryAuth {
         let (username, password) = (username.to_owned(), password.to_owned());
-        RegistryAuth { username, password, identity_token: String::new() }
+        RegistryAuth { username, password, ..RegistryAuth::default() }
     }
 
     #[test]

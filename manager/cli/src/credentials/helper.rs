@@ -77,7 +77,7 @@ pub(crate) fn get(name: &str, server: &str) -> Result<Option<RegistryAuth>, Help
         _ => RegistryAuth {
             username: kept.username,
             password: kept.secret,
-            identity_token: String::new(),
+            ..RegistryAuth::default()
         },
     }))
 }

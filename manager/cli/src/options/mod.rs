@@ -12,3 +12,4 @@ pub(crate) mod policy;
 pub(crate) mod resources;
 pub(crate) mod security;
 pub(crate) mod size;
+pub(crate) mod transfer;

@@ -2,7 +2,7 @@
 //!
 //! | "event" | other keys |
 //! | --- | --- |
-//! | `resolved` | `reference`, `digest`, `layers` (digests) |
+//! | `resolved` | `reference`, `digest`, `layers` (digests), `requests_left` (null: the registry does not say) |
 //! | `pushing` | `reference`, `layers` (digests) |
 //! | `layer` | `layer` (digest), `phase`, `current`, `total` (bytes) |
 //! | `done` | `id`, `up_to_date` |
@@ -25,6 +25,10 @@ pub(crate) fn line(step: &Step) -> String {
                 resolved.target.as_ref().map_or(Value::Null, |target| Value::text(&target.digest)),
             ),
             ("layers", digests(&resolved.layers)),
+            (
+                "requests_left",
+                resolved.limit.as_ref().map_or(Value::Null, |limit| Value::Int(limit.remaining)),
+            ),
         ]),
         Step::Pushing(started) => Value::record([
             ("event", Value::text("pushing")),

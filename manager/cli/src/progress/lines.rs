@@ -56,7 +56,7 @@ mod tests {
             Step::Pulling(PullResolved {
                 reference: "docker.io/library/busybox:1".to_owned(),
                 target: Some(target),
-                layers: Vec::new(),
+                ..PullResolved::default()
             }),
             layer(LayerPhase::Downloading, 1),
             layer(LayerPhase::Downloading, 9),

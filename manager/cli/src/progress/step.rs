@@ -2,9 +2,11 @@
 
 use keg_proto::keg::v1::pull_image_response::Event as Pulled;
 use keg_proto::keg::v1::push_image_response::Event as Pushed;
-use keg_proto::keg::v1::{Descriptor, LayerPhase, LayerProgress, PullResolved, PushStarted};
+use keg_proto::keg::v1::{
+    Descriptor, LayerPhase, LayerProgress, PullResolved, PushStarted, RateLimit,
+};
 
-use crate::reference;
+use crate::{humanize, reference};
 
 /// One message of a transfer.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +64,11 @@ impl From<Pushed> for Step {
 pub(crate) struct Heading {
     reference: String,
     digest: String,
+    limit: Option<RateLimit>,
 }
+
+/// Pulls that must be left for nothing to be said of it.
+const FEW_LEFT: i64 = 10;
 
 impl Heading {
     /// The line that a transfer begins with.
@@ -71,6 +77,7 @@ impl Heading {
             Step::Pulling(resolved) => {
                 self.reference.clone_from(&resolved.reference);
                 self.digest = resolved.target.clone().unwrap_or_default().digest;
+                self.limit = resolved.limit;
                 let parts = reference::split(&resolved.reference);
                 let version = parts.tag.or(parts.digest).unwrap_or("latest");
                 let repository = parts.repository;
@@ -95,7 +102,12 @@ impl Heading {
                     false => "Downloaded newer image for",
                 };
                 let name = reference::familiar(&self.reference);
-                format!("Digest: {}\nStatus: {what} {name}\n", self.digest)
+                let mut text = format!("Digest: {}\nStatus: {what} {name}\n", self.digest);
+                if let Some(limit) = self.limit.filter(|limit| limit.remaining <= FEW_LEFT) {
+                    let registry = reference::registry(&self.reference);
+                    text += &format!("Note: {registry} lets you {}\n", left(&limit));
+                }
+                text
             }
             Step::Pushed { target, missing } => {
                 let parts = reference::split(&self.reference);
@@ -110,6 +122,16 @@ impl Heading {
             Step::Pulling(_) | Step::Pushing(_) | Step::Layer(_) => String::new(),
         }
     }
+}
+
+/// How much a registry still lets be pulled.
+fn left(limit: &RateLimit) -> String {
+    let images = if limit.remaining == 1 { "image" } else { "images" };
+    let mut text = format!("pull {} more {images}", limit.remaining);
+    if limit.window_secs > 0 {
+        text += &format!(" within {}", humanize::duration(limit.window_secs).to_lowercase());
+    }
+    text
 }
 
 /// What a phase is called.
@@ -131,6 +153,22 @@ pub(crate) fn words(phase: LayerPhase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_that_lets_little_more_be_pulled_is_told_of() {
+        let closing = |remaining| {
+            let mut heading = Heading::default();
+            let limit = Some(RateLimit { remaining, limit: 100, window_secs: 21_600 });
+            let reference = "docker.io/library/a:1".to_owned();
+            let resolved = PullResolved { reference, limit, ..PullResolved::default() };
+            heading.opening(&Step::Pulling(resolved));
+            heading.closing(&Step::Pulled { id: String::new(), up_to_date: true })
+        };
+
+        let note = "Note: docker.io lets you pull 3 more images within 6 hours\n";
+        assert!(closing(3).ends_with(note), "{}", closing(3));
+        assert!(!closing(76).contains("Note"));
+    }
 
     #[test]
     fn a_push_reads_like_dockers() {

@@ -542,4 +542,26 @@ impl Images for Fake {
     ) -> Result<Response<PruneImagesResponse>, Status> {
         not_scripted()
     }
+
+    async fn meanings(
+        &self,
+        request: Request<ImageMeaningsRequest>,
+    ) -> Result<Response<ImageMeaningsResponse>, Status> {
+        let references = vec![format!("docker.io/library/{}:latest", request.get_ref().reference)];
+        Ok(Response::new(ImageMeaningsResponse { references }))
+    }
+
+    async fn remote_tags(
+        &self,
+        _: Request<RemoteTagsRequest>,
+    ) -> Result<Response<RemoteTagsResponse>, Status> {
+        not_scripted()
+    }
+
+    async fn referrers(
+        &self,
+        _: Request<ImageReferrersRequest>,
+    ) -> Result<Response<ImageReferrersResponse>, Status> {
+        not_scripted()
+    }
 }

@@ -1,5 +1,6 @@
 //! Images, and what they are stored as.
 
+use keg_image::registry::{RateLimit, Referrer};
 use keg_image::{Credentials, HistoryStep, ImageRecord, Platform, Variant};
 use keg_proto::keg::v1 as pb;
 use keg_store::Descriptor;
@@ -61,6 +62,7 @@ pub(crate) fn credentials_from_pb(auth: pb::RegistryAuth) -> Option<Credentials>
     (!username.is_empty()).then_some(Credentials::Basic { username, password })
 }
 
+/// Converts a count, of bytes mostly.
 fn bytes(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -71,5 +73,24 @@ pub(crate) fn descriptor_to_pb(descriptor: &Descriptor) -> pb::Descriptor {
         media_type: descriptor.media_type.clone(),
         digest: descriptor.digest.to_string(),
         size: i64::try_from(descriptor.size_bytes).unwrap_or(i64::MAX),
+    }
+}
+
+/// Converts what refers to an image.
+pub(crate) fn referrer_to_pb(referrer: &Referrer) -> pb::Referrer {
+    let Referrer { target, artifact_type, annotations } = referrer;
+    pb::Referrer {
+        target: Some(descriptor_to_pb(target)),
+        artifact_type: artifact_type.clone(),
+        annotations: annotations.clone().into_iter().collect(),
+    }
+}
+
+/// Converts how much a registry lets be asked.
+pub(crate) fn rate_limit_to_pb(limit: &RateLimit) -> pb::RateLimit {
+    pb::RateLimit {
+        remaining: bytes(limit.remaining),
+        limit: limit.limit.map_or(0, bytes),
+        window_secs: limit.window.map_or(0, |window| bytes(window.as_secs())),
     }
 }

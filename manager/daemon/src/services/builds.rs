@@ -11,7 +11,7 @@ use keg_build::session::Session;
 use keg_build::{Builder, Built, Event, Failure, Progress, StepState};
 use keg_engine::Engine;
 use keg_engine::events::{EngineEvent, ObjectType};
-use keg_image::Images;
+use keg_image::{Images, SaveRequest};
 use keg_proto::keg::v1 as pb;
 use keg_proto::keg::v1::build_request::Part;
 use keg_proto::keg::v1::build_response::Event as Answer;
@@ -227,8 +227,9 @@ impl Work {
                     ([], Some(image)) => vec![image.id.to_string()],
                     (tags, _) => tags.iter().map(ToString::to_string).collect(),
                 };
+                let request = SaveRequest { images: names, ..SaveRequest::default() };
                 self.send_archive(0, move |writer| {
-                    images.save(&names, None, writer).map_err(|error| to_status(&error))
+                    images.save(&request, writer).map_err(|error| to_status(&error))
                 })
                 .await
             }
@@ -244,6 +245,7 @@ impl Work {
             let request = keg_image::PushRequest {
                 reference: reference.clone(),
                 platform: None,
+                referrers: false,
                 credentials,
             };
             self.images.push(request, Arc::new(|_| {})).await.map_err(|error| to_status(&error))?;

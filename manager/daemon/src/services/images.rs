@@ -12,7 +12,7 @@ mod save;
 use jiff::Timestamp;
 use keg_engine::Engine;
 use keg_engine::events::{EngineEvent, ObjectType};
-use keg_image::{Images as Store, PruneRequest, Reference};
+use keg_image::{Images as Store, PruneRequest, Reference, ReferrersRequest};
 use keg_proto::keg::v1 as pb;
 use keg_store::Explain;
 use tonic::{Request, Response, Status, Streaming};
@@ -183,6 +183,49 @@ impl pb::images_server::Images for Images {
             untagged: pruned.untagged,
             deleted: pruned.deleted,
             reclaimed_bytes,
+        }))
+    }
+
+    async fn meanings(
+        &self,
+        request: Request<pb::ImageMeaningsRequest>,
+    ) -> Result<Response<pb::ImageMeaningsResponse>, Status> {
+        let meanings = self.images.meanings(&request.get_ref().reference);
+        let meanings = meanings.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::ImageMeaningsResponse {
+            references: meanings.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn remote_tags(
+        &self,
+        request: Request<pb::RemoteTagsRequest>,
+    ) -> Result<Response<pb::RemoteTagsResponse>, Status> {
+        let request = request.into_inner();
+        let repository =
+            Reference::parse(&request.repository).map_err(|error| to_status(&error))?;
+        let credentials = request.auth.and_then(convert::credentials_from_pb);
+        let tags = self.images.remote_tags(&repository, credentials.as_ref()).await;
+        let tags = tags.map_err(|error| to_status(&error))?;
+        let named = |tag: &String| format!("{}:{tag}", repository.repository());
+        Ok(Response::new(pb::RemoteTagsResponse { references: tags.iter().map(named).collect() }))
+    }
+
+    async fn referrers(
+        &self,
+        request: Request<pb::ImageReferrersRequest>,
+    ) -> Result<Response<pb::ImageReferrersResponse>, Status> {
+        let request = request.into_inner();
+        let request = ReferrersRequest {
+            reference: Reference::parse(&request.reference).map_err(|error| to_status(&error))?,
+            platform: request.platform.as_ref().map(convert::platform_from_pb),
+            artifact_type: (!request.artifact_type.is_empty()).then_some(request.artifact_type),
+            credentials: request.auth.and_then(convert::credentials_from_pb),
+        };
+        let found = self.images.referrers(&request).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::ImageReferrersResponse {
+            subject: Some(convert::descriptor_to_pb(&found.subject)),
+            referrers: found.referrers.iter().map(convert::referrer_to_pb).collect(),
         }))
     }
 }

@@ -8,40 +8,33 @@
 //! Deletions (OCI image-spec, layer.md, "Whiteouts") become overlayfs' own marks, or are done at once
 //! where a directory holds everything: [`Whiteouts`].
 
+mod attributes;
+mod data;
 mod error;
 mod tar;
 mod tree;
+mod whiteouts;
 
-use std::borrow::Cow;
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use keg_store::Usage;
-use rustix::fs::{self as rfs, AtFlags, FileType, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
+use attributes::settle_xattr;
+use data::{drain, write_plain, write_sparse};
 pub use error::ExtractError;
-use tar::{Entry, Kind, Sparse, TarReader};
+use tar::{Entry, Kind, TarReader};
 use tree::{Tree, c_name, split};
+use whiteouts::{WHITEOUT, mark_opaque};
 
 use crate::diff::Owners;
-
-/// Prefix of a name that deletes another.
-const WHITEOUT: &[u8] = b".wh.";
-
-/// Prefix of names that AUFS used for itself.
-const WHITEOUT_META: &[u8] = b".wh..wh.";
-
-/// Name that deletes everything that lower layers have in its directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-
-/// Attributes that overlayfs itself gives a meaning: none of an archive's business.
-const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Size of what is decompressed at once where no pipeline does it.
 const UNPACK_BUFFER_BYTES: usize = 128 * 1024;
@@ -403,75 +396,6 @@ impl Extractor {
             .map_err(failed(entry, "set its times"))
     }
 
-    fn whiteout(&mut self, entry: &Entry, above: &[u8], name: &[u8]) -> Result<(), ExtractError> {
-        if name.starts_with(WHITEOUT_META) && name != OPAQUE {
-            return Ok(());
-        }
-        let hidden = &name[WHITEOUT.len()..];
-        if name != OPAQUE && matches!(hidden, b"" | b"." | b"..") {
-            return Err(refused(entry, "it deletes nothing that can be named"));
-        }
-        if self.whiteouts == Whiteouts::Delete {
-            return self.delete(entry, above, (name != OPAQUE).then_some(hidden));
-        }
-        let parent = self.parent(entry, above)?;
-        if name == OPAQUE {
-            return mark_opaque(parent.as_fd(), self.whiteouts)
-                .map_err(failed(entry, "mark its directory as opaque"));
-        }
-        let hidden = c_name(hidden).map_err(|_| refused(entry, "its name has a zero in it"))?;
-        match rfs::mknodat(&parent, &hidden, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => {
-                self.usage.inodes += 1;
-                Ok(())
-            }
-            // The layer has the name too: then only what is below it in lower layers is hidden.
-            Err(Errno::EXIST) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                match rfs::openat(&parent, &hidden, flags, Mode::empty()) {
-                    Ok(dir) => mark_opaque(dir.as_fd(), self.whiteouts)
-                        .map_err(failed(entry, "mark the directory as opaque")),
-                    Err(Errno::NOTDIR | Errno::LOOP) => Ok(()),
-                    Err(errno) => Err(failed(entry, "open the directory")(errno)),
-                }
-            }
-            Err(errno) => Err(failed(entry, "make the whiteout")(errno)),
-        }
-    }
-
-    /// Deletes one name of a directory, or all, but nothing that this archive made.
-    fn delete(
-        &mut self,
-        entry: &Entry,
-        above: &[u8],
-        only: Option<&[u8]>,
-    ) -> Result<(), ExtractError> {
-        let parent = match self.tree.existing_dir(above) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(failed(entry, "open its directory"))?,
-        };
-        let doomed: Vec<CString> = match only {
-            Some(name) => {
-                vec![c_name(name).map_err(|_| refused(entry, "its name has a zero in it"))?]
-            }
-            None => tree::names(&parent).map_err(failed(entry, "list its directory"))?,
-        };
-        for name in doomed {
-            let mut path = above.to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.to_bytes());
-            if self.made.contains(&path) {
-                continue;
-            }
-            self.tree
-                .remove(parent.as_fd(), &name)
-                .map_err(failed(entry, "delete what it hides"))?;
-        }
-        Ok(())
-    }
-
     /// Makes room for an entry that comes a second time.
     fn replace(&mut self, entry: &Entry, place: Place<'_>) -> Result<(), ExtractError> {
         if self.whiteouts == Whiteouts::Literal {
@@ -480,52 +404,6 @@ impl Extractor {
         self.tree
             .remove(place.parent.as_fd(), place.name)
             .map_err(failed(entry, "replace what is there"))
-    }
-
-    /// Sets owner, mode and attributes, in this order: a change of owner takes set-id bits and
-    /// capabilities away.
-    fn attributes(&self, entry: &Entry, file: BorrowedFd<'_>) -> Result<(), ExtractError> {
-        let (uid, gid) = self.owner(entry)?;
-        rfs::fchown(file, Some(uid), Some(gid)).map_err(failed(entry, "give it away"))?;
-        rfs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o7777))
-            .map_err(failed(entry, "set its mode"))?;
-        for (key, value) in self.xattrs(entry) {
-            let key = c_name(key).map_err(|_| refused(entry, "an attribute's name has a zero"))?;
-            settle_xattr(entry, rfs::fsetxattr(file, &key, &value, XattrFlags::empty()))?;
-        }
-        Ok(())
-    }
-
-    fn xattrs<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = (&'a [u8], Cow<'a, [u8]>)> {
-        let is_allowed = |key: &[u8]| !OVERLAY_XATTRS.iter().any(|prefix| key.starts_with(prefix));
-        entry.xattrs.iter().filter(move |(key, _)| is_allowed(key)).map(|(key, value)| {
-            let value = match &self.ownership {
-                Ownership::Archive => Cow::Borrowed(value.as_slice()),
-                Ownership::Mapped(owners) | Ownership::Root(owners) => {
-                    let mut value = value.clone();
-                    owners.attribute_to_disk(key, &mut value);
-                    Cow::Owned(value)
-                }
-            };
-            (key.as_slice(), value)
-        })
-    }
-
-    fn owner(&self, entry: &Entry) -> Result<(Uid, Gid), ExtractError> {
-        // The highest id means "do not change" to the kernel.
-        let id = |id: u64| u32::try_from(id).ok().filter(|&id| id != u32::MAX);
-        let (Some(uid), Some(gid)) = (id(entry.uid), id(entry.gid)) else {
-            return Err(refused(entry, "its owner is not an id that Linux has"));
-        };
-        let disk = match &self.ownership {
-            Ownership::Archive => (Some(uid), Some(gid)),
-            Ownership::Mapped(owners) => (owners.user_to_disk(uid), owners.group_to_disk(gid)),
-            Ownership::Root(owners) => (owners.user_to_disk(0), owners.group_to_disk(0)),
-        };
-        match disk {
-            (Some(uid), Some(gid)) => Ok((Uid::from_raw(uid), Gid::from_raw(gid))),
-            _ => Err(refused(entry, "its owner is not an id that the container has")),
-        }
     }
 
     /// Cleans a name, and gives it the beginning that was asked for.
@@ -581,62 +459,6 @@ fn clean(name: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(clean.join(&b'/'))
 }
 
-fn write_plain<R: BufRead>(
-    entry: &Entry,
-    reader: &mut TarReader<R>,
-    file: &mut File,
-) -> Result<u64, ExtractError> {
-    let mut written = 0;
-    loop {
-        let data = reader.data()?;
-        if data.is_empty() {
-            return Ok(written);
-        }
-        file.write_all(data).map_err(failed(entry, "write the file"))?;
-        let count = data.len();
-        written += count as u64;
-        reader.consume(count);
-    }
-}
-
-fn write_sparse<R: BufRead>(
-    entry: &Entry,
-    sparse: &Sparse,
-    reader: &mut TarReader<R>,
-    file: &mut File,
-) -> Result<u64, ExtractError> {
-    let mut written = 0;
-    for &(offset, length) in &sparse.segments {
-        if offset.checked_add(length).is_none_or(|end| end > sparse.size_bytes) {
-            return Err(refused(entry, "its data goes beyond its end"));
-        }
-        file.seek(SeekFrom::Start(offset)).map_err(failed(entry, "seek in the file"))?;
-        let mut left = length;
-        while left > 0 {
-            let data = reader.data()?;
-            let count = data.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            if count == 0 {
-                return Err(refused(entry, "it has less data than its map says"));
-            }
-            file.write_all(&data[..count]).map_err(failed(entry, "write the file"))?;
-            reader.consume(count);
-            left -= count as u64;
-        }
-        written += length;
-    }
-    file.set_len(sparse.size_bytes).map_err(failed(entry, "set the file's size"))?;
-    Ok(written)
-}
-
-/// A file system may not have attributes of every kind; capabilities must not be lost in silence.
-fn settle_xattr(entry: &Entry, outcome: rustix::io::Result<()>) -> Result<(), ExtractError> {
-    let has_capability = entry.xattrs.iter().any(|(key, _)| key == b"security.capability");
-    match outcome {
-        Err(Errno::NOTSUP) if !has_capability => Ok(()),
-        other => other.map_err(failed(entry, "set an extended attribute")),
-    }
-}
-
 fn times(entry: &Entry) -> Timestamps {
     Timestamps { last_access: entry.mtime, last_modification: entry.mtime }
 }
@@ -646,25 +468,6 @@ fn file_type(kind: Kind) -> FileType {
         Kind::CharDevice => FileType::CharacterDevice,
         Kind::BlockDevice => FileType::BlockDevice,
         _ => FileType::Fifo,
-    }
-}
-
-fn mark_opaque(dir: BorrowedFd<'_>, whiteouts: Whiteouts) -> io::Result<()> {
-    let key = match whiteouts {
-        Whiteouts::Overlay { user_xattrs: false } => c"trusted.overlay.opaque",
-        Whiteouts::Overlay { user_xattrs: true } => c"user.overlay.opaque",
-        Whiteouts::Delete | Whiteouts::Literal => return Ok(()),
-    };
-    Ok(rfs::fsetxattr(dir, key, b"y", XattrFlags::empty())?)
-}
-
-fn drain(reader: &mut impl BufRead) -> io::Result<()> {
-    loop {
-        let count = reader.fill_buf()?.len();
-        if count == 0 {
-            return Ok(());
-        }
-        reader.consume(count);
     }
 }
 

@@ -4,12 +4,15 @@
 //! crate reads extension headers of any length into memory, splits binary attributes at newlines and
 //! does not know PAX's sparse files.
 
+mod records;
+
 use std::io::{self, BufRead};
 use std::ops::Range;
 
 use rustix::fs::Timespec;
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
+use self::records::{Extensions, PaxSparse, parse_records};
 use super::ExtractError;
 
 /// Size of a block.
@@ -23,9 +26,6 @@ const MAX_PATH_BYTES: usize = 4096;
 
 /// Most data segments of a sparse file.
 const MAX_SEGMENTS: usize = 1 << 20;
-
-/// Prefix of PAX records that hold extended attributes.
-const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// Where a header has the numbers that some writers leave blank.
 const MODE_FIELD: Range<usize> = 100..108;
@@ -81,29 +81,6 @@ pub(crate) struct TarReader<R> {
     padding_bytes: u64,
     /// Comment on the whole archive.
     comment: Option<Vec<u8>>,
-}
-
-/// What extension headers say of the entry behind them.
-#[derive(Debug, Default)]
-struct Extensions {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<Timespec>,
-    comment: Option<Vec<u8>>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: PaxSparse,
-}
-
-/// GNU's three ways to tell a sparse file in PAX records.
-#[derive(Debug, Default)]
-struct PaxSparse {
-    size: Option<u64>,
-    is_version_1: bool,
-    /// Offsets and lengths in turn.
-    numbers: Vec<u64>,
 }
 
 impl Entry {
@@ -384,70 +361,6 @@ fn kind_of(header: &Header, path: &[u8]) -> Kind {
     }
 }
 
-/// Parses PAX records, each `LENGTH KEY=VALUE\n` (POSIX, pax, "pax Extended Header").
-fn parse_records(mut records: &[u8], extensions: &mut Extensions) -> Result<(), ExtractError> {
-    let bad = || malformed("an extended header is not a list of records");
-    while !records.is_empty() && records[0] != 0 {
-        let space = records.iter().take(20).position(|&byte| byte == b' ').ok_or_else(bad)?;
-        let length = decimal(&records[..space]).and_then(|length| usize::try_from(length).ok());
-        let length = length.filter(|&length| length <= records.len()).ok_or_else(bad)?;
-        let record = records.get(space + 1..length).ok_or_else(bad)?;
-        let record = record.strip_suffix(b"\n").ok_or_else(bad)?;
-        let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(bad)?;
-        apply_record(&record[..equals], &record[equals + 1..], extensions)?;
-        records = &records[length..];
-    }
-    Ok(())
-}
-
-fn apply_record(key: &[u8], value: &[u8], extensions: &mut Extensions) -> Result<(), ExtractError> {
-    let whole = || decimal(value).ok_or_else(|| malformed("an extended header has a bad number"));
-    let sparse = &mut extensions.sparse;
-    match key {
-        b"path" | b"GNU.sparse.name" => extensions.path = Some(value.to_vec()),
-        b"linkpath" => extensions.link = Some(value.to_vec()),
-        b"size" => extensions.size = Some(whole()?),
-        b"uid" => extensions.uid = Some(whole()?),
-        b"gid" => extensions.gid = Some(whole()?),
-        b"mtime" => extensions.mtime = timespec(value),
-        b"comment" => extensions.comment = Some(value.to_vec()),
-        b"GNU.sparse.size" | b"GNU.sparse.realsize" => sparse.size = Some(whole()?),
-        b"GNU.sparse.major" => sparse.is_version_1 = value == b"1",
-        b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => sparse.numbers.push(whole()?),
-        b"GNU.sparse.map" => {
-            let bad = || malformed("a sparse file's map is not a list of numbers");
-            for text in value.split(|&byte| byte == b',') {
-                sparse.numbers.push(decimal(text).ok_or_else(bad)?);
-            }
-        }
-        _ => {
-            if let Some(name) = key.strip_prefix(XATTR) {
-                extensions.xattrs.push((name.to_vec(), value.to_vec()));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads seconds since 1970 with a fraction, before or after.
-fn timespec(value: &[u8]) -> Option<Timespec> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    let (secs, nanos): (i64, i64) = (whole.parse().ok()?, digits.parse().ok()?);
-    if whole.starts_with('-') && nanos > 0 {
-        return Some(Timespec { tv_sec: secs.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanos });
-    }
-    Some(Timespec { tv_sec: secs, tv_nsec: nanos })
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
 /// Cuts a name at its terminating zero.
 fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {
     if let Some(end) = bytes.iter().position(|&byte| byte == 0) {
@@ -495,182 +408,4 @@ fn read_error(source: io::Error) -> ExtractError {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn header(kind: EntryType, path: &str, size: u64) -> Header {
-        let mut header = Header::new_gnu();
-        header.set_path(path).unwrap();
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(0o644);
-        header.set_uid(1);
-        header.set_gid(2);
-        header.set_mtime(3);
-        header.set_cksum();
-        header
-    }
-
-    fn padded(bytes: &[u8]) -> Vec<u8> {
-        let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        padded
-    }
-
-    fn record(key: &str, value: &[u8]) -> Vec<u8> {
-        let rest = key.len() + value.len() + 3;
-        let length = (rest..).find(|length| length - length.to_string().len() == rest).unwrap();
-        let mut record = format!("{length} {key}=").into_bytes();
-        record.extend_from_slice(value);
-        record.push(b'\n');
-        record
-    }
-
-    fn with_records(records: &[Vec<u8>], entry: &Header, data: &[u8]) -> Vec<u8> {
-        let records = records.concat();
-        let mut archive =
-            header(EntryType::XHeader, "pax", records.len() as u64).as_bytes().to_vec();
-        archive.extend(padded(&records));
-        archive.extend_from_slice(entry.as_bytes());
-        archive.extend(padded(data));
-        archive.extend([0; 2 * BLOCK]);
-        archive
-    }
-
-    fn read_all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, ExtractError> {
-        let mut reader = TarReader::new(archive);
-        let mut found = Vec::new();
-        while let Some(entry) = reader.next()? {
-            let mut data = Vec::new();
-            loop {
-                let piece = reader.data()?;
-                if piece.is_empty() {
-                    break;
-                }
-                data.extend_from_slice(piece);
-                let count = piece.len();
-                reader.consume(count);
-            }
-            found.push((entry, data));
-        }
-        Ok(found)
-    }
-
-    #[test]
-    fn records_replace_what_the_header_says_and_binary_values_survive() {
-        let capability = b"\x01\n\x00=\xff";
-        let archive = with_records(
-            &[
-                record("path", "ä/long".as_bytes()),
-                record("uid", b"4294967294"),
-                record("mtime", b"-1.25"),
-                record("SCHILY.xattr.security.capability", capability),
-                record("comment", b"ignored"),
-            ],
-            &header(EntryType::Regular, "short", 3),
-            b"abc",
-        );
-
-        let found = read_all(&archive).unwrap();
-
-        let (entry, data) = &found[0];
-        assert_eq!(entry.path, "ä/long".as_bytes());
-        assert_eq!((entry.uid, entry.gid), (4_294_967_294, 2));
-        assert_eq!((entry.mtime.tv_sec, entry.mtime.tv_nsec), (-2, 750_000_000));
-        assert_eq!(entry.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
-        assert_eq!(data, b"abc");
-    }
-
-    #[test]
-    fn gnu_long_names_belong_to_the_next_entry_only() {
-        let long = format!("{}\0", "d/".repeat(100));
-        let mut archive =
-            header(EntryType::GNULongName, "././@LongLink", long.len() as u64).as_bytes().to_vec();
-        archive.extend(padded(long.as_bytes()));
-        archive.extend_from_slice(header(EntryType::Directory, "d", 0).as_bytes());
-        archive.extend_from_slice(header(EntryType::Regular, "f", 0).as_bytes());
-
-        let found = read_all(&archive).unwrap();
-
-        assert_eq!(found[0].0.path, "d/".repeat(100).as_bytes());
-        assert_eq!((found[1].0.path.as_slice(), found[1].0.kind), (b"f".as_slice(), Kind::File));
-    }
-
-    #[test]
-    fn sparse_files_of_all_pax_versions_are_understood() {
-        let expected = Sparse { size_bytes: 100, segments: vec![(10, 3), (50, 2)] };
-        let entry = |size| header(EntryType::Regular, "GNUSparseFile.0/x", size);
-        let version_0_0 = with_records(
-            &[
-                record("GNU.sparse.size", b"100"),
-                record("GNU.sparse.numblocks", b"2"),
-                record("GNU.sparse.offset", b"10"),
-                record("GNU.sparse.numbytes", b"3"),
-                record("GNU.sparse.offset", b"50"),
-                record("GNU.sparse.numbytes", b"2"),
-            ],
-            &entry(5),
-            b"abcde",
-        );
-        let version_0_1 = with_records(
-            &[record("GNU.sparse.size", b"100"), record("GNU.sparse.map", b"10,3,50,2")],
-            &entry(5),
-            b"abcde",
-        );
-        let mut data = padded(b"2\n10\n3\n50\n2\n");
-        data.extend_from_slice(b"abcde");
-        let version_1_0 = with_records(
-            &[
-                record("GNU.sparse.major", b"1"),
-                record("GNU.sparse.minor", b"0"),
-                record("GNU.sparse.name", b"x"),
-                record("GNU.sparse.realsize", b"100"),
-            ],
-            &entry(data.len() as u64),
-            &data,
-        );
-
-        for archive in [version_0_0, version_0_1, version_1_0] {
-            let found = read_all(&archive).unwrap();
-            assert_eq!(found[0].0.sparse.as_ref(), Some(&expected));
-            assert_eq!(found[0].1, b"abcde");
-        }
-    }
-
-    #[test]
-    fn broken_archives_are_refused() {
-        let mut checksum = header(EntryType::Regular, "a", 0).as_bytes().to_vec();
-        checksum[0] ^= 1;
-        let whole = header(EntryType::Regular, "a", 100);
-        let truncated = &whole.as_bytes()[..];
-        let huge = header(EntryType::XHeader, "pax", MAX_EXTENSION_BYTES + 1);
-        let bad_record =
-            with_records(&[b"99 path=x\n".to_vec()], &header(EntryType::Regular, "a", 0), b"");
-        let long = with_records(
-            &[record("path", &[b'a'; MAX_PATH_BYTES + 1])],
-            &header(EntryType::Regular, "a", 0),
-            b"",
-        );
-
-        assert!(matches!(read_all(&checksum), Err(ExtractError::Archive { .. })));
-        assert!(matches!(read_all(truncated), Err(ExtractError::Read { .. })));
-        assert!(matches!(read_all(&truncated[..300]), Err(ExtractError::Read { .. })));
-        assert!(matches!(read_all(huge.as_bytes()), Err(ExtractError::Limit { .. })));
-        assert!(matches!(read_all(&bad_record), Err(ExtractError::Archive { .. })));
-        assert!(matches!(read_all(&long), Err(ExtractError::Limit { .. })));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
-            let _ = read_all(&bytes);
-        }
-
-        #[test]
-        fn no_records_make_the_parser_panic(records: Vec<u8>) {
-            let _ = parse_records(&records, &mut Extensions::default());
-        }
-    }
-}
+mod tests;

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use keg_store::{CollectError, ContentError, ErrorClass, Explain, MetadataError, Reason};
 
-use crate::ReferenceError;
+use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 use crate::record::LoadError;
+use crate::{Platform, ReferenceError};
 
 /// Why an image could not be found, read, named or removed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,14 @@ pub enum ImageError {
     NotFound {
         /// What was asked for.
         image: String,
+    },
+    /// What has that name or id is not for the platform, or its image for it is not here.
+    #[error("no image {image:?} for {platform} here")]
+    NotForPlatform {
+        /// What was asked for.
+        image: String,
+        /// The platform.
+        platform: Platform,
     },
     /// Several images have an id that begins like that.
     #[error("{prefix:?} is the beginning of several images' ids: {}", .ids.join(", "))]
@@ -74,6 +83,15 @@ pub enum ImageError {
         #[source]
         source: ContentError,
     },
+    /// Its layers are not on the disk, and could not be brought there.
+    #[error("image {image} cannot be unpacked")]
+    Unpack {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<LayerError>,
+    },
     /// The database failed.
     #[error("the store's database failed")]
     Metadata {
@@ -96,6 +114,7 @@ impl ImageError {
             Self::Reference { source } => Some(source),
             Self::Manifest { source, .. } => Some(source),
             Self::Content { source, .. } => Some(source),
+            Self::Unpack { source, .. } => Some(source.as_ref()),
             Self::Metadata { source } => Some(source),
             Self::Collect { source } => Some(source),
             _ => None,
@@ -114,7 +133,7 @@ impl ImageError {
 impl Explain for ImageError {
     fn reason(&self) -> Reason {
         match self {
-            Self::NotFound { .. } => Reason::ImageNotFound,
+            Self::NotFound { .. } | Self::NotForPlatform { .. } => Reason::ImageNotFound,
             Self::Ambiguous { .. } => Reason::AmbiguousId,
             Self::NotATag { .. } => Reason::InvalidReference,
             Self::InUse { .. } | Self::SeveralNames { .. } => Reason::ImageInUse,
@@ -129,6 +148,9 @@ impl Explain for ImageError {
     fn remedy(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::NotFound { .. } => Some("list the images with `keg images`, or pull it".into()),
+            Self::NotForPlatform { image, platform } => {
+                Some(format!("pull it: keg pull --platform {platform} {image}").into())
+            }
             Self::Ambiguous { .. } => Some("give more digits of the id".into()),
             Self::NotATag { .. } => Some("leave the digest out".into()),
             Self::InUse { is_running: true, .. } => {
@@ -147,6 +169,7 @@ impl Explain for ImageError {
     fn operands(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::NotFound { image }
+            | Self::NotForPlatform { image, .. }
             | Self::Ambiguous { prefix: image, .. }
             | Self::NotATag { name: image }
             | Self::SeveralNames { image, .. } => vec![("image", image.clone())],
@@ -159,6 +182,11 @@ impl Explain for ImageError {
                 operands
             }
             Self::Content { image, source } => {
+                let mut operands = source.operands();
+                operands.push(("image", image.clone()));
+                operands
+            }
+            Self::Unpack { image, source } => {
                 let mut operands = source.operands();
                 operands.push(("image", image.clone()));
                 operands

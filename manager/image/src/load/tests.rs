@@ -5,10 +5,11 @@ use std::process::Command;
 use futures_util::stream;
 
 use keg_store::{Explain as _, Reason};
+use serde_json::json;
 
 use super::*;
 use crate::testing::{Fixture, TestImage, TestRegistry, archive, gzip, silent};
-use crate::{ImportRequest, PullRequest};
+use crate::{ImportRequest, PullRequest, SaveRequest};
 
 async fn load(fixture: &Fixture, bytes: &[u8]) -> Result<Vec<ImageRecord>, LoadError> {
     let pieces: Vec<io::Result<Bytes>> =
@@ -24,7 +25,7 @@ async fn filled() -> (Fixture, ImageRecord) {
     let image =
         TestImage::new(&[archive(&[("bin/sh", "#!")]), archive(&[("etc/x", "1"), (".wh.y", "")])]);
     let reference = registry.add("app", "1", &image);
-    let request = PullRequest { reference, platform: None, credentials: None };
+    let request = PullRequest::new(reference, None);
     let pulled = fixture.images.pull(request, silent()).await.unwrap();
     fixture.images.tag(&pulled.image.id.to_string(), &"me/app:2".parse().unwrap()).unwrap();
     (fixture, pulled.image)
@@ -33,7 +34,8 @@ async fn filled() -> (Fixture, ImageRecord) {
 fn save(fixture: &Fixture, images: &[&str]) -> Vec<u8> {
     let images: Vec<String> = images.iter().map(|&image| image.to_owned()).collect();
     let mut bytes = Vec::new();
-    fixture.images.save(&images, None, &mut bytes).unwrap();
+    let request = SaveRequest { images, ..SaveRequest::default() };
+    fixture.images.save(&request, &mut bytes).unwrap();
     bytes
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use keg_store::PrepareOptions;
+use keg_store::{Explain as _, PrepareOptions, Reason};
 
 use super::*;
 use crate::media_type::{OCI_INDEX, OCI_MANIFEST};
@@ -13,7 +13,7 @@ use crate::testing::*;
 use crate::{Credentials, LayerPhase};
 
 fn request(reference: &Reference) -> PullRequest {
-    PullRequest { reference: reference.clone(), platform: None, credentials: None }
+    PullRequest::new(reference.clone(), None)
 }
 
 fn two_layers() -> TestImage {
@@ -396,7 +396,7 @@ async fn the_platform_decides_which_image_of_an_index_is_pulled() {
     let reference = registry.add_manifest("app", "1", OCI_INDEX, &index);
     let fixture = Fixture::copying();
     let pull = |platform| {
-        let request = PullRequest { platform, ..request(&reference) };
+        let request = PullRequest::new(reference.clone(), platform);
         fixture.images.pull(request, silent())
     };
 

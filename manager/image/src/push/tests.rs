@@ -7,8 +7,10 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::*;
-use crate::testing::{Fixture, archive, gzip, noise, recording, silent};
-use crate::{ImportRequest, PullEvent, PullRequest};
+use crate::testing::{
+    Fixture, TestArtifact, TestImage, TestRegistry, archive, gzip, noise, recording, silent,
+};
+use crate::{ImportRequest, PullEvent, PullRequest, ReferrersRequest};
 
 /// Debian's registry on a loopback port.
 struct Registry {
@@ -59,7 +61,12 @@ impl Drop for Registry {
 }
 
 fn push(reference: &Reference) -> PushRequest {
-    PushRequest { reference: reference.clone(), platform: None, credentials: None }
+    PushRequest {
+        reference: reference.clone(),
+        platform: None,
+        referrers: false,
+        credentials: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +82,7 @@ async fn what_is_pushed_is_pulled_elsewhere_and_sent_once() {
     let (progress, events) = recording();
     from.images.push(push(&reference), progress).await.unwrap();
     let to = Fixture::copying();
-    let request = PullRequest { reference: reference.clone(), platform: None, credentials: None };
+    let request = PullRequest::new(reference.clone(), None);
     let pulled = to.images.pull(request, silent()).await.unwrap();
 
     assert_eq!(pushed, Pushed { target: image.manifest.clone(), missing: Vec::new() });
@@ -113,4 +120,51 @@ fn a_blob_is_mounted_from_another_repository_of_the_same_registry_only() {
     assert_eq!(source("example.com/me/app:1").as_deref(), Some("me/base"));
     assert_eq!(source("example.com/new:1").as_deref(), Some("me/app"));
     assert_eq!(source("other.com/new:1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_refers_to_an_image_is_pushed_also_where_the_registry_keeps_no_list() {
+    let Some(registry) = Registry::start() else { return };
+    let source = TestRegistry::start().await;
+    let image = TestImage::new(&[archive(&[("a", "1")])]);
+    let from = source.add("app", "1", &image);
+    let bill = TestArtifact::new("application/spdx+json", Some(&image.manifest), "bill");
+    source.add_referrer("app", &image.manifest, &bill);
+    let fixture = Fixture::copying();
+    let pull = PullRequest { referrers: true, ..PullRequest::new(from.clone(), None) };
+    fixture.images.pull(pull, silent()).await.unwrap();
+    let reference = registry.reference("me/app:1");
+    fixture.images.tag(&from.to_string(), &reference).unwrap();
+
+    let request = PushRequest { referrers: true, ..push(&reference) };
+    fixture.images.push(request.clone(), silent()).await.unwrap();
+    fixture.images.push(request, silent()).await.unwrap();
+    let list = ReferrersRequest {
+        reference,
+        platform: None,
+        artifact_type: Some("application/spdx+json".to_owned()),
+        credentials: None,
+    };
+    let found = fixture.images.referrers(&list).await.unwrap();
+
+    assert_eq!(found.referrers.len(), 1);
+    assert_eq!(found.referrers[0].target.digest, Digest::sha256(&bill.manifest));
+    assert_eq!(found.referrers[0].annotations["org.example.of"], "bill");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_nobody_here_wrote_takes_chunks() {
+    let Some(registry) = Registry::start() else { return };
+    let reference = registry.reference("me/app:1");
+    let from = Fixture::chunking(100_000);
+    let request = ImportRequest { reference: Some(reference.clone()), ..ImportRequest::default() };
+    let pieces = [Ok(Bytes::from(gzip(&archive(&[("a", &noise(2_000_000))]))))];
+    let image = from.images.import(request, stream::iter(pieces)).await.unwrap();
+
+    from.images.push(push(&reference), silent()).await.unwrap();
+    let request = PullRequest::new(reference, None);
+    let pulled = Fixture::copying().images.pull(request, silent()).await.unwrap();
+
+    assert!(image.layers[0].size_bytes > 300_000);
+    assert_eq!(pulled.image.manifest, image.manifest);
 }

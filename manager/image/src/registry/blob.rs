@@ -85,7 +85,7 @@ impl BlobStream {
                     repository.pass_over(&repository.callers[self.caller], &error);
                     self.caller += 1;
                 }
-                Err(error) if error.may_pass() && self.can_try_again() => {
+                Err(error) if self.tries_again(&error) => {
                     self.answer = None;
                     on_retry();
                     let transport = &self.repository.transport;
@@ -102,12 +102,12 @@ impl BlobStream {
         self.caller + 1 < self.repository.callers.len()
     }
 
-    fn can_try_again(&mut self) -> bool {
+    fn tries_again(&mut self, error: &RegistryError) -> bool {
         if self.position_bytes - self.counted_from_bytes >= PROGRESS_BYTES {
             self.counted_from_bytes = self.position_bytes;
             self.attempt = 1;
         }
-        self.attempt < self.repository.transport.options().attempts
+        self.repository.transport.tries_again(self.attempt, error)
     }
 
     async fn attempt_next(&mut self) -> Result<Option<Bytes>, RegistryError> {

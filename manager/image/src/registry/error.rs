@@ -8,6 +8,8 @@ use std::time::Duration;
 use keg_store::{Digest, Explain, Reason};
 
 use super::HostsError;
+use super::rate::{RateLimit, in_words};
+use super::trouble::CertificateProblem;
 
 /// Why a registry did not give what it was asked for. No variant holds credentials or the query of
 /// a URL, which may hold some.
@@ -66,7 +68,9 @@ pub enum RegistryError {
         problem: &'static str,
     },
     /// The registry is overloaded, or limits how much may be asked.
-    #[error("registry {registry} answers {status}{}", told(.message))]
+    #[error(
+        "registry {registry} answers {status}{}{}", told(.message), patience(*.retry_after, *.limit)
+    )]
     Busy {
         /// The registry.
         registry: String,
@@ -76,6 +80,8 @@ pub enum RegistryError {
         message: String,
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
+        /// How much it lets be asked.
+        limit: Option<RateLimit>,
     },
     /// The registry refuses, for good.
     #[error("registry {registry} answers {status}{}", told(.message))]
@@ -155,7 +161,7 @@ pub enum RegistryError {
         /// The registry, or the host that it sent us to.
         registry: String,
         /// What is wrong with it.
-        problem: String,
+        problem: CertificateProblem,
         /// What the connection failed with.
         #[source]
         source: reqwest::Error,
@@ -215,6 +221,16 @@ fn told(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
+/// What a registry that is asked too much says of when it may be asked again.
+fn patience(retry_after: Option<Duration>, limit: Option<RateLimit>) -> String {
+    let told = limit.map(|limit| limit.to_string());
+    let asked = retry_after
+        .filter(|pause| !pause.is_zero())
+        .map(|pause| format!("it wants to be left alone for {}", in_words(pause)));
+    let parts: Vec<String> = told.into_iter().chain(asked).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join("; ")) }
+}
+
 impl RegistryError {
     /// Tells whether another attempt may succeed.
     pub(super) fn may_pass(&self) -> bool {
@@ -225,6 +241,12 @@ impl RegistryError {
                 | Self::Stalled { .. }
                 | Self::Busy { .. }
         )
+    }
+
+    /// Tells whether the registry does not have what was asked for. Some do not tell that from what
+    /// they show to nobody.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Unauthorized { had_credentials: false, .. })
     }
 
     fn registry(&self) -> Option<&str> {

@@ -22,9 +22,13 @@ mod clients;
 mod endpoint;
 mod error;
 mod hosts;
+mod issuer;
 mod ranges;
+mod rate;
+mod referrers;
 mod repository;
 mod search;
+mod sending;
 mod transport;
 mod trouble;
 mod upload;
@@ -36,8 +40,11 @@ use std::time::Duration;
 pub use error::RegistryError;
 pub use hosts::HostsError;
 pub use ranges::BlobTransfer;
+pub use rate::RateLimit;
+pub use referrers::Referrer;
 pub use repository::{Fetched, Repository};
 pub use search::SearchHit;
+pub use trouble::CertificateProblem;
 pub use upload::Upload;
 
 use self::endpoint::Endpoint;
@@ -60,6 +67,8 @@ pub struct RegistryOptions {
     pub attempts: u32,
     /// Ranges of large blobs that are fetched ahead, over all transfers; each takes 6 MiB of memory.
     pub ranges_ahead: usize,
+    /// Bytes of a blob that are sent in one request; a larger one goes in chunks.
+    pub upload_chunk_bytes: u64,
     /// Pause before the second attempt; each further one is twice as long.
     pub first_pause: Duration,
     /// Longest pause, also where a registry asks for a longer one.
@@ -75,6 +84,7 @@ impl Default for RegistryOptions {
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
             ranges_ahead: 3,
+            upload_chunk_bytes: 64 << 20,
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(60),
         }
@@ -151,4 +161,10 @@ pub(crate) fn fuzz_hosts(text: &str, path: &std::path::Path) {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz_challenge(value: &str) {
     drop(auth::Challenge::choose([value]));
+}
+
+/// Parses a certificate for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_certificate(bytes: &[u8]) {
+    drop(issuer::issuer_of(bytes));
 }

@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use keg_store::{Algorithm, Descriptor, Digest, Hasher};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::RegistryError;
 use super::auth::Grant;
 use super::endpoint::Endpoint;
 use super::ranges::BlobTransfer;
+use super::rate::RateLimit;
 use super::transport::{Ask, Caller, Transport};
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::{Credentials, Reference, media_type};
 
 /// Header by which registries tell the digest of what they send.
 const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Most pages of a list that are read.
+const MAX_PAGES: usize = 256;
 
 /// Access to one repository.
 #[derive(Debug, Clone)]
@@ -36,6 +41,15 @@ pub struct Fetched {
     pub descriptor: Descriptor,
     /// The very bytes.
     pub bytes: Vec<u8>,
+    /// How much the registry still lets be asked, if it said.
+    pub limit: Option<RateLimit>,
+}
+
+#[derive(Deserialize)]
+struct TagList {
+    /// Some registries say `null` of a repository without tags.
+    #[serde(default)]
+    tags: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +134,7 @@ impl Repository {
             value.unwrap_or_default().to_owned()
         };
         let (content_type, told) = (header("content-type"), header(CONTENT_DIGEST));
+        let limit = RateLimit::of(answer.headers());
         let bytes = self
             .transport
             .read_body(self.registry(), answer, "a manifest", MAX_MANIFEST_BYTES)
@@ -136,7 +151,49 @@ impl Repository {
             }
         }
         let size_bytes = bytes.len() as u64;
-        Ok(Fetched { descriptor: Descriptor { media_type, digest, size_bytes }, bytes })
+        Ok(Fetched { descriptor: Descriptor { media_type, digest, size_bytes }, bytes, limit })
+    }
+
+    /// Returns all tags of the repository, page by page as the registry gives them.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] if the registry does not know the repository.
+    pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        let ask = Ask::new(Method::GET, format!("{}/tags/list", self.path));
+        let pages: Vec<TagList> =
+            self.pages(ask, "a list of tags").await.map_err(|error| match error {
+                RegistryError::Refused { registry, status: 404, .. } => {
+                    RegistryError::Unknown { registry, image: self.path.clone() }
+                }
+                other => other,
+            })?;
+        Ok(pages.into_iter().flat_map(|page| page.tags.unwrap_or_default()).collect())
+    }
+
+    /// Fetches a list, which may come in several pages.
+    pub(super) async fn pages<T: DeserializeOwned>(
+        &self,
+        mut ask: Ask,
+        what: &'static str,
+    ) -> Result<Vec<T>, RegistryError> {
+        let mut pages = Vec::new();
+        while pages.len() < MAX_PAGES {
+            let answer = self.transport.ask(self.caller(), &ask).await?;
+            let link = answer.headers().get(header::LINK).and_then(|link| link.to_str().ok());
+            let next = link.and_then(|link| next_page(answer.url(), link));
+            let reading =
+                self.transport.read_body(self.registry(), answer, what, MAX_MANIFEST_BYTES);
+            let page = serde_json::from_slice(&reading.await?).map_err(|_| {
+                let problem = "its answer is not a list";
+                RegistryError::Protocol { registry: self.registry.clone(), problem }
+            })?;
+            pages.push(page);
+            match next {
+                Some(url) => ask = Ask::to(Method::GET, url),
+                None => break,
+            }
+        }
+        Ok(pages)
     }
 
     /// Fetches a small blob whole, and verifies it.
@@ -198,6 +255,15 @@ impl Repository {
     }
 }
 
+/// Returns where a list goes on, on the same server: `<URL>; rel="next"`.
+fn next_page(from: &Url, link: &str) -> Option<Url> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    if !parameters.contains("rel=\"next\"") && !parameters.contains("rel=next") {
+        return None;
+    }
+    from.join(target).ok().filter(|url| url.origin() == from.origin())
+}
+
 /// Tells credentials apart without keeping them.
 pub(super) fn fingerprint(credentials: Option<&Credentials>) -> String {
     let text = match credentials {
@@ -206,4 +272,21 @@ pub(super) fn fingerprint(credentials: Option<&Credentials>) -> String {
         Some(Credentials::IdentityToken(token)) => token.clone(),
     };
     Digest::sha256(text.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_on_the_same_server() {
+        let from: Url = "https://r.example/v2/a/referrers/sha256:0".parse().unwrap();
+        let next = |link: &str| next_page(&from, link).map(String::from);
+
+        let relative = next("</v2/a/referrers/sha256:0?n=2>; rel=\"next\"");
+        assert_eq!(relative.as_deref(), Some("https://r.example/v2/a/referrers/sha256:0?n=2"));
+        assert_eq!(next("<https://elsewhere.example/x>; rel=\"next\""), None);
+        assert_eq!(next("</x>; rel=\"last\""), None);
+        assert_eq!(next("garbage"), None);
+    }
 }

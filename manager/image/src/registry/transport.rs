@@ -9,11 +9,12 @@ use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use tokio::sync::Semaphore;
 
-use super::answer::{challenge_of, is_passing, is_redirect, retry_after, told_by, transfer_error};
+use super::answer::{challenge_of, is_passing, is_redirect, told_by, transfer_error};
 use super::auth::{Grant, Tokens};
 use super::clients::Manner;
 use super::endpoint::{Endpoint, Trust, host_of, without_query};
-use super::upload::Upload;
+use super::rate::{RateLimit, retry_after};
+use super::upload::Body;
 use super::{RegistryError, RegistryOptions, ranges};
 use crate::Credentials;
 
@@ -29,7 +30,7 @@ pub(super) struct Ask {
     pub(super) method: Method,
     pub(super) target: Address,
     pub(super) headers: HeaderMap,
-    pub(super) body: Option<Upload>,
+    pub(super) body: Option<Body>,
 }
 
 /// Where a request goes.
@@ -45,6 +46,11 @@ impl Ask {
     /// Returns a request without a body.
     pub(super) fn new(method: Method, path: String) -> Self {
         Self { method, target: Address::Path(path), headers: HeaderMap::new(), body: None }
+    }
+
+    /// Returns a request without a body to a URL that the registry gave.
+    pub(super) fn to(method: Method, url: Url) -> Self {
+        Self { method, target: Address::Url(url), headers: HeaderMap::new(), body: None }
     }
 }
 
@@ -95,7 +101,7 @@ impl Transport {
         let mut attempt = 1;
         loop {
             match self.ask_once(caller, ask).await {
-                Err(error) if error.may_pass() && attempt < self.options.attempts => {
+                Err(error) if self.tries_again(attempt, &error) => {
                     self.pause(attempt, &error).await;
                     attempt += 1;
                 }
@@ -155,13 +161,25 @@ impl Transport {
                 other => other,
             };
             match outcome {
-                Err(error) if error.may_pass() && attempt < self.options.attempts => {
+                Err(error) if self.tries_again(attempt, &error) => {
                     self.pause(attempt, &error).await;
                     attempt += 1;
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Tells whether to try again after the failure of an attempt: not if the registry wants to be left
+    /// alone for longer than anybody waits, which would only make it angrier.
+    pub(super) fn tries_again(&self, attempt: u32, error: &RegistryError) -> bool {
+        let is_worth_waiting = match error {
+            RegistryError::Busy { retry_after: Some(asked), .. } => {
+                *asked <= self.options.longest_pause
+            }
+            _ => true,
+        };
+        is_worth_waiting && error.may_pass() && attempt < self.options.attempts
     }
 
     /// Waits before another attempt: twice as long each time, with a random part so that clients do
@@ -228,16 +246,17 @@ impl Transport {
         &self,
         host: &str,
         request: RequestBuilder,
-        body: &Upload,
+        body: &Body,
     ) -> Result<Response, RegistryError> {
         let waited = self.options.stall_timeout;
         let (stream, sent) = body.open();
-        let request = request.header(header::CONTENT_LENGTH, body.size_bytes).body(stream);
+        let request = request.header(header::CONTENT_LENGTH, body.length_bytes()).body(stream);
         let mut sending = std::pin::pin!(request.send());
         let mut seen_bytes = 0;
         loop {
             match tokio::time::timeout(waited, &mut sending).await {
-                Ok(answer) => return answer.map_err(|error| transfer_error(host, error)),
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => return Err(self.with_issuer(transfer_error(host, error)).await),
                 Err(_) => {
                     let now_bytes = sent.load(Ordering::Relaxed);
                     if now_bytes == seen_bytes {
@@ -294,7 +313,8 @@ impl Transport {
     ) -> Result<Response, RegistryError> {
         let waited = self.options.stall_timeout;
         match tokio::time::timeout(waited, request.send()).await {
-            Ok(answer) => answer.map_err(|error| transfer_error(host, error)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.with_issuer(transfer_error(host, error)).await),
             Err(_) => Err(RegistryError::Stalled { registry: host.to_owned(), waited }),
         }
     }
@@ -336,12 +356,13 @@ impl Transport {
 
     /// Makes an error of an answer that is not a success.
     pub(super) async fn refusal(&self, registry: &str, answer: Response) -> RegistryError {
-        let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
+        let (status, headers) = (answer.status(), answer.headers());
+        let (retry_after, limit) = (retry_after(headers), RateLimit::of(headers));
         let registry = registry.to_owned();
         let body = self.read_body(&registry, answer, "an error", MAX_ERROR_BYTES).await;
         let message = told_by(&body.unwrap_or_default());
         if is_passing(status) {
-            RegistryError::Busy { registry, status: status.as_u16(), message, retry_after }
+            RegistryError::Busy { registry, status: status.as_u16(), message, retry_after, limit }
         } else {
             RegistryError::Refused { registry, status: status.as_u16(), message }
         }

@@ -1,26 +1,21 @@
-//! Pushing: what goes into a registry.
+//! Bodies of requests: bytes that can be sent again, as a whole or in part.
 
-use std::io::Read;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderValue, header};
 use keg_store::{ContentStore, Descriptor, Digest, Namespace};
-use reqwest::{Body, Method};
-
-use super::transport::{Address, Ask};
-use super::{RegistryError, Repository};
 
 /// How much is read of a blob at once.
-const PIECE_BYTES: usize = 256 * 1024;
+const PIECE_BYTES: u64 = 256 * 1024;
 
-/// A body that can be sent more than once.
+/// Bytes that can be sent more than once.
 #[derive(Clone)]
 pub struct Upload {
     source: Source,
-    pub(super) size_bytes: u64,
+    size_bytes: u64,
     tell: Option<Arc<dyn Fn(u64) + Send + Sync>>,
 }
 
@@ -52,136 +47,109 @@ impl Upload {
         Self { size_bytes: blob.size_bytes, source, tell: None }
     }
 
-    /// Tells how many bytes are sent, again from the beginning with each attempt.
+    /// Tells how many bytes are sent, again from where an attempt begins.
     #[must_use]
     pub fn telling(mut self, tell: Arc<dyn Fn(u64) + Send + Sync>) -> Self {
         self.tell = Some(tell);
         self
     }
 
-    /// Returns the body from its beginning, and how much of it has been taken.
-    pub(super) fn open(&self) -> (Body, Arc<AtomicU64>) {
-        let sent = Arc::new(AtomicU64::new(0));
-        let body = match &self.source {
-            Source::Bytes(bytes) => Body::from(bytes.clone()),
-            Source::Blob { content, ns, digest } => {
-                let opening = (content.clone(), ns.clone(), digest.clone());
-                let (counted, tell) = (Arc::clone(&sent), self.tell.clone());
-                Body::wrap_stream(stream::try_unfold(None, move |reader| {
-                    let (opening, counted) = (opening.clone(), Arc::clone(&counted));
-                    let tell = tell.clone();
-                    async move {
-                        let step = tokio::task::spawn_blocking(move || {
-                            let (content, ns, digest) = opening;
-                            let mut reader = match reader {
-                                Some(reader) => reader,
-                                None => content
-                                    .open_blob(&ns, &digest)
-                                    .map_err(std::io::Error::other)?,
-                            };
-                            let mut piece = Vec::with_capacity(PIECE_BYTES);
-                            (&mut reader).take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
-                            Ok::<_, std::io::Error>((piece, reader))
-                        });
-                        let (piece, reader) = step.await.map_err(std::io::Error::other)??;
-                        if piece.is_empty() {
-                            return Ok(None);
-                        }
-                        let length = piece.len() as u64;
-                        let sent_bytes = counted.fetch_add(length, Ordering::Relaxed) + length;
-                        if let Some(tell) = tell {
-                            tell(sent_bytes);
-                        }
-                        Ok::<_, std::io::Error>(Some((Bytes::from(piece), Some(reader))))
-                    }
-                }))
-            }
-        };
-        (body, sent)
+    /// Returns all of it as a request's body.
+    pub(super) fn whole(&self) -> Body {
+        self.part(0..self.size_bytes)
+    }
+
+    /// Returns a part of it as a request's body.
+    pub(super) fn part(&self, range: Range<u64>) -> Body {
+        Body { upload: self.clone(), range }
     }
 }
 
-impl Repository {
-    /// Tells whether the repository has a blob.
-    ///
-    /// # Errors
-    /// If the registry does not answer, or refuses.
-    pub async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let ask = Ask::new(Method::HEAD, self.blob_path(digest));
-        match self.transport.ask(self.caller(), &ask).await {
-            Ok(_) => Ok(true),
-            Err(RegistryError::Refused { status: 404, .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+/// A part of an [`Upload`].
+#[derive(Debug, Clone)]
+pub(super) struct Body {
+    upload: Upload,
+    range: Range<u64>,
+}
+
+impl Body {
+    /// Returns how many bytes it has.
+    pub(super) fn length_bytes(&self) -> u64 {
+        self.range.end - self.range.start
     }
 
-    /// Puts a blob into the repository: by mounting it from another repository of the registry if
-    /// that has it, else by sending it. Returns whether it was sent.
-    ///
-    /// # Errors
-    /// If the registry does not answer, or refuses.
-    pub async fn put_blob(
-        &self,
-        blob: &Descriptor,
-        body: &Upload,
-        mount_from: Option<&str>,
-    ) -> Result<bool, RegistryError> {
-        let mut attempt = 1;
-        loop {
-            match self.put_blob_once(blob, body, mount_from).await {
-                Err(error) if error.may_pass() && attempt < self.transport.options().attempts => {
-                    self.transport.pause(attempt, &error).await;
-                    attempt += 1;
-                }
-                other => return other,
+    /// Returns the body from its beginning, and how much of it has been taken.
+    pub(super) fn open(&self) -> (reqwest::Body, Arc<AtomicU64>) {
+        let taken = Arc::new(AtomicU64::new(0));
+        let body = match &self.upload.source {
+            Source::Bytes(bytes) => {
+                let at = |offset: u64| usize::try_from(offset).unwrap_or(bytes.len());
+                bytes.slice(at(self.range.start)..at(self.range.end)).into()
             }
-        }
-    }
-
-    async fn put_blob_once(
-        &self,
-        blob: &Descriptor,
-        body: &Upload,
-        mount_from: Option<&str>,
-    ) -> Result<bool, RegistryError> {
-        let mut path = format!("{}/blobs/uploads/", self.path());
-        if let Some(from) = mount_from {
-            path.push_str(&format!("?mount={}&from={from}", blob.digest));
-        }
-        let begin = Ask::new(Method::POST, path);
-        let answer = self.transport.ask_once(self.caller(), &begin).await?;
-        if answer.status() == http::StatusCode::CREATED {
-            return Ok(false);
-        }
-        let from = answer.url().clone();
-        let mut url = self.transport.location(self.caller(), &from, &answer)?;
-        url.query_pairs_mut().append_pair("digest", blob.digest.as_str());
-        let mut put = Ask {
-            target: Address::Url(url),
-            body: Some(body.clone()),
-            ..Ask::new(Method::PUT, String::new())
+            Source::Blob { content, ns, digest } => {
+                let pieces = Pieces {
+                    blob: (content.clone(), ns.clone(), digest.clone()),
+                    range: self.range.clone(),
+                    taken: Arc::clone(&taken),
+                    tell: self.upload.tell.clone(),
+                };
+                pieces.into_body()
+            }
         };
-        put.headers
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        self.transport.ask_once(self.caller(), &put).await?;
-        Ok(true)
+        (body, taken)
+    }
+}
+
+/// A part of a blob on its way.
+#[derive(Clone)]
+struct Pieces {
+    blob: (ContentStore, Namespace, Digest),
+    range: Range<u64>,
+    taken: Arc<AtomicU64>,
+    tell: Option<Arc<dyn Fn(u64) + Send + Sync>>,
+}
+
+impl Pieces {
+    fn into_body(self) -> reqwest::Body {
+        let start = self.range.start;
+        reqwest::Body::wrap_stream(stream::try_unfold((None, start), move |(reader, offset)| {
+            let pieces = self.clone();
+            async move {
+                if offset >= pieces.range.end {
+                    return Ok(None);
+                }
+                let (piece, reader) = pieces.read(reader, offset).await?;
+                let offset = offset + piece.len() as u64;
+                pieces.taken.store(offset - pieces.range.start, Ordering::Relaxed);
+                if let Some(tell) = &pieces.tell {
+                    tell(offset);
+                }
+                Ok::<_, std::io::Error>(Some((piece, (Some(reader), offset))))
+            }
+        }))
     }
 
-    /// Puts a manifest or index under a tag or digest.
-    ///
-    /// # Errors
-    /// If the registry does not answer, or refuses.
-    pub async fn put_manifest(
+    /// Reads the piece at an offset, on a thread where that may wait.
+    async fn read(
         &self,
-        tag_or_digest: &str,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<(), RegistryError> {
-        let mut put = Ask::new(Method::PUT, format!("{}/manifests/{tag_or_digest}", self.path()));
-        put.body = Some(Upload::bytes(bytes.to_vec()));
-        if let Ok(value) = HeaderValue::from_str(media_type) {
-            put.headers.insert(header::CONTENT_TYPE, value);
-        }
-        self.transport.ask(self.caller(), &put).await.map(drop)
+        reader: Option<keg_store::BlobReader>,
+        offset: u64,
+    ) -> std::io::Result<(Bytes, keg_store::BlobReader)> {
+        let (content, ns, digest) = self.blob.clone();
+        let wanted = (self.range.end - offset).min(PIECE_BYTES);
+        let step = tokio::task::spawn_blocking(move || {
+            let reader = match reader {
+                Some(reader) => reader,
+                None => content.open_blob(&ns, &digest).map_err(std::io::Error::other)?,
+            };
+            let mut piece = vec![0; usize::try_from(wanted).unwrap_or(0)];
+            let count = reader.read_at(&mut piece, offset)?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            piece.truncate(count);
+            Ok((Bytes::from(piece), reader))
+        });
+        step.await.map_err(std::io::Error::other)?
     }
 }

@@ -1,5 +1,6 @@
 //! Ingests: blobs on their way in, which a broken transfer can resume.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -13,6 +14,9 @@ use crate::{Algorithm, Digest, Hasher, Labels, Namespace, Resource};
 
 /// How much is read at once while the hash of an earlier attempt is computed again.
 const REHASH_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Most blobs that are entered in one transaction.
+const BATCH: usize = 128;
 
 /// How far a blob has come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +36,46 @@ pub struct IngestStatus {
 /// [`transient`](Self::transient).
 #[derive(Debug)]
 pub struct Ingest {
-    content: ContentStore,
+    place: Place,
     namespace: Namespace,
-    dir: PathBuf,
     file: File,
     algorithm: Algorithm,
     hasher: Hasher,
     offset_bytes: u64,
+}
+
+/// A blob that is received and verified, and neither durable nor entered yet
+/// ([`ContentStore::commit_all`]). Dropping it is dropping its ingest.
+#[derive(Debug)]
+pub struct Sealed {
+    place: Place,
+    namespace: Namespace,
+    digest: Digest,
+    size_bytes: u64,
+}
+
+/// The directory of an ingest, which one writer has at a time.
+#[derive(Debug)]
+struct Place {
+    content: ContentStore,
+    dir: PathBuf,
     is_transient: bool,
+}
+
+impl Place {
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_transient && self.dir.exists() {
+            // What stays is debris, which the collector finds.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+        self.content.release(&self.dir);
+    }
 }
 
 impl Ingest {
@@ -82,22 +118,14 @@ impl Ingest {
             .map_err(ContentError::io("open the file", &data_path))?;
         let (hasher, offset_bytes) = rehash(&mut file, algorithm)
             .map_err(ContentError::io("read what was received of", &data_path))?;
-        Ok(Self {
-            content: content.clone(),
-            namespace: ns.clone(),
-            dir: dir.to_owned(),
-            file,
-            algorithm,
-            hasher,
-            offset_bytes,
-            is_transient: false,
-        })
+        let place = Place { content: content.clone(), dir: dir.to_owned(), is_transient: false };
+        Ok(Self { place, namespace: ns.clone(), file, algorithm, hasher, offset_bytes })
     }
 
     /// Makes it an ingest that nobody will resume: dropping it throws the bytes away.
     #[must_use]
     pub fn transient(mut self) -> Self {
-        self.is_transient = true;
+        self.place.is_transient = true;
         self
     }
 
@@ -115,7 +143,7 @@ impl Ingest {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
         self.file
             .write_all(bytes)
-            .map_err(ContentError::io("write the file", &self.dir.join("data")))?;
+            .map_err(ContentError::io("write the file", &self.place.data()))?;
         self.hasher.update(bytes);
         self.offset_bytes += bytes.len() as u64;
         Ok(())
@@ -126,7 +154,7 @@ impl Ingest {
     /// # Errors
     /// If the file cannot be opened.
     pub fn reader(&self) -> Result<File, ContentError> {
-        let path = self.dir.join("data");
+        let path = self.place.data();
         File::open(&path).map_err(ContentError::io("open the file", &path))
     }
 
@@ -135,7 +163,7 @@ impl Ingest {
     /// # Errors
     /// If the disk fails.
     pub fn restart(&mut self) -> Result<(), ContentError> {
-        let path = self.dir.join("data");
+        let path = self.place.data();
         self.file.set_len(0).map_err(ContentError::io("truncate the file", &path))?;
         self.file.rewind().map_err(ContentError::io("rewind the file", &path))?;
         self.hasher = Hasher::new(self.algorithm);
@@ -145,6 +173,8 @@ impl Ingest {
 
     /// Verifies size and digest, and makes the bytes a blob of the namespace: durable, named,
     /// entered with `labels`, kept by `lease`. Returns its digest.
+    ///
+    /// The entry outlives a power cut once a later change has that must; without it the bytes are debris.
     ///
     /// # Errors
     /// [`ContentError::Size`] and [`ContentError::Digest`] if the bytes are not what they should
@@ -156,33 +186,34 @@ impl Ingest {
         labels: &Labels,
         lease: Option<&str>,
     ) -> Result<Digest, ContentError> {
+        let file = self.file.try_clone();
+        let data = self.place.data();
+        let sealed = self.seal(size_bytes, digest)?;
+        file.and_then(|file| file.sync_data()).map_err(ContentError::io("sync the file", &data))?;
+        let (content, found) = (sealed.place.content.clone(), sealed.digest.clone());
+        content.enter(&mut [sealed], labels, lease)?;
+        Ok(found)
+    }
+
+    /// Verifies size and digest, and keeps the bytes for [`ContentStore::commit_all`].
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn seal(
+        self,
+        size_bytes: Option<u64>,
+        digest: Option<&Digest>,
+    ) -> Result<Sealed, ContentError> {
         let found = self.hasher.clone().finish();
         if let Err(error) = verify(self.offset_bytes, &found, size_bytes, digest) {
             self.discard()?;
             return Err(error);
         }
-        let data = self.dir.join("data");
         self.file
             .set_permissions(Permissions::from_mode(0o444))
-            .map_err(ContentError::io("protect the file", &data))?;
-        self.file.sync_all().map_err(ContentError::io("sync the file", &data))?;
-        let path = self.content.blob_path(&found);
-        self.content.database().transaction(Durability::PowerCut, |tx| {
-            fs::rename(&data, &path).map_err(ContentError::io("rename to", &path))?;
-            if let Some(parent) = path.parent() {
-                sync_dir(parent).map_err(ContentError::io("sync the directory", parent))?;
-            }
-            tx.enter_blob(&self.namespace, &found, self.offset_bytes, labels)?;
-            if let Some(lease) = lease {
-                tx.add_to_lease(&self.namespace, lease, &Resource::Blob(found.clone()))?;
-            }
-            Ok::<_, ContentError>(())
-        })?;
-        // The blob is in; what is left of the ingest is debris, which the collector finds too.
-        if let Err(error) = self.discard() {
-            tracing::warn!(%error, "an ingest's directory is left behind");
-        }
-        Ok(found)
+            .map_err(ContentError::io("protect the file", &self.place.data()))?;
+        let Self { place, namespace, offset_bytes, .. } = self;
+        Ok(Sealed { place, namespace, digest: found, size_bytes: offset_bytes })
     }
 
     /// Throws the ingest away.
@@ -190,17 +221,95 @@ impl Ingest {
     /// # Errors
     /// If the directory cannot be removed.
     pub fn discard(self) -> Result<(), ContentError> {
-        fs::remove_dir_all(&self.dir).map_err(ContentError::io("remove the directory", &self.dir))
+        let dir = &self.place.dir;
+        fs::remove_dir_all(dir).map_err(ContentError::io("remove the directory", dir))
     }
 }
 
-impl Drop for Ingest {
-    fn drop(&mut self) {
-        if self.is_transient && self.dir.exists() {
-            // What stays is debris, which the collector finds.
-            let _ = fs::remove_dir_all(&self.dir);
+impl Sealed {
+    /// Returns the digest of the bytes.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Returns how many bytes there are.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+impl ContentStore {
+    /// Makes received bytes blobs of their namespaces, as [`Ingest::commit`] does, with one wait for the
+    /// disk for all of them.
+    ///
+    /// # Errors
+    /// If the disk or the database fails; some of them may be in then.
+    pub fn commit_all(
+        &self,
+        mut sealed: Vec<Sealed>,
+        labels: &Labels,
+        lease: Option<&str>,
+    ) -> Result<(), ContentError> {
+        if sealed.is_empty() {
+            return Ok(());
         }
-        self.content.release(&self.dir);
+        let dir = self.ingest_dir();
+        File::open(&dir)
+            .and_then(|dir| Ok(rustix::fs::syncfs(dir)?))
+            .map_err(ContentError::io("sync the file system of", &dir))?;
+        sealed.chunks_mut(BATCH).try_for_each(|batch| self.enter(batch, labels, lease))
+    }
+
+    /// Gives synced bytes their names, and enters them.
+    fn enter(
+        &self,
+        batch: &mut [Sealed],
+        labels: &Labels,
+        lease: Option<&str>,
+    ) -> Result<(), ContentError> {
+        self.database().transaction(Durability::Crash, |tx| {
+            let mut parents = BTreeSet::new();
+            for sealed in batch.iter() {
+                let path = self.blob_path(&sealed.digest);
+                fs::rename(sealed.place.data(), &path)
+                    .map_err(ContentError::io("rename to", &path))?;
+                parents.extend(path.parent().map(Path::to_owned));
+            }
+            for parent in &parents {
+                sync_dir(parent).map_err(ContentError::io("sync the directory", parent))?;
+            }
+            for Sealed { namespace, digest, size_bytes, .. } in batch.iter() {
+                tx.enter_blob(namespace, digest, *size_bytes, labels)?;
+                if let Some(lease) = lease {
+                    tx.add_to_lease(namespace, lease, &Resource::Blob(digest.clone()))?;
+                }
+            }
+            Ok::<_, ContentError>(())
+        })?;
+        for sealed in batch {
+            // What is left of the ingest goes with it.
+            sealed.place.is_transient = true;
+        }
+        Ok(())
+    }
+
+    /// Removes an ingest that no writer has open; `false` if one has.
+    pub(crate) fn remove_ingest(&self, status: &IngestStatus) -> Result<bool, ContentError> {
+        if !self.claim(&status.dir) {
+            return Ok(false);
+        }
+        let removed = fs::remove_dir_all(&status.dir);
+        self.release(&status.dir);
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ContentError::Io {
+                operation: "remove the directory",
+                path: status.dir.clone(),
+                source: error,
+            }),
+            _ => Ok(true),
+        }
     }
 }
 
@@ -225,25 +334,6 @@ pub(super) fn list(content: &ContentStore) -> Result<Vec<IngestStatus>, ContentE
         });
     }
     Ok(found)
-}
-
-impl ContentStore {
-    /// Removes an ingest that no writer has open; `false` if one has.
-    pub(crate) fn remove_ingest(&self, status: &IngestStatus) -> Result<bool, ContentError> {
-        if !self.claim(&status.dir) {
-            return Ok(false);
-        }
-        let removed = fs::remove_dir_all(&status.dir);
-        self.release(&status.dir);
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ContentError::Io {
-                operation: "remove the directory",
-                path: status.dir.clone(),
-                source: error,
-            }),
-            _ => Ok(true),
-        }
-    }
 }
 
 fn verify(

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! A blob's way in: written and hashed at once, size and digest compared, synced, renamed into
-//! `blobs/`, its directory synced, entered in the database. Bytes with a wrong digest never get a
-//! name. Rename and entry happen under the database's write lock, as does the collector's removal,
+//! `blobs/`, its directory synced, entered in the database. The entry need not be durable itself: what
+//! names an image or a container is, and makes all entries before it so. Bytes with a wrong digest never get
+//! a name. Rename and entry happen under the database's write lock, as does the collector's removal,
 //! so that neither can come between the other's steps.
 
 mod error;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::ContentError;
-pub use ingest::{Ingest, IngestStatus};
+pub use ingest::{Ingest, IngestStatus, Sealed};
 
 use crate::metadata::{Database, Durability};
 use crate::store::sync_dir;
@@ -206,7 +207,7 @@ impl ContentStore {
         labels: &Labels,
         lease: Option<&str>,
     ) -> Result<bool, ContentError> {
-        self.shared.database.transaction(Durability::PowerCut, |tx| {
+        self.shared.database.transaction(Durability::Crash, |tx| {
             let Some(size_bytes) = tx.blob_size(digest)? else { return Ok(false) };
             if !self.blob_path(digest).exists() {
                 return Ok(false);

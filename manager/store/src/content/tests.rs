@@ -170,3 +170,39 @@ fn sha512_content_is_kept_apart_and_verified() {
     assert_eq!(content.read_blob(&fixture.ns, &digest, 1).unwrap(), b"x");
     assert!(content.blob_path(&digest).starts_with(content.dir().join("blobs/sha512")));
 }
+
+#[test]
+fn many_blobs_are_entered_at_once_and_none_before() {
+    let fixture = Fixture::new();
+    let content = fixture.store.content();
+    let texts: Vec<String> = (0..300).map(|number| number.to_string()).collect();
+    let sealed: Vec<Sealed> = texts
+        .iter()
+        .map(|text| {
+            let mut ingest = fixture.ingest(text).transient();
+            ingest.write(text.as_bytes()).unwrap();
+            ingest.seal(None, Some(&Digest::sha256(text.as_bytes()))).unwrap()
+        })
+        .collect();
+    let before = fixture.blob_files();
+
+    content.commit_all(sealed, &Labels::new(), None).unwrap();
+
+    assert_eq!((before, fixture.blob_files(), fixture.ingest_dirs()), (0, 300, 0));
+    for text in &texts {
+        let digest = Digest::sha256(text.as_bytes());
+        assert_eq!(content.read_blob(&fixture.ns, &digest, 9).unwrap(), text.as_bytes());
+    }
+}
+
+#[test]
+fn what_was_sealed_and_not_entered_goes_on_as_an_ingest() {
+    let fixture = Fixture::new();
+    let mut ingest = fixture.ingest("r");
+    ingest.write(b"hello").unwrap();
+
+    drop(ingest.seal(Some(5), None).unwrap());
+
+    assert_eq!(fixture.ingest("r").offset_bytes(), 5);
+    assert_eq!(fixture.blob_files(), 0);
+}

@@ -11,7 +11,7 @@ use tonic::{Response, Status};
 use super::super::Answers;
 use super::reports::{self, layer_to_pb};
 use crate::convert;
-use crate::status::to_status;
+use crate::status::{invalid, to_status};
 
 /// Serves one call. The push is called off when the client goes away.
 pub(super) fn push(
@@ -19,10 +19,16 @@ pub(super) fn push(
     images: &Images,
     request: pb::PushImageRequest,
 ) -> Result<Response<Answers<pb::PushImageResponse>>, Status> {
-    let reference = Reference::parse(&request.reference).map_err(|error| to_status(&error))?;
+    let meanings = images.meanings(&request.reference).map_err(|error| to_status(&error))?;
+    // Of several meanings, the one that is here.
+    let is_here = |meaning: &&Reference| images.resolve(&meaning.to_string(), None).is_ok();
+    let Some(reference) = meanings.iter().find(is_here).or(meanings.first()).cloned() else {
+        return Err(invalid("reference", "it means nothing"));
+    };
     let push = PushRequest {
         reference: reference.clone(),
         platform: request.platform.as_ref().map(convert::platform_from_pb),
+        referrers: request.referrers,
         credentials: request.auth.and_then(convert::credentials_from_pb),
     };
     let (engine, images) = (engine.clone(), images.clone());

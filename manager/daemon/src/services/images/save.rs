@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use keg_image::Images;
+use keg_image::{Images, SaveRequest};
 use keg_proto::keg::v1 as pb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,12 +26,16 @@ pub(super) fn save(
     if request.images.is_empty() {
         return Err(invalid("images", "no image is named"));
     }
-    let platform = request.platform.as_ref().map(convert::platform_from_pb);
+    let request = SaveRequest {
+        platform: request.platform.as_ref().map(convert::platform_from_pb),
+        referrers: request.referrers,
+        images: request.images,
+    };
     let images = images.clone();
     let (pieces, receiver) = mpsc::channel(QUEUE_LENGTH);
     tokio::task::spawn_blocking(move || {
         let output = Pieces { pieces: pieces.clone(), piece: Vec::with_capacity(PIECE_BYTES) };
-        if let Err(error) = images.save(&request.images, platform.as_ref(), output) {
+        if let Err(error) = images.save(&request, output) {
             // A client that is gone need not be told.
             let _ = pieces.blocking_send(Err(to_status(&error)));
         }
