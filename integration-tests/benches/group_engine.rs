@@ -352,7 +352,7 @@ fn proportional_set_kib(pid: Pid) -> Option<f64> {
 }
 
 /// Runs a client to its end, and waits for what goes on behind it.
-fn settled(command: &Command) -> anyhow::Result<Sample> {
+pub(crate) fn settled(command: &Command) -> anyhow::Result<Sample> {
     let before = machine_cpu()?;
     let sample = runner::measure(command, None)?;
     std::thread::sleep(SETTLE);
@@ -376,7 +376,7 @@ fn keg() -> (Daemon, String) {
     (daemon.logging("info"), image)
 }
 
-fn rootfs_archive(scratch: &Scratch) -> anyhow::Result<PathBuf> {
+pub(crate) fn rootfs_archive(scratch: &Scratch) -> anyhow::Result<PathBuf> {
     let root = scratch.directory("rootfs");
     keg_fixtures::bundle::fill_rootfs(&root);
     let archive = scratch.join("rootfs.tar");

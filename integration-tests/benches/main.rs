@@ -8,6 +8,7 @@
 //! run of each side, in an order drawn anew. A result that is kept is committed as JSON under
 //! `results/`; README's tables and charts are drawn from it (`draw`), never written by hand.
 
+mod group_build;
 mod group_engine;
 mod group_images;
 mod group_network;
@@ -28,6 +29,7 @@ usage: cargo bench -p keg-integration-tests -- GROUP [--rounds N] [--keep]
        cargo bench -p keg-integration-tests -- draw
 
 groups:
+  build      nothing changed, a late change, many steps, many files: keg, docker (two builders), buildah
   images     pull, load, save, push, removal, collection: keg, docker, podman, ctr, skopeo, a floor
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
   engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
@@ -72,6 +74,7 @@ fn bench(args: &[String]) -> anyhow::Result<()> {
     }
     let result = match group {
         None | Some("runtime") => group_runtime::measure(rounds)?,
+        Some("build") => group_build::measure(rounds)?,
         Some("engine") => group_engine::measure(rounds)?,
         Some("network") => group_network::measure(rounds)?,
         Some("images") => group_images::measure(rounds)?,

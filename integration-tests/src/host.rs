@@ -266,6 +266,40 @@ pub mod needs {
         program("umoci")
     }
 
+    /// Asks for an SSH agent, and what fills it.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn ssh_agent() -> Result<(), Missing> {
+        ["ssh-agent", "ssh-add", "ssh-keygen"].iter().try_for_each(|name| program(name))
+    }
+
+    /// Asks for git.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn git() -> Result<(), Missing> {
+        program("git")
+    }
+
+    /// Asks for buildah.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn buildah() -> Result<(), Missing> {
+        program("buildah")
+    }
+
+    /// Asks for a Debian to build images on.
+    ///
+    /// # Errors
+    /// It was not made before, and Debian's archive cannot be reached.
+    pub fn debian_base() -> Result<(), Missing> {
+        let made = program("mmdebstrap").map(|()| crate::debian::base())?;
+        let problem = made.as_ref().err().cloned().unwrap_or_default();
+        machine(made.is_ok(), &format!("a Debian made by mmdebstrap ({})", problem.trim()))
+    }
+
     /// Asks for openssl, which makes certificates.
     ///
     /// # Errors

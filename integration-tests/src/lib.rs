@@ -13,14 +13,17 @@
 //! Machine          a network namespace: a host, or another machine beside it
 //! Terminal         a pseudo-terminal: type, expect, resize
 //! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
+//! Buildah          Debian's buildah on private directories
 //! Containerd, Dockerd   Debian's daemons on private directories, with our programs in them
 //! ```
 //!
 //! Invariants: no fixture sleeps (they wait for conditions, with deadlines), none looks at anything
 //! outside its own directories, and a `Drop` that finds something left behind fails the test.
 
+pub mod buildah;
 pub mod bundle;
 pub mod daemon;
+pub mod debian;
 pub mod host;
 pub mod image;
 pub mod machine;
@@ -41,6 +44,7 @@ pub mod wait;
 #[allow(unsafe_code, reason = "system calls that neither nix nor rustix wraps")]
 pub mod sys;
 
+pub use buildah::Buildah;
 pub use bundle::Bundle;
 pub use daemon::Daemon;
 pub use host::Host;

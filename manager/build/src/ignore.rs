@@ -273,16 +273,18 @@ impl Ignore {
     }
 }
 
-/// Takes `.`, `..` and needless slashes out of a pattern, as Go's `filepath.Clean` does.
+/// Takes `.`, `..` and needless slashes out of a pattern, as Go's `filepath.Clean` does: what leads
+/// above the root stays so, and matches nothing.
 fn clean(pattern: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for component in pattern.split('/') {
-        match component {
-            "" | "." => {}
-            ".." => {
+        match (component, kept.last()) {
+            ("" | ".", _) => {}
+            ("..", Some(last)) if *last != ".." => {
                 kept.pop();
             }
-            other => kept.push(other),
+            ("..", None) if pattern.starts_with('/') => {}
+            (other, _) => kept.push(other),
         }
     }
     kept.join("/")
@@ -318,6 +320,9 @@ mod tests {
             ("*/x", "a/x/y", true),
             ("./a/../b", "b", true),
             (".", "a", false),
+            ("../a", "a", false),
+            ("/../a", "a", true),
+            ("b/../../a", "a", false),
         ];
         for (pattern, path, expected) in table {
             let ignore = Ignore::parse(pattern).unwrap();

@@ -16,6 +16,9 @@ use crate::layers::Files;
 use crate::sources::{Files as SourceFiles, Item, ItemKind, Origin, Source};
 use crate::tree::Tree;
 
+/// The build argument by which a repository that is the context keeps its history (BuildKit's).
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
 /// A git repository as an address names it: `URL#REF:DIRECTORY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GitAddress {
@@ -39,9 +42,8 @@ pub(crate) fn git_address(text: &str) -> Option<GitAddress> {
         || address.starts_with("ssh://")
         || (address.starts_with("git@") && address.contains(':'))
         || address.starts_with("github.com/")
-        || ((address.starts_with("http://")
-            || address.starts_with("https://")
-            || address.starts_with("file://"))
+        // Not file://, which would be a repository of the daemon's machine.
+        || ((address.starts_with("http://") || address.starts_with("https://"))
             && address.ends_with(".git"));
     if !is_git {
         return None;
@@ -62,13 +64,13 @@ pub(crate) fn git_address(text: &str) -> Option<GitAddress> {
 }
 
 impl Build {
-    /// Fetches what an `ADD` names.
+    /// Fetches what an `ADD` names. `names_a_file`: the destination says what a file is called.
     pub(crate) async fn fetch_source(
         self: &Arc<Self>,
         url: &str,
         checksum: Option<&str>,
-        keep_git_dir: bool,
-        unpack: Option<bool>,
+        (keep_git_dir, unpack): (bool, Option<bool>),
+        names_a_file: bool,
     ) -> Result<Vec<Source>, BuildError> {
         if let Some(address) = git_address(url) {
             let (tree, commit) = self.checkout(&address, keep_git_dir).await?;
@@ -83,7 +85,7 @@ impl Build {
             let files = SourceFiles::Tree(tree, Arc::default());
             return Ok(vec![files.select("", &Arc::default(), true).await?]);
         }
-        let digest = self.download(url).await?;
+        let Download { digest, modified_nsec } = self.download(url).await?;
         if let Some(wanted) = checksum
             && digest.as_str() != wanted
         {
@@ -93,15 +95,16 @@ impl Build {
         let (address, found) = (url.to_owned(), digest.to_string());
         self.inputs.note_material(Material::Address { url: address, digest: found });
         let path = self.shared.content.path(digest.hex());
-        let name = url
-            .split(['?', '#'])
-            .next()
-            .and_then(|path| path.rsplit('/').next())
-            .filter(|name| !name.is_empty())
-            .ok_or_else(|| BuildError::Malformed {
-                problem: format!("{url} names no file: the address must end with a name"),
-            })?;
-        let source = Source::stored(name, path, digest.hex(), 0);
+        let source = match file_name(url) {
+            Some(name) => Source::stored(name, path, digest.hex(), modified_nsec),
+            None if names_a_file => Source::stored("", path, digest.hex(), modified_nsec),
+            None => {
+                let problem = format!(
+                    "{url} names no file: end the address or the destination with a file's name"
+                );
+                return Err(BuildError::Malformed { problem });
+            }
+        };
         if unpack == Some(true) {
             return Ok(vec![self.unpack_if_archive(source).await?]);
         }
@@ -109,7 +112,7 @@ impl Build {
     }
 
     /// Downloads a file into the builder's store.
-    async fn download(&self, url: &str) -> Result<Digest, BuildError> {
+    async fn download(&self, url: &str) -> Result<Download, BuildError> {
         let failed = |source| BuildError::Fetch { url: url.to_owned(), source };
         let client = reqwest::Client::builder()
             .user_agent(concat!("keg/", env!("CARGO_PKG_VERSION")))
@@ -121,6 +124,8 @@ impl Build {
             let status = response.status().as_u16();
             return Err(failed(FetchError::Status { status }));
         }
+        let modified = response.headers().get(reqwest::header::LAST_MODIFIED);
+        let modified_nsec = modified.and_then(|date| date.to_str().ok()).map_or(0, date_nsec);
         let mut writer =
             self.shared.content.writer().map_err(|error| failed(FetchError::Store(error)))?;
         let mut body = response.bytes_stream();
@@ -128,7 +133,8 @@ impl Build {
             let piece = piece.map_err(|error| failed(FetchError::Http(error)))?;
             writer.write_all(&piece).map_err(|error| failed(FetchError::Store(error)))?;
         }
-        writer.finish().map_err(|error| failed(FetchError::Store(error)))
+        let digest = writer.finish().map_err(|error| failed(FetchError::Store(error)))?;
+        Ok(Download { digest, modified_nsec })
     }
 
     /// Checks a repository out; returns its files and its commit.
@@ -147,7 +153,8 @@ impl Build {
             command
                 .arg("-C")
                 .arg(dir.path())
-                .args(["-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"])
+                .args(["-c", "protocol.ext.allow=never", "-c", "protocol.file.allow=never"])
+                .args(["-c", "advice.detachedHead=false"])
                 .args(args)
                 .env("GIT_TERMINAL_PROMPT", "0")
                 .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -161,12 +168,16 @@ impl Build {
             let problem = format!("{wanted:?} is no branch, tag or commit");
             return Err(BuildError::Malformed { problem });
         }
-        // A commit that is no tip of a branch needs all of them.
+        // A commit that is no tip of a branch needs all of them, and so do servers that only serve
+        // files.
         let shallow = git(&["fetch", "-q", "--depth=1", "origin", wanted]).await;
-        let head = match shallow {
-            Ok(_) => "FETCH_HEAD",
-            Err(error) if address.reference.is_none() => return Err(error),
-            Err(_) => {
+        let head = match (shallow, &address.reference) {
+            (Ok(_), _) => "FETCH_HEAD",
+            (Err(_), None) => {
+                git(&["fetch", "-q", "origin", wanted]).await?;
+                "FETCH_HEAD"
+            }
+            (Err(_), Some(_)) => {
                 git(&["fetch", "-q", "--tags", "origin"]).await?;
                 wanted
             }
@@ -234,12 +245,14 @@ impl Build {
     pub(crate) async fn remote_context(&self, url: &str) -> Result<SourceFiles, BuildError> {
         let step = self.progress.step(format!("[internal] load remote build context {url}"));
         let files = if let Some(address) = git_address(url) {
-            let (tree, commit) = self.checkout(&address, false).await?;
+            let keeps_git_dir = self.request.build_args.get(KEEP_GIT_DIR);
+            let keeps_git_dir = keeps_git_dir.is_some_and(|value| matches!(&**value, "1" | "true"));
+            let (tree, commit) = self.checkout(&address, keeps_git_dir).await?;
             let (url, digest) = (url.to_owned(), commit.clone());
             self.inputs.note_material(Material::Address { url, digest });
-            SourceFiles::Tree(Arc::clone(&tree), Arc::new(ignore_of(&tree)?))
+            SourceFiles::Tree(Arc::clone(&tree), Arc::new(self.ignore_of(&tree)?))
         } else {
-            let digest = self.download(url).await?;
+            let digest = self.download(url).await?.digest;
             let (address, found) = (url.to_owned(), digest.to_string());
             self.inputs.note_material(Material::Address { url: address, digest: found });
             self.unpacked_context(&digest).await?
@@ -278,9 +291,23 @@ impl Build {
             .map_err(BuildError::io("keep the Dockerfile"))?;
         }
         let tree = Arc::new(Tree::directory(dir.path())?);
-        let ignore = ignore_of(&tree)?;
+        let ignore = self.ignore_of(&tree)?;
         self.keep_directory(dir);
         Ok(SourceFiles::Tree(tree, Arc::new(ignore)))
+    }
+
+    /// Reads the patterns in a context that is here: the Dockerfile's own, else those for all.
+    fn ignore_of(&self, tree: &Tree) -> Result<Ignore, BuildError> {
+        let limit_bytes = crate::dockerfile::MAX_BYTES as u64;
+        let own = format!("{}.dockerignore", self.request.dockerfile_name);
+        for name in [own.as_str(), ".dockerignore"] {
+            let text = tree.read(name, limit_bytes);
+            if let Some(text) = text.map_err(BuildError::io("read the .dockerignore"))? {
+                return Ignore::parse(&String::from_utf8_lossy(&text))
+                    .map_err(|source| BuildError::Ignore { source });
+            }
+        }
+        Ok(Ignore::default())
     }
 
     /// Unpacks a source that is an archive of a kind that `ADD` knows.
@@ -313,13 +340,27 @@ impl Build {
     }
 }
 
-fn ignore_of(tree: &Tree) -> Result<Ignore, BuildError> {
-    let limit = crate::dockerfile::MAX_BYTES as u64;
-    let text = tree
-        .read(".dockerignore", limit)
-        .map_err(BuildError::io("read the .dockerignore"))?
-        .unwrap_or_default();
-    Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|source| BuildError::Ignore { source })
+/// What a URL gave.
+struct Download {
+    digest: Digest,
+    /// `Last-Modified`, nanoseconds since 1970; 0 if the server does not say.
+    modified_nsec: i64,
+}
+
+/// Returns the name of the file that a URL stands for.
+fn file_name(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let path = rest.split(['?', '#']).next()?;
+    let (_, name) = path.rsplit_once('/')?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Reads a date as HTTP has it.
+fn date_nsec(text: &str) -> i64 {
+    jiff::fmt::rfc2822::parse(text.trim())
+        .ok()
+        .and_then(|date| i64::try_from(date.timestamp().as_nanosecond()).ok())
+        .unwrap_or(0)
 }
 
 /// Runs a program that fetches something; returns what it printed.
@@ -366,6 +407,16 @@ mod tests {
             Some(("https://github.com/a/b".into(), None, String::new()))
         );
         assert_eq!(address("https://example.org/a.tar.gz"), None);
+        assert_eq!(address("file:///srv/private.git"), None);
         assert!(is_remote("http://example.org/x") && !is_remote("src/x.git"));
+    }
+
+    #[test]
+    fn a_file_is_called_as_its_address_ends() {
+        assert_eq!(file_name("http://example.org/dir/a.txt?version=1#x"), Some("a.txt"));
+        assert_eq!(file_name("http://example.org/"), None);
+        assert_eq!(file_name("http://example.org"), None);
+        assert_eq!(date_nsec("Wed, 21 Oct 2015 07:28:00 GMT"), 1_445_412_480_000_000_000);
+        assert_eq!(date_nsec("yesterday"), 0);
     }
 }

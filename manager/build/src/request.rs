@@ -62,8 +62,8 @@ pub struct BuildRequest {
     pub platforms: Vec<Platform>,
     /// Network of steps that ask for none.
     pub network: Network,
-    /// Further entries of `/etc/hosts`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// Further entries of `/etc/hosts`; `None`: the host's address, as the step sees it.
+    pub extra_hosts: Vec<(String, Option<IpAddr>)>,
     /// Bytes of `/dev/shm`.
     pub shm_size_bytes: Option<u64>,
     /// Limits of setrlimit(2).

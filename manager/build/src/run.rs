@@ -34,6 +34,8 @@ use crate::tree::{Tree, TreeError};
 const OUTPUT_PIECES: usize = 64;
 /// What a step sees as its host's name; BuildKit's.
 const HOSTNAME: &str = "buildkitsandbox";
+/// The build argument that gives it another.
+const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 
 /// What a step is to run, and with what.
 pub(crate) struct Job {
@@ -122,6 +124,7 @@ impl Stage {
             "insecure": run.security == Security::Insecure,
             "mounts": mount_keys,
             "epoch": self.build.epoch_secs,
+            "surroundings": self.surroundings(),
         }));
         let _turn = self.build.shared.locks.lock(&key).await;
         if let Some(result) = self.find(&key).await? {
@@ -137,6 +140,18 @@ impl Stage {
         step.done();
         self.accept(result, created_by);
         Ok(())
+    }
+
+    /// What the client has said of all steps and they can see; nothing, if it has said nothing.
+    fn surroundings(&self) -> serde_json::Value {
+        let request = &self.build.request;
+        let limits: Vec<_> =
+            request.ulimits.iter().map(|limit| json!([limit.name, limit.soft, limit.hard])).collect();
+        json!([request.extra_hosts, request.shm_size_bytes, limits, self.hostname()])
+    }
+
+    fn hostname(&self) -> &str {
+        self.build.request.build_args.get(HOSTNAME_ARG).map_or(HOSTNAME, String::as_str)
     }
 
     fn check_allowed(&self, run: &Run, network: Network) -> Result<(), BuildError> {
@@ -284,7 +299,7 @@ impl Stage {
             mounts: prepared.engine_mounts(),
             network: network_mode(network, &shared),
             privileged: is_insecure,
-            hostname: HOSTNAME.to_owned(),
+            hostname: self.hostname().to_owned(),
             extra_hosts: self.build.request.extra_hosts.clone(),
             shm_size_bytes: self.build.request.shm_size_bytes,
             ulimits: self.build.request.ulimits.clone(),

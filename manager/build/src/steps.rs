@@ -153,12 +153,14 @@ impl Stage {
                 problem: "--checksum is for a single source that is fetched".to_owned(),
             });
         }
+        let how = (add.keep_git_dir, add.unpack);
+        let names_a_file = !destination.ends_with('/') && sources.len() == 1;
         let mut collected = Vec::new();
         for source in &sources {
             if crate::remote::is_remote(source) {
                 let fetched = self
                     .build
-                    .fetch_source(source, checksum.as_deref(), add.keep_git_dir, add.unpack)
+                    .fetch_source(source, checksum.as_deref(), how, names_a_file)
                     .await?;
                 collected.extend(fetched);
                 continue;

@@ -66,8 +66,8 @@ pub struct StepPlan {
     pub privileged: bool,
     /// Host name.
     pub hostname: String,
-    /// Further entries of `/etc/hosts`.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    /// Further entries of `/etc/hosts`; `None`: the host's address, as the step sees it.
+    pub extra_hosts: Vec<(String, Option<IpAddr>)>,
     /// Bytes of `/dev/shm`; `None`: the default.
     pub shm_size_bytes: Option<u64>,
     /// Limits of setrlimit(2).
@@ -276,7 +276,7 @@ fn record(plan: &StepPlan, id: ContainerId) -> Result<Record, EngineError> {
     let extra_hosts = plan
         .extra_hosts
         .iter()
-        .map(|(name, address)| ExtraHost { name: name.clone(), address: Some(*address) });
+        .map(|(name, address)| ExtraHost { name: name.clone(), address: *address });
     let host = HostConfig {
         networks,
         extra_hosts: extra_hosts.collect(),

@@ -29,6 +29,7 @@
 //! | `drink HOST:PORT MIB` | reads MIB mebibytes, prints how many microseconds that took |
 //! | `knock HOST:PORT TIMES` | asks a server TIMES times, prints how many microseconds that took |
 //! | `ask-names NAME TIMES` | asks the resolver TIMES times, prints how many microseconds that took |
+//! | `ssh-keys SOCKET` | asks an SSH agent for its keys, prints their comments, a line each |
 //! | `burn MILLIS` | uses processor time for MILLIS of wall time, prints how many it got |
 
 mod actions;
@@ -73,6 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "serve" => {
             network::serve(u16::try_from(number(0)?)?, arguments.get(1).context("text?")?)?;
         }
+        "ssh-keys" => network::ssh_keys(arguments.first().context("socket?")?)?,
         "ask" => {
             let udp = arguments.get(1).is_some_and(|word| word == "udp");
             network::ask(arguments.first().context("address?")?, udp)?;

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{
     IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket,
 };
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,4 +149,32 @@ pub(crate) fn ask_names(name: &str, times: u64) -> anyhow::Result<()> {
     }
     println!("{}", begin.elapsed().as_micros());
     Ok(())
+}
+
+/// Asks an SSH agent for its keys (draft-miller-ssh-agent, 4.4), and prints their comments.
+pub(crate) fn ssh_keys(socket: &str) -> anyhow::Result<()> {
+    const REQUEST_IDENTITIES: u8 = 11;
+    let mut agent = UnixStream::connect(socket).with_context(|| format!("connect to {socket}"))?;
+    agent.write_all(&[0, 0, 0, 1, REQUEST_IDENTITIES])?;
+    let mut answer = vec![0; usize::try_from(number(&mut agent)?)?];
+    agent.read_exact(&mut answer)?;
+    // What follows the kind of the answer: how many, then a key and a comment for each.
+    let mut rest = answer.get(1..).context("an empty answer")?;
+    for _ in 0..number(&mut rest)? {
+        let _key = text(&mut rest)?;
+        println!("{}", String::from_utf8_lossy(&text(&mut rest)?));
+    }
+    Ok(())
+}
+
+fn number(from: &mut impl std::io::Read) -> anyhow::Result<u32> {
+    let mut octets = [0; 4];
+    from.read_exact(&mut octets)?;
+    Ok(u32::from_be_bytes(octets))
+}
+
+fn text(from: &mut impl std::io::Read) -> anyhow::Result<Vec<u8>> {
+    let mut octets = vec![0; usize::try_from(number(from)?)?];
+    from.read_exact(&mut octets)?;
+    Ok(octets)
 }

@@ -3,11 +3,19 @@
 mod attest;
 mod cache;
 mod check;
+mod copying;
+mod dockerfiles;
+mod flags;
 mod full;
+mod ignoring;
+mod killed;
 mod language;
+mod mounts;
 mod platforms;
 mod secrets;
 mod shell;
+mod sources;
+mod syntax;
 mod travel;
 
 use std::path::PathBuf;

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use keg_fixtures::requires;
+use keg_fixtures::wait::PATIENCE;
+use keg_fixtures::{requires, wait_until};
 
 use super::Project;
 
@@ -22,6 +23,9 @@ fn holders(directory: &Path, text: &str) -> Vec<String> {
             let bytes = fs::read(&path).unwrap_or_default();
             let mut unpacked = Vec::new();
             let _ = flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked);
+            if let Ok(mut decoder) = zstd::stream::read::Decoder::new(&bytes[..]) {
+                let _ = decoder.read_to_end(&mut unpacked);
+            }
             let holds =
                 |bytes: &[u8]| bytes.windows(text.len()).any(|part| part == text.as_bytes());
             if holds(&bytes) || holds(&unpacked) {
@@ -53,6 +57,10 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     assert_eq!(project.run("cat /mode /gone; ls /run 2>/dev/null || true"), "400 0\ngone\n");
     assert!(!built.stderr.contains(SECRET));
     assert!(!project.daemon.log().contains(SECRET));
+    for told in [&["history", "--no-trunc", "built"][..], &["inspect", "built"], &["builder", "du"]] {
+        let told = project.daemon.keg(told).success().stdout;
+        assert!(!told.contains(SECRET), "{told}");
+    }
     for place in [project.daemon.root(), project.daemon.state()] {
         assert_eq!(holders(&place, SECRET), Vec::<String>::new());
     }
@@ -64,6 +72,50 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     project.write("Dockerfile", "FROM BASE\nRUN --mount=type=secret,id=other,required=true true\n");
     let refused = project.build(&["--secret", &flag]);
     assert!(refused.stderr.contains("--secret id=other"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_searches_for_a_secret_finds_one_in_a_layer() {
+    requires!(root);
+    let line = format!("FROM BASE\nRUN echo {SECRET} > /leaked\n");
+    let project = Project::new(&[("Dockerfile", &line)]);
+
+    let _ = project.build(&[]).success();
+
+    let found = holders(&project.daemon.root(), SECRET);
+    let is_in = |part: &str| found.iter().any(|path| path.contains(part));
+    assert!(is_in("/content/blobs/") && is_in("/snapshots/"), "{found:?}");
+}
+
+#[test]
+fn a_step_that_fails_or_is_killed_leaves_no_secret_either() {
+    requires!(root);
+    let step = "RUN --mount=type=secret,id=token cp /run/secrets/token /copy";
+    let project = Project::new(&[("Dockerfile", &format!("FROM BASE\n{step}; exit 3\n"))]);
+    let file = project.scratch.path().join("token");
+    fs::write(&file, SECRET).unwrap();
+    let flag = format!("id=token,src={}", file.display());
+
+    let failed = project.build(&["--secret", &flag]);
+    assert!(failed.stderr.contains("exit code 3"), "{}", failed.stderr);
+    let _ = project.daemon.keg(["builder", "prune", "--all"]).success();
+    assert_eq!(holders(&project.daemon.root(), SECRET), Vec::<String>::new());
+
+    project.write("Dockerfile", &format!("FROM BASE\n{step}; echo copied; sleep 1000\n"));
+    let context = project.path("");
+    let mut client = project
+        .daemon
+        .keg_command(["build", "--secret", &flag, context.to_str().unwrap()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = project.daemon.state();
+    wait_until("the step has the secret", PATIENCE, || !holders(&state, SECRET).is_empty());
+    client.kill().unwrap();
+    client.wait().unwrap();
+    wait_until("the secret is gone", PATIENCE, || holders(&state, SECRET).is_empty());
+    let _ = project.daemon.keg(["builder", "prune", "--all"]).success();
+    wait_until("its copy is gone", PATIENCE, || holders(&project.daemon.root(), SECRET).is_empty());
 }
 
 #[test]

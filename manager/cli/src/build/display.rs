@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use keg_proto::keg::v1::build_response::Event;
 use keg_proto::keg::v1::{BuildFailure, BuildLog, BuildStep, BuildStepState, BuildWarning};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Lines of a step's output that are kept for the report of its failure.
 const KEPT_LINES: usize = 40;
@@ -55,6 +57,8 @@ pub(crate) struct Display {
     last_shown: Option<u32>,
     failed: Option<u32>,
     warnings: Vec<BuildWarning>,
+    /// When steps that run began, for [`Style::Json`].
+    started: HashMap<u32, Value>,
     /// Lines of the terminal that change.
     live_lines: usize,
 }
@@ -67,6 +71,7 @@ impl Display {
             last_shown: None,
             failed: None,
             warnings: Vec::new(),
+            started: HashMap::new(),
             live_lines: 0,
         }
     }
@@ -74,6 +79,7 @@ impl Display {
     /// Takes what the daemon tells.
     pub(crate) fn tell(&mut self, event: &Event) {
         let text = match (self.style, event) {
+            (Style::Json, Event::Step(step)) => self.step_as_json(step),
             (Style::Json, event) => as_json(event),
             (_, Event::Step(step)) => self.step(step),
             (_, Event::Log(log)) => self.log(log),
@@ -197,6 +203,27 @@ impl Display {
         }
         let _ = writeln!(text, "--------------------");
         put(&text);
+    }
+
+    /// A step as BuildKit's rawjson has it: once when it begins, once when it has ended.
+    fn step_as_json(&mut self, step: &BuildStep) -> String {
+        let at = time(step.at.as_ref());
+        let mut fields = json!({"digest": vertex(step.id), "name": step.name});
+        let state = step.state();
+        if state == BuildStepState::Started {
+            self.started.insert(step.id, at.clone());
+            fields["started"] = at;
+        } else {
+            fields["started"] = self.started.remove(&step.id).unwrap_or_default();
+            fields["completed"] = at;
+            fields["cached"] = json!(state == BuildStepState::Cached);
+            if state == BuildStepState::Canceled {
+                fields["error"] = json!("canceled");
+            } else if !step.error.is_empty() {
+                fields["error"] = json!(step.error);
+            }
+        }
+        format!("{}\n", json!({"vertexes": [fields]}))
     }
 
     fn step(&mut self, message: &BuildStep) -> String {
@@ -366,28 +393,34 @@ fn put(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// A message in the form of BuildKit's rawjson.
+/// A message in the form of BuildKit's rawjson: what buildx prints and other programs read.
 fn as_json(event: &Event) -> String {
     let value = match event {
-        Event::Step(step) => json!({"vertexes": [{
-            "id": step.id, "name": step.name, "error": step.error,
-            "cached": step.state() == BuildStepState::Cached,
-            "state": step.state().as_str_name().trim_start_matches("BUILD_STEP_STATE_"),
-        }]}),
         Event::Log(log) => json!({"logs": [{
-            "vertex": log.step, "stream": if log.is_stderr { 2 } else { 1 },
-            "data": String::from_utf8_lossy(&log.data),
+            "vertex": vertex(log.step), "stream": if log.is_stderr { 2 } else { 1 },
+            "data": STANDARD.encode(&log.data), "timestamp": time(log.at.as_ref()),
         }]}),
         Event::Status(status) => json!({"statuses": [{
-            "vertex": status.step, "id": status.name, "current": status.current,
-            "total": status.total, "done": status.is_done,
+            "vertex": vertex(status.step), "id": status.name, "name": status.name,
+            "current": status.current, "total": status.total, "done": status.is_done,
         }]}),
         Event::Warning(warning) => json!({"warnings": [{
-            "line": warning.line, "check": warning.check, "short": warning.message,
+            "short": STANDARD.encode(&warning.message), "check": warning.check,
+            "range": [{"start": {"line": warning.line}, "end": {"line": warning.line}}],
         }]}),
         _ => return String::new(),
     };
     format!("{value}\n")
+}
+
+/// A step's number in the form of a digest, which is how BuildKit names steps.
+fn vertex(step: u32) -> String {
+    format!("sha256:{step:064x}")
+}
+
+fn time(at: Option<&prost_types::Timestamp>) -> Value {
+    let at = at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok());
+    at.map_or(Value::Null, |at| json!(at.to_string()))
 }
 
 #[cfg(test)]

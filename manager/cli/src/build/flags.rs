@@ -32,9 +32,14 @@ pub(crate) enum Secret {
     Variable(String),
 }
 
-/// Splits `a=b,c=d`.
+/// Splits `a=b,c=d`; a quoted part, `"a=b,c"`, is one.
 fn fields(text: &str) -> Vec<(String, String)> {
-    text.split(',')
+    let mut is_quoted = false;
+    text.split(|letter| {
+        is_quoted ^= letter == '"';
+        letter == ',' && !is_quoted
+    })
+        .map(|part| part.replace('"', ""))
         .filter(|part| !part.is_empty())
         .map(|part| match part.split_once('=') {
             Some((key, value)) => (key.trim().to_ascii_lowercase(), value.to_owned()),
@@ -101,7 +106,7 @@ pub(crate) struct Output {
     pub(crate) no_image: bool,
 }
 
-/// Reads `DIRECTORY`, `-`, or `type=local|tar|oci|docker|image|registry[,dest=…][,name=…]`.
+/// Reads `DIRECTORY`, `-`, or `type=local|tar|oci|docker|image|registry|cacheonly[,dest=…][,name=…]`.
 pub(crate) fn output(text: &str) -> Result<Output, FlagError> {
     if text == "-" {
         return Ok(files(Destination::Stdout));
@@ -109,44 +114,83 @@ pub(crate) fn output(text: &str) -> Result<Output, FlagError> {
     if !text.contains('=') {
         return Ok(files(Destination::Directory(text.into())));
     }
-    let (mut kind, mut destination, mut names, mut pushes) = (None, None, Vec::new(), false);
-    for (key, value) in fields(text) {
-        match key.as_str() {
-            "type" => kind = Some(value),
-            "dest" => destination = Some(value),
-            "name" => names.push(value),
-            "push" => pushes = matches!(value.as_str(), "" | "true" | "1"),
-            other => return Err(error("output", text, format!("there is no field {other:?}"))),
-        }
-    }
-    let needed = || destination.clone().ok_or_else(|| error("output", text, "it needs dest=PATH"));
+    let fields = OutputFields::read(text)?;
+    let needed = || {
+        let destination = fields.destination.clone();
+        destination.ok_or_else(|| error("output", text, "it needs dest=PATH"))
+    };
     let to_file = |path: String| match path.as_str() {
         "-" => Destination::Stdout,
         path => Destination::File(path.into()),
     };
-    Ok(match kind.as_deref() {
-        Some("local") => files(Destination::Directory(needed()?.into())),
-        Some("tar") => files(to_file(needed()?)),
-        Some("oci" | "docker") => Output {
-            kind: Some(BuildOutputKind::Archive),
-            destination: Some(to_file(needed()?)),
-            names,
-            no_image: false,
-        },
-        Some("registry") => {
-            Output { kind: Some(BuildOutputKind::Push), names, ..Output::default() }
+    let names = fields.names.clone();
+    Ok(match fields.kind.as_str() {
+        "local" => files(Destination::Directory(needed()?.into())),
+        "tar" => files(to_file(needed()?)),
+        // Docker's own image store is ours.
+        "docker" if fields.destination.is_none() => Output { names, ..Output::default() },
+        "oci" | "docker" => {
+            let destination = if fields.is_directory {
+                Destination::Directory(needed()?.into())
+            } else {
+                to_file(needed()?)
+            };
+            Output {
+                kind: Some(BuildOutputKind::Archive),
+                destination: Some(destination),
+                names,
+                no_image: false,
+            }
         }
-        Some("image") => {
-            Output { kind: pushes.then_some(BuildOutputKind::Push), names, ..Output::default() }
+        "registry" => Output { kind: Some(BuildOutputKind::Push), names, ..Output::default() },
+        "image" => {
+            let kind = fields.pushes.then_some(BuildOutputKind::Push);
+            Output { kind, names, ..Output::default() }
         }
+        "cacheonly" => Output { no_image: true, ..Output::default() },
         _ => {
-            return Err(error(
-                "output",
-                text,
-                "the type is local, tar, oci, docker, image or registry",
-            ));
+            let problem = "the type is local, tar, oci, docker, image, registry or cacheonly";
+            return Err(error("output", text, problem));
         }
     })
+}
+
+/// The fields of an `--output`.
+#[derive(Debug, Default)]
+struct OutputFields {
+    kind: String,
+    destination: Option<String>,
+    names: Vec<String>,
+    pushes: bool,
+    /// An archive is unpacked.
+    is_directory: bool,
+}
+
+impl OutputFields {
+    fn read(text: &str) -> Result<Self, FlagError> {
+        let mut found = Self::default();
+        for (key, value) in fields(text) {
+            let is_yes = matches!(value.as_str(), "" | "true" | "1");
+            match (key.as_str(), value.as_str()) {
+                ("type", _) => found.kind = value,
+                ("dest", _) => found.destination = Some(value),
+                // Several names stand in quotes: "name=a,b".
+                ("name", _) => found.names.extend(value.split(',').map(str::to_owned)),
+                ("push", _) => found.pushes = is_yes,
+                ("tar", _) => found.is_directory = !is_yes,
+                // What images are made of here.
+                ("compression", "zstd") | ("oci-mediatypes", "" | "true" | "1") => {}
+                ("compression" | "oci-mediatypes", _) => {
+                    let problem = "images here have OCI's media types and layers by zstd, no others";
+                    return Err(error("output", text, problem));
+                }
+                (other, _) => {
+                    return Err(error("output", text, format!("there is no field {other:?}")));
+                }
+            }
+        }
+        Ok(found)
+    }
 }
 
 fn files(destination: Destination) -> Output {
@@ -394,7 +438,18 @@ mod tests {
             output("type=image,name=a,push=true").expect("a push").kind,
             Some(BuildOutputKind::Push)
         );
-        for bad in ["type=local", "type=floppy,dest=x", "type=tar,dest=x,colour=red"] {
+        let docker = output("type=docker,name=a").expect("an image here");
+        assert_eq!((docker.kind, docker.no_image, docker.names.len()), (None, false, 1));
+        assert!(output("type=cacheonly").expect("nothing").no_image);
+        let layout = output("type=oci,dest=out,tar=false").expect("a layout");
+        assert_eq!(layout.destination, Some(Destination::Directory("out".into())));
+        assert!(output("type=image,name=a,compression=zstd,oci-mediatypes=true").is_ok());
+        for bad in [
+            "type=local",
+            "type=floppy,dest=x",
+            "type=tar,dest=x,colour=red",
+            "type=image,compression=gzip",
+        ] {
             assert!(output(bad).is_err(), "{bad}");
         }
     }

@@ -89,11 +89,10 @@ impl Wanted {
             },
             sends_files: output == Output::Files,
             network,
-            extra_hosts: start
-                .extra_hosts
-                .iter()
-                .map(|text| host(text))
-                .collect::<Result<_, _>>()?,
+            extra_hosts: convert::network::extra_hosts_from_pb(&start.extra_hosts)?
+                .into_iter()
+                .map(|host| (host.name, host.address))
+                .collect(),
             shm_size_bytes: u64::try_from(start.shm_size_bytes).ok().filter(|bytes| *bytes > 0),
             ulimits: start.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
             allow_insecure: allows("security.insecure"),
@@ -200,13 +199,6 @@ fn source(context: &pb::BuildContext) -> Result<ContextSource, Status> {
             return Err(invalid("context", "it does not say where its files come from"));
         }
     })
-}
-
-fn host(text: &str) -> Result<(String, std::net::IpAddr), Status> {
-    let bad = || invalid("extra_hosts", format!("{text:?} is not NAME:ADDRESS"));
-    let (name, address) = text.split_once(['=', ':']).ok_or_else(bad)?;
-    let address = address.trim_start_matches('[').trim_end_matches(']');
-    Ok((name.to_owned(), address.parse().map_err(|_| bad())?))
 }
 
 fn ulimit(text: &str) -> Result<Ulimit, Status> {

@@ -1,0 +1,9 @@
+#include <stdio.h>
+
+int one(void);
+int two(void);
+
+int main(void) {
+    printf("%d\n", one() + two());
+    return 0;
+}

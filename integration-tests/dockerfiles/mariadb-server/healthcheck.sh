@@ -1,0 +1,2 @@
+#!/bin/sh
+exec mariadb -e "SELECT 1"

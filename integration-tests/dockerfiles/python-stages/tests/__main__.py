@@ -1,0 +1,4 @@
+import package
+
+assert package.__doc__
+print("1 passed")
