@@ -57,10 +57,12 @@ fn find_or_make(directory: &Path) -> std::io::Result<DebianBase> {
     let lock = File::create(directory.join("lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     let (layout, layer) = (directory.join("layout"), directory.join("layer.tar"));
-    if !layout.join("index.json").exists() {
+    if !layer.exists() {
         let unfinished = directory.join("unfinished.tar");
         make_archive(&unfinished)?;
         fs::rename(unfinished, &layer)?;
+    }
+    if !layout.join("index.json").exists() {
         make_layout(&layout, &layer)?;
     }
     Ok(DebianBase { layout, layer })
@@ -70,6 +72,8 @@ fn make_archive(archive: &Path) -> std::io::Result<()> {
     let program = programs::installed("mmdebstrap").ok_or(std::io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
     command.args(["--quiet", "--variant=minbase"]).arg(format!("--include={PACKAGES}"));
+    // Nobody needs what a power cut would leave.
+    command.arg("--dpkgopt=force-unsafe-io");
     for directory in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{directory}/*"));
     }

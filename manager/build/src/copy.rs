@@ -24,6 +24,9 @@ use crate::context::join;
 use crate::sources::{Item, ItemKind, Origin, Source};
 use crate::tree::{self, Tree, TreeError};
 
+/// Links followed on the way to one directory, as in the kernel.
+const MAX_LINKS: usize = 40;
+
 /// Where sources go, and how they look there.
 #[derive(Debug, Clone)]
 pub(crate) struct Placement {
@@ -328,32 +331,66 @@ pub(crate) fn make_dirs(
         Err(Errno::NOTDIR) => return Err(TreeError::NotADirectory { path: path.to_owned() }),
         Err(errno) => return Err(TreeError::io("open", path)(errno)),
     }
+    // Something is missing, perhaps behind a link, which is followed as if its target were there. `at`
+    // has no links in it.
+    let mut pending: Vec<String> = path.split('/').rev().map(str::to_owned).collect();
     let mut at = String::new();
-    let mut dir = target.open_dir("").map_err(TreeError::io("open", "/"))?;
-    for component in path.split('/').filter(|part| !part.is_empty()) {
-        at = join(&at, component);
-        let next = match target.open_dir(&at) {
-            Err(Errno::NOENT) => {
-                let mode: RawMode = 0o755;
-                rfs::mkdirat(&dir, component, Mode::from_raw_mode(mode))
-                    .map_err(TreeError::io("make the directory", &at))?;
-                let made = target.open_dir(&at).map_err(TreeError::io("open", &at))?;
-                let (uid, gid) = owner.unwrap_or((0, 0));
-                rfs::fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                    .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(mode)))
-                    .and_then(|()| match mtime_secs {
-                        Some(secs) => {
-                            rfs::futimens(&made, &times(secs.saturating_mul(1_000_000_000)))
-                        }
-                        None => Ok(()),
-                    })
-                    .map_err(TreeError::io("set the owner of", &at))?;
-                made
+    let mut links = 0;
+    while let Some(component) = pending.pop() {
+        match component.as_str() {
+            "" | "." => continue,
+            ".." => {
+                at = at.rsplit_once('/').map(|(parent, _)| parent.to_owned()).unwrap_or_default();
+                continue;
             }
-            Err(Errno::NOTDIR) => return Err(TreeError::NotADirectory { path: at }),
-            other => other.map_err(TreeError::io("open", &at))?,
-        };
-        dir = next;
+            _ => {}
+        }
+        let parent = target.open_dir(&at).map_err(TreeError::io("open", &at))?;
+        let next = join(&at, &component);
+        match tree::read_link(parent.as_fd(), &component) {
+            Ok(_) if links == MAX_LINKS => return Err(TreeError::io("follow", path)(Errno::LOOP)),
+            Ok(leads_to) => {
+                links += 1;
+                if leads_to.starts_with('/') {
+                    at = String::new();
+                }
+                pending.extend(leads_to.split('/').rev().map(str::to_owned));
+            }
+            Err(Errno::NOENT) => {
+                make_one(target, &parent, &next, &component, owner, mtime_secs)?;
+                at = next;
+            }
+            // It is something else than a link.
+            Err(Errno::INVAL) => match target.open_dir(&next) {
+                Ok(_) => at = next,
+                Err(Errno::NOTDIR) => return Err(TreeError::NotADirectory { path: next }),
+                Err(errno) => return Err(TreeError::io("open", &next)(errno)),
+            },
+            Err(errno) => return Err(TreeError::io("look at", &next)(errno)),
+        }
     }
-    Ok(dir)
+    target.open_dir(&at).map_err(TreeError::io("open", &at))
+}
+
+/// Makes a directory as `COPY` and `WORKDIR` do.
+fn make_one(
+    target: &Tree,
+    parent: &OwnedFd,
+    path: &str,
+    name: &str,
+    owner: Option<(u32, u32)>,
+    mtime_secs: Option<i64>,
+) -> Result<(), TreeError> {
+    let mode: RawMode = 0o755;
+    rfs::mkdirat(parent, name, Mode::from_raw_mode(mode))
+        .map_err(TreeError::io("make the directory", path))?;
+    let made = target.open_dir(path).map_err(TreeError::io("open", path))?;
+    let (uid, gid) = owner.unwrap_or((0, 0));
+    rfs::fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(mode)))
+        .and_then(|()| match mtime_secs {
+            Some(secs) => rfs::futimens(&made, &times(secs.saturating_mul(1_000_000_000))),
+            None => Ok(()),
+        })
+        .map_err(TreeError::io("set the owner of", path))
 }

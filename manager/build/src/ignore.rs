@@ -53,6 +53,8 @@ pub struct PathPattern {
     parts: Vec<Part>,
     /// The whole of it, if nothing in it stands for anything else: most patterns are so.
     literal: Option<String>,
+    /// What comes before the first character that can stand for others.
+    start: String,
 }
 
 impl PathPattern {
@@ -78,12 +80,13 @@ impl PathPattern {
                 letter => Part::Exact(letter),
             });
         }
-        let mut this = Self { parts, literal: None };
-        let start = this.literal_start();
-        if start.chars().count() == this.parts.len() {
-            this.literal = Some(start);
-        }
-        Ok(this)
+        let exact = |part: &Part| match part {
+            Part::Exact(letter) => Some(*letter),
+            _ => None,
+        };
+        let start: String = parts.iter().map_while(exact).collect();
+        let is_literal = start.chars().count() == parts.len();
+        Ok(Self { parts, literal: is_literal.then(|| start.clone()), start })
     }
 
     /// Tells whether the pattern matches the whole of a path.
@@ -99,6 +102,9 @@ impl PathPattern {
         if let Some(literal) = &self.literal {
             let rest = path.strip_prefix(literal.as_str());
             return rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        }
+        if !path.starts_with(&self.start) {
+            return false;
         }
         let letters: Vec<char> = path.chars().collect();
         let reached = self.reached(&letters);
@@ -125,17 +131,6 @@ impl PathPattern {
             reached = next;
         }
         reached
-    }
-
-    /// Returns the path before the first character that can stand for others.
-    fn literal_start(&self) -> String {
-        self.parts
-            .iter()
-            .map_while(|part| match part {
-                Part::Exact(letter) => Some(*letter),
-                _ => None,
-            })
-            .collect()
     }
 }
 
@@ -267,8 +262,8 @@ impl Ignore {
         }
         let inside = format!("{directory}/");
         !self.rules.iter().any(|(pattern, is_exception)| {
-            let start = pattern.literal_start();
-            *is_exception && (start.starts_with(&inside) || inside.starts_with(&start))
+            let start = &pattern.start;
+            *is_exception && (start.starts_with(&inside) || inside.starts_with(start.as_str()))
         })
     }
 }

@@ -136,7 +136,7 @@ impl Stage {
         let is_insecure = run.security == Security::Insecure;
         let job = Job { words, env, mounts, network, is_insecure, outbox: None };
         let upper = self.execute(job, step).await?;
-        let result = self.finish_step(&key, upper, &created_by)?;
+        let result = self.finish_step(&key, self.id_of_run(&key), upper, &created_by)?;
         step.done();
         self.accept(result, created_by);
         Ok(())

@@ -337,7 +337,11 @@ async fn select_from_client(
     path: &str,
     exclude: &Ignore,
 ) -> Result<Source, BuildError> {
-    let missing = || BuildError::NoSource { path: path.to_owned(), is_ignored: false };
+    // What is ignored was not listed.
+    let missing = || {
+        let is_ignored = context.ignores(&clean(path));
+        BuildError::NoSource { path: path.to_owned(), is_ignored }
+    };
     let (resolved, entry) = resolve(context, path).await?.ok_or_else(missing)?;
     let is_dir = entry.as_ref().is_none_or(|entry| entry.kind == Kind::Directory);
     if !resolved.is_empty() && !is_dir && context.ignores(&resolved) {

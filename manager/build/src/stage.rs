@@ -442,23 +442,34 @@ impl Stage {
         self.build.inputs.see(key, result, description);
     }
 
-    /// Makes a step's result of the snapshot that it filled.
+    /// Returns what stands for the files after a command has run: its key, unless it was run although
+    /// a result may have been there. It may have come to other files then, and what builds on them has
+    /// to be done again.
+    pub(crate) fn id_of_run(&self, key: &str) -> String {
+        if !self.ignores_cache() {
+            return key.to_owned();
+        }
+        key_of(&json!([key, Timestamp::now().as_nanosecond().to_string()]))
+    }
+
+    /// Makes a step's result of the snapshot that it filled; `id` stands for its files.
     pub(crate) fn finish_step(
         &self,
         key: &str,
+        id: String,
         upper: Upper,
         description: &str,
     ) -> Result<StepResult, BuildError> {
         let layers = &self.build.shared.layers;
         let result = if layers.is_unchanged(&upper, &self.files)? {
             layers.discard(&upper);
-            let files = Files { id: key.to_owned(), top: self.files.top.clone() };
+            let files = Files { id, top: self.files.top.clone() };
             StepResult { files, has_layer: false, created: Timestamp::now() }
         } else {
             let layer = layers.filled(upper, self.files.top.clone());
             let created = layer.created;
             StepResult {
-                files: Files { id: key.to_owned(), top: Some(layer) },
+                files: Files { id, top: Some(layer) },
                 has_layer: true,
                 created,
             }

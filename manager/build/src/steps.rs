@@ -84,7 +84,7 @@ impl Stage {
                 Ok(upper)
             })
             .await?;
-        let result = self.finish_step(&key, upper, &created_by)?;
+        let result = self.finish_step(&key, key.clone(), upper, &created_by)?;
         step.done();
         self.accept(result, created_by);
         Ok(())
@@ -417,7 +417,7 @@ impl Stage {
                 Ok(upper)
             })
             .await?;
-        let result = self.finish_step(key, upper, created_by)?;
+        let result = self.finish_step(key, key.to_owned(), upper, created_by)?;
         step.done();
         Ok(result)
     }

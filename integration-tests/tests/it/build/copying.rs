@@ -129,7 +129,7 @@ COPY ["with space.txt", "quoted name"]
 COPY dir /link
 COPY dir/. .
 COPY missing* nothing* a.tx[t] /some/
-COPY escaped\[1\].txt /escaped
+COPY bracket[[]1].txt /bracket
 COPY loop /loop
 "#,
         ),
@@ -137,7 +137,7 @@ COPY loop /loop
         ("b.txt", "b"),
         ("with space.txt", "s"),
         ("dir/one", "1"),
-        ("escaped[1].txt", "e"),
+        ("bracket[1].txt", "e"),
         ("loop/file", "l"),
     ]);
     std::os::unix::fs::symlink(".", project.path("loop/self")).unwrap();
@@ -145,7 +145,7 @@ COPY loop /loop
     let _ = project.build(&[]).success();
 
     assert_eq!(project.run("ls /work; ls /work/into"), "into\none\nquoted name\nrenamed\na.txt\n");
-    assert_eq!(project.run("ls /var/real; cat /b.txt /escaped; ls /some"), "kept\none\nbea.txt\n");
+    assert_eq!(project.run("ls /var/real; cat /b.txt /bracket; ls /some"), "kept\none\nbea.txt\n");
     assert_eq!(project.run("ls -l /loop | grep -o 'self -> .'"), "self -> .\n");
     for (line, expected) in [
         ("COPY a.txt b.txt /file", "must end with a /"),

@@ -100,7 +100,7 @@ fn apply(files: &mut Files, layer: impl Read, is_base: bool) {
             let target = entry.target.trim_start_matches("./").trim_start_matches('/');
             entry = files.get(target).unwrap_or_else(|| panic!("{path} links to {target}")).clone();
         }
-        if entry.kind != 'd' {
+        if entry.kind != 'd' && files.get(&path).is_some_and(|before| before.kind == 'd') {
             let below = format!("{path}/");
             files.retain(|other, _| !other.starts_with(&below));
         }
@@ -110,7 +110,14 @@ fn apply(files: &mut Files, layer: impl Read, is_base: bool) {
 
 fn digest(from: &mut impl Read) -> String {
     let mut hasher = Sha256::new();
-    std::io::copy(from, &mut hasher).unwrap();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).unwrap();
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+    }
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -227,13 +227,12 @@ fn progress_is_for_people_on_a_terminal_and_for_programs_as_json() {
 
     let args = ["build", "--no-cache", "--progress", "tty", &context];
     let mut terminal = project.daemon.keg_on_terminal(args);
+    terminal.expect(" => [2/2] RUN echo visible words; echo warned >&2");
+    terminal.expect(" => exporting to image");
     assert_eq!(terminal.wait_exit(PATIENCE), 0, "{}", terminal.text());
-    let text = terminal.text();
-    assert!(text.contains(" => [2/2] RUN echo visible words; echo warned >&2"), "{text}");
-    assert!(text.contains("=> exporting to image"), "{text}");
     project.write("Dockerfile", "FROM BASE\nRUN echo last words; exit 3\n");
     let mut terminal = project.daemon.keg_on_terminal(["build", &context]);
+    terminal.expect(" last words");
+    terminal.expect(">>> RUN echo last words");
     assert_eq!(terminal.wait_exit(PATIENCE), 1);
-    let text = terminal.text();
-    assert!(text.contains("last words") && text.contains(">>> RUN echo last words"), "{text}");
 }

@@ -1,7 +1,6 @@
 //! `.dockerignore` – docs.docker.com, "Build context", and what links and hostile patterns must not do.
 
 use std::os::unix::fs::symlink;
-use std::time::Duration;
 
 use keg_fixtures::requires;
 
@@ -65,12 +64,12 @@ fn patterns_made_to_take_for_ever_do_not() {
     project.write(&format!("{long}/{long}/{long}/file"), "kept");
     let stars = format!("{}b", "*a".repeat(90));
     let deep = format!("{}x", "**/a*/".repeat(30));
-    let patterns: String = (0..2000).map(|index| format!("{deep}{index}\n!{stars}{index}\n")).collect();
+    // By trying every way a single one of them would take longer than the universe has existed.
+    let patterns: String =
+        (0..50).map(|index| format!("{deep}{index}\n!{stars}{index}\n")).collect();
     project.write(".dockerignore", &patterns);
-    let context = project.path("").display().to_string();
 
-    let args = ["build", "-t", "built", &context];
-    let _ = project.daemon.keg_within(Duration::from_secs(100), args).success();
+    let _ = project.build(&[]).success();
 
     assert_eq!(project.run("cat /all/a*/a*/a*/file"), "kept");
 }

@@ -135,7 +135,7 @@ CMD echo $NOT_REPLACED_HERE
     assert_eq!(config["StopSignal"], "SIGINT");
     assert_eq!(config["Cmd"], json!(["/bin/sh", "-c", "echo $NOT_REPLACED_HERE"]));
     assert_eq!(project.run("ls /work/1/1"), "archive.tar\narchive.tar.gz\n");
-    project.write("Dockerfile", "FROM BASE\nARG A\nENV B=${A:?give it}\n");
+    project.write("Dockerfile", "FROM BASE\nARG A\nENV B=\"${A:?give it}\"\n");
     let refused = project.build(&[]);
     assert!(refused.stderr.contains("A: give it"), "{}", refused.stderr);
 }
