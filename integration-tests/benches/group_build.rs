@@ -272,8 +272,7 @@ impl<'a> Builder<'a> {
 
     fn build(&self, context: &Path, further: &[&str]) -> anyhow::Result<Sample> {
         let context = context.to_str().context("a directory's name is not UTF-8")?;
-        let words: Vec<&str> =
-            self.words.iter().chain(further).copied().chain([context]).collect();
+        let words: Vec<&str> = self.words.iter().chain(further).copied().chain([context]).collect();
         settled(&(self.command)(&words))
     }
 

@@ -145,8 +145,11 @@ impl Stage {
     /// What the client has said of all steps and they can see; nothing, if it has said nothing.
     fn surroundings(&self) -> serde_json::Value {
         let request = &self.build.request;
-        let limits: Vec<_> =
-            request.ulimits.iter().map(|limit| json!([limit.name, limit.soft, limit.hard])).collect();
+        let limits: Vec<_> = request
+            .ulimits
+            .iter()
+            .map(|limit| json!([limit.name, limit.soft, limit.hard]))
+            .collect();
         json!([request.extra_hosts, request.shm_size_bytes, limits, self.hostname()])
     }
 

@@ -468,11 +468,7 @@ impl Stage {
         } else {
             let layer = layers.filled(upper, self.files.top.clone());
             let created = layer.created;
-            StepResult {
-                files: Files { id, top: Some(layer) },
-                has_layer: true,
-                created,
-            }
+            StepResult { files: Files { id, top: Some(layer) }, has_layer: true, created }
         };
         self.keep_result(key, &result, description);
         Ok(result)

@@ -158,10 +158,8 @@ impl Stage {
         let mut collected = Vec::new();
         for source in &sources {
             if crate::remote::is_remote(source) {
-                let fetched = self
-                    .build
-                    .fetch_source(source, checksum.as_deref(), how, names_a_file)
-                    .await?;
+                let fetched =
+                    self.build.fetch_source(source, checksum.as_deref(), how, names_a_file).await?;
                 collected.extend(fetched);
                 continue;
             }

@@ -23,7 +23,8 @@ use sha2::{Digest as _, Sha256};
 const PATIENT: Duration = Duration::from_secs(300);
 
 /// What the engines put where a step runs, and what tells when it ran.
-const LEFT_BY_ENGINES: [&str; 4] = ["etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv"];
+const LEFT_BY_ENGINES: [&str; 4] =
+    ["etc/hosts", "etc/resolv.conf", "etc/hostname", "run/.containerenv"];
 
 /// A name in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +158,18 @@ fn files_of(layout: &Path, manifest: &str, base: &Files, base_diff_id: &str) -> 
 /// What a container of the image would be told, without what says nothing.
 fn told(config: &Value) -> BTreeMap<String, Value> {
     let keys = [
-        "Env", "Cmd", "Entrypoint", "User", "WorkingDir", "ExposedPorts", "Volumes", "Labels",
-        "StopSignal", "Healthcheck", "OnBuild", "Shell",
+        "Env",
+        "Cmd",
+        "Entrypoint",
+        "User",
+        "WorkingDir",
+        "ExposedPorts",
+        "Volumes",
+        "Labels",
+        "StopSignal",
+        "Healthcheck",
+        "OnBuild",
+        "Shell",
     ];
     let mut told = BTreeMap::new();
     for key in keys {
@@ -209,7 +220,8 @@ impl Case {
             let _ = Outcome::of(copy.arg("-r").arg(entry.path()).arg(&context), PATIENCE).success();
             // Whatever the one who checked it out has for a umask.
             let mut modes = Command::new("chmod");
-            let _ = Outcome::of(modes.args(["-R", "u=rwX,go=rX"]).arg(&context), PATIENCE).success();
+            let _ =
+                Outcome::of(modes.args(["-R", "u=rwX,go=rX"]).arg(&context), PATIENCE).success();
             let script = context.join("make-archives");
             if script.exists() {
                 let mut script = Command::new(script);
@@ -274,9 +286,9 @@ impl Case {
             serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
         let manifests = index["manifests"].as_array().unwrap();
         let mine = json!(self.name);
-        let found = manifests.iter().find(|manifest| {
-            manifest["annotations"]["org.opencontainers.image.ref.name"] == mine
-        });
+        let found = manifests
+            .iter()
+            .find(|manifest| manifest["annotations"]["org.opencontainers.image.ref.name"] == mine);
         let manifest = found.unwrap()["digest"].as_str().unwrap().to_owned();
         let format = "{{json .Docker.config}}";
         let config = buildah.run(["inspect", "--type", "image", "--format", format, &tag]);
@@ -300,7 +312,8 @@ fn differences(ours: &Files, theirs: &Files, base: &Path) -> Vec<String> {
         match (ours.get(path), theirs.get(path)) {
             (Some(ours), Some(theirs)) if ours == theirs => {}
             (Some(ours), Some(theirs)) => {
-                let full = |entry: &Entry| Entry { content: resolved(&entry.content), ..entry.clone() };
+                let full =
+                    |entry: &Entry| Entry { content: resolved(&entry.content), ..entry.clone() };
                 if full(ours) != full(theirs) {
                     lines.push(format!("{path}: {ours:?}, and not {theirs:?}"));
                 }

@@ -109,7 +109,8 @@ fn the_results_names_are_written_where_they_were_asked_for() {
     let place = |name: &str| project.scratch.path().join(name).display().to_string();
     let (iid, metadata) = (place("iid"), place("metadata.json"));
 
-    let _ = project.build(&["--iidfile", &iid, "--metadata-file", &metadata, "-t", "b:2"]).success();
+    let _ =
+        project.build(&["--iidfile", &iid, "--metadata-file", &metadata, "-t", "b:2"]).success();
     let context = project.path("").display().to_string();
     let quiet = project.daemon.keg(["build", "-q", &context]).success();
 

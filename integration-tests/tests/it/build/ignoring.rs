@@ -36,8 +36,14 @@ fn patterns_leave_out_and_bring_back() {
     assert_eq!(
         all("# comment\n\n  **/*.md  \n!README.md\n!docs/deep/keep.md\n"),
         [
-            "#hash", "README.md", "docs/deep/keep.md", "src/temp1/x", "src/tempx/y",
-            "vendor/lib/LICENSE", "vendor/lib/z", "with space"
+            "#hash",
+            "README.md",
+            "docs/deep/keep.md",
+            "src/temp1/x",
+            "src/tempx/y",
+            "vendor/lib/LICENSE",
+            "vendor/lib/z",
+            "with space"
         ]
     );
     assert_eq!(all("*\n!src/temp?\nsrc/tempx\n"), ["src/temp1/x"]);
@@ -77,10 +83,8 @@ fn patterns_made_to_take_for_ever_do_not() {
 #[test]
 fn links_in_a_context_lead_nowhere_else() {
     requires!(root);
-    let project = Project::new(&[
-        ("Dockerfile", "FROM BASE\nCOPY . /all/\n"),
-        ("inside/file", "inside"),
-    ]);
+    let project =
+        Project::new(&[("Dockerfile", "FROM BASE\nCOPY . /all/\n"), ("inside/file", "inside")]);
     let secret = project.scratch.directory("secret");
     std::fs::write(secret.join("key"), "key of the host").unwrap();
     let link = |target: &str, path: &str| symlink(target, project.path(path)).unwrap();
@@ -96,7 +100,9 @@ fn links_in_a_context_lead_nowhere_else() {
     let found = project.run("cd /all; grep -r 'key of' . 2>/dev/null || echo nothing");
     assert_eq!(found, "nothing\n");
 
-    for source in ["up", "up-directory/key", "absolute", "magic/passwd", "inside/winding/key", "self"] {
+    for source in
+        ["up", "up-directory/key", "absolute", "magic/passwd", "inside/winding/key", "self"]
+    {
         for line in [
             format!("COPY {source} /x"),
             format!("ADD {source} /x"),
@@ -138,5 +144,8 @@ WORKDIR /a/up/made
 
     assert_eq!(std::fs::read_to_string(victim.join("file")).unwrap(), "untouched");
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1);
-    assert_eq!(project.run(&format!("cat {path}/file; ls -d {path}/made")), format!("overwritten{path}/made\n"));
+    assert_eq!(
+        project.run(&format!("cat {path}/file; ls -d {path}/made")),
+        format!("overwritten{path}/made\n")
+    );
 }

@@ -42,12 +42,20 @@ fn count(directory: &Path) -> usize {
 fn assert_result(project: &Project) {
     let shown = project.run("cat /one/run-file /one/dir/file /two/two /two/file /last");
     assert_eq!(shown, "run\ncopied\ntwo\nunpacked\ncopied\n");
-    assert_eq!(project.run("ls -d /one/made/by/workdir; ls /cache 2>/dev/null || true"), "/one/made/by/workdir\n");
+    assert_eq!(
+        project.run("ls -d /one/made/by/workdir; ls /cache 2>/dev/null || true"),
+        "/one/made/by/workdir\n"
+    );
 }
 
 /// Starts a build that writes its progress into a file; returns how many steps are begun at least
 /// when `kill` is to happen.
-fn until_step(project: &Project, steps: usize, tag: &str, kill: impl FnOnce(&mut std::process::Child)) {
+fn until_step(
+    project: &Project,
+    steps: usize,
+    tag: &str,
+    kill: impl FnOnce(&mut std::process::Child),
+) {
     let progress = project.scratch.path().join(tag);
     let context = project.path("");
     let mut client = project
@@ -60,7 +68,8 @@ fn until_step(project: &Project, steps: usize, tag: &str, kill: impl FnOnce(&mut
     // It may have ended by then: that is the last step at which it can be killed.
     wait_until("the build has come so far", PATIENCE, || {
         let begun = fs::read_to_string(&progress).unwrap_or_default();
-        let begun = begun.lines().filter(|line| line.starts_with('#') && line.contains('[')).count();
+        let begun =
+            begun.lines().filter(|line| line.starts_with('#') && line.contains('[')).count();
         begun >= steps || client.try_wait().unwrap().is_some()
     });
     kill(&mut client);

@@ -32,7 +32,10 @@ RUN --mount=type=bind,from=BASE,source=/etc,target=/their-etc head -n 1 /their-e
     assert_eq!(project.run("cat /one /three /four"), "context\nchanged\nstaged\n");
     assert_eq!(project.run("cat /two"), "Dockerfile\ndir\nnew\n");
     assert!(project.run("cat /five").starts_with("root:"));
-    assert_eq!(project.run("ls -A /work; ls -d /context /out /a-file /their-etc 2>/dev/null || true"), "");
+    assert_eq!(
+        project.run("ls -A /work; ls -d /context /out /a-file /their-etc 2>/dev/null || true"),
+        ""
+    );
     assert!(!project.path("new").exists());
     assert_eq!(std::fs::read_to_string(project.path("dir/file")).unwrap(), "context\n");
 }
@@ -139,8 +142,10 @@ RUN test -z \"$SSH_AUTH_SOCK\" && test ! -e /run/buildkit
 ",
     )]);
     let agent = SshAgent::new(&project);
-    let (default, other) =
-        (format!("default={}", agent.socket.display()), format!("other={}", agent.socket.display()));
+    let (default, other) = (
+        format!("default={}", agent.socket.display()),
+        format!("other={}", agent.socket.display()),
+    );
 
     let _ = project.build(&["--ssh", &default, "--ssh", &other]).success();
 

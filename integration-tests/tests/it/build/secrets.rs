@@ -57,7 +57,8 @@ RUN --mount=type=secret,id=absent test ! -e /run/secrets/absent
     assert_eq!(project.run("cat /mode /gone; ls /run 2>/dev/null || true"), "400 0\ngone\n");
     assert!(!built.stderr.contains(SECRET));
     assert!(!project.daemon.log().contains(SECRET));
-    for told in [&["history", "--no-trunc", "built"][..], &["inspect", "built"], &["builder", "du"]] {
+    for told in [&["history", "--no-trunc", "built"][..], &["inspect", "built"], &["builder", "du"]]
+    {
         let told = project.daemon.keg(told).success().stdout;
         assert!(!told.contains(SECRET), "{told}");
     }

@@ -39,13 +39,13 @@ fn fields(text: &str) -> Vec<(String, String)> {
         is_quoted ^= letter == '"';
         letter == ',' && !is_quoted
     })
-        .map(|part| part.replace('"', ""))
-        .filter(|part| !part.is_empty())
-        .map(|part| match part.split_once('=') {
-            Some((key, value)) => (key.trim().to_ascii_lowercase(), value.to_owned()),
-            None => (part.trim().to_owned(), String::new()),
-        })
-        .collect()
+    .map(|part| part.replace('"', ""))
+    .filter(|part| !part.is_empty())
+    .map(|part| match part.split_once('=') {
+        Some((key, value)) => (key.trim().to_ascii_lowercase(), value.to_owned()),
+        None => (part.trim().to_owned(), String::new()),
+    })
+    .collect()
 }
 
 /// Reads `id=ID[,src=FILE][,env=NAME][,type=file|env]`.
@@ -181,7 +181,8 @@ impl OutputFields {
                 // What images are made of here.
                 ("compression", "zstd") | ("oci-mediatypes", "" | "true" | "1") => {}
                 ("compression" | "oci-mediatypes", _) => {
-                    let problem = "images here have OCI's media types and layers by zstd, no others";
+                    let problem =
+                        "images here have OCI's media types and layers by zstd, no others";
                     return Err(error("output", text, problem));
                 }
                 (other, _) => {
