@@ -134,6 +134,19 @@ impl Shared {
         Ok(Seat { shared: Arc::clone(self), range, _permit: permit })
     }
 
+    /// Removes what was given up, when there is time: nobody waits for it.
+    pub(crate) fn tidy_up(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        // Outside of the daemon's tasks it is left to the next build.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || {
+                if let Err(error) = shared.layers.commit(&[]) {
+                    tracing::warn!(%error, "what a step has left is removed by the next build");
+                }
+            });
+        }
+    }
+
     /// Runs `work`, which waits for the disk, on a thread made for waiting.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,

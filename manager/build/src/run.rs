@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keg_engine::model::IdRange;
 use keg_engine::{StepOutput, StepPlan};
@@ -65,10 +65,16 @@ impl Job {
 /// A step that is ready to run. Dropped, nothing is left of it.
 pub(crate) struct Ready {
     plan: StepPlan,
-    upper: Guarded,
     /// Files that the step begins with.
     files: Files,
-    prepared: Prepared,
+    held: Arc<Held>,
+}
+
+/// What a step uses. It stays until the last process of the step is gone, even if whoever waits for the
+/// step has gone before.
+struct Held {
+    upper: Guarded,
+    _prepared: Prepared,
     _seat: Seat,
 }
 
@@ -274,7 +280,7 @@ impl Stage {
                 })
                 .await?
         };
-        let upper = Guarded { shared: Arc::clone(&shared), upper: Some(upper) };
+        let upper = Guarded::new(&shared, upper);
         let mut prepared = Prepared::new(self, &directory);
         for mount in mounts {
             prepared.add(mount, &mut env).await?;
@@ -288,7 +294,7 @@ impl Stage {
         let layers = &shared.layers;
         let root = layers.snapshotter().mounts_over(
             layers.ns(),
-            &upper.key(),
+            &upper.key,
             &files.dirs(),
             Some(store_range(range)),
         )?;
@@ -307,8 +313,11 @@ impl Stage {
             shm_size_bytes: self.build.request.shm_size_bytes,
             ulimits: self.build.request.ulimits.clone(),
             terminal: None,
+            keeps: None,
         };
-        Ok(Ready { plan, upper, files, prepared, _seat: seat })
+        let held = Arc::new(Held { upper, _prepared: prepared, _seat: seat });
+        let plan = StepPlan { keeps: Some(Arc::clone(&held) as _), ..plan };
+        Ok(Ready { plan, files, held })
     }
 
     /// Runs a step; returns what it changed.
@@ -327,9 +336,8 @@ impl Stage {
             }
             return Err(BuildError::Exit { code: exit.code });
         }
-        let Ready { plan, mut upper, files, prepared, _seat } = ready;
-        drop(prepared);
-        let (upper, range) = (upper.take(), plan.id_range);
+        let Ready { plan, files, held } = ready;
+        let (upper, range) = (held.upper.take(), plan.id_range);
         shared
             .blocking(move |shared| {
                 let is_whole = shared.layers.are_whole();
@@ -351,23 +359,28 @@ fn store_range(range: IdRange) -> keg_store::IdRange {
 /// A snapshot that is given up unless it is taken.
 struct Guarded {
     shared: Arc<Shared>,
-    upper: Option<Upper>,
+    key: String,
+    upper: Mutex<Option<Upper>>,
 }
 
 impl Guarded {
-    fn key(&self) -> String {
-        self.upper.as_ref().map(|upper| upper.key.clone()).unwrap_or_default()
+    fn new(shared: &Arc<Shared>, upper: Upper) -> Self {
+        let key = upper.key.clone();
+        Self { shared: Arc::clone(shared), key, upper: Mutex::new(Some(upper)) }
     }
 
-    fn take(&mut self) -> Upper {
-        self.upper.take().unwrap_or(Upper { key: String::new(), dir: "/nonexistent".into() })
+    fn take(&self) -> Upper {
+        let upper = self.upper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        upper.unwrap_or_else(|| Upper { key: self.key.clone(), dir: "/nonexistent".into() })
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        if let Some(upper) = &self.upper {
-            self.shared.layers.discard(upper);
+        let upper = self.upper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(upper) = upper {
+            self.shared.layers.discard(&upper);
+            self.shared.tidy_up();
         }
     }
 }

@@ -10,9 +10,11 @@
 //! step has no record: what a daemon leaves that is killed in the middle, the next one finds as a
 //! bundle without a container, and takes away.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -74,6 +76,8 @@ pub struct StepPlan {
     pub ulimits: Vec<Ulimit>,
     /// Gives it a terminal of this size, and standard input.
     pub terminal: Option<TerminalSize>,
+    /// Dropped when nothing of the step is left, whoever waited for it.
+    pub keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a step writes.
