@@ -290,9 +290,8 @@ impl Case {
             .iter()
             .find(|manifest| manifest["annotations"]["org.opencontainers.image.ref.name"] == mine);
         let manifest = found.unwrap()["digest"].as_str().unwrap().to_owned();
-        let format = "{{json .Docker.config}}";
-        let config = buildah.run(["inspect", "--type", "image", "--format", format, &tag]);
-        (manifest, config.json())
+        let told: Value = buildah.run(["inspect", "--type", "image", &tag]).json();
+        (manifest, told["Docker"]["config"].clone())
     }
 }
 
