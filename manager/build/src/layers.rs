@@ -20,9 +20,9 @@
 
 mod blobs;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use jiff::Timestamp;
 use keg_image::diff::{Owners, changes_of_trees};
@@ -154,11 +154,29 @@ pub(crate) struct StepResult {
     pub(crate) created: Timestamp,
 }
 
-/// A snapshot to be filled.
+/// A snapshot to be filled. One that is dropped before it is a layer is given up.
 #[derive(Debug)]
 pub(crate) struct Upper {
     pub(crate) key: String,
     pub(crate) dir: PathBuf,
+    /// Who is told if it is given up.
+    owner: Weak<Shared>,
+}
+
+impl Drop for Upper {
+    fn drop(&mut self) {
+        if let Some(shared) = self.owner.upgrade() {
+            lock(&shared.discarded).push((self.key.clone(), self.dir.clone()));
+        }
+    }
+}
+
+impl Upper {
+    /// Returns its key and its directory, which are somebody else's from now on.
+    fn used(mut self) -> (String, PathBuf) {
+        self.owner = Weak::new();
+        (std::mem::take(&mut self.key), std::mem::take(&mut self.dir))
+    }
 }
 
 /// A result that is not in the database yet.
@@ -185,6 +203,16 @@ struct Shared {
     fresh: Mutex<HashMap<String, Fresh>>,
     used: Mutex<Vec<String>>,
     committing: Mutex<()>,
+    /// Layers that builds use, and some that none uses any more.
+    alive: Mutex<Vec<Weak<Layer>>>,
+    /// Held for writing while results are removed, so that none is found meanwhile.
+    finding: RwLock<()>,
+}
+
+/// As long as it lives, no result is found and none is committed.
+pub(crate) struct Still<'a> {
+    _committing: MutexGuard<'a, ()>,
+    _finding: RwLockWriteGuard<'a, ()>,
 }
 
 impl Layers {
@@ -210,6 +238,8 @@ impl Layers {
             fresh: Mutex::default(),
             used: Mutex::default(),
             committing: Mutex::default(),
+            alive: Mutex::default(),
+            finding: RwLock::default(),
         };
         Ok((Self { shared: Arc::new(shared) }, has_leftovers))
     }
@@ -271,7 +301,7 @@ impl Layers {
         })?;
         for key in keys {
             let dir = shared.snapshotter.directory(&shared.ns, &key)?;
-            spares.push(Upper { key, dir });
+            spares.push(Upper { key, dir, owner: Arc::downgrade(shared) });
         }
         spares.pop().ok_or(BuildError::NoSnapshot)
     }
@@ -283,8 +313,32 @@ impl Layers {
 
     /// Makes a filled snapshot a layer on top of others.
     pub(crate) fn filled(&self, upper: Upper, below: Option<Arc<Layer>>) -> Arc<Layer> {
-        let state = State { key: upper.key, is_committed: false, exported: None };
-        Layer::new(upper.dir, below, Timestamp::now(), self.are_whole(), state)
+        let (key, dir) = upper.used();
+        let state = State { key, is_committed: false, exported: None };
+        self.noted(Layer::new(dir, below, Timestamp::now(), self.are_whole(), state))
+    }
+
+    /// Notes that a layer is in use, as long as it lives.
+    fn noted(&self, layer: Arc<Layer>) -> Arc<Layer> {
+        let mut alive = lock(&self.shared.alive);
+        alive.retain(|layer| layer.strong_count() > 0);
+        alive.push(Arc::downgrade(&layer));
+        layer
+    }
+
+    /// Keeps results from being found and committed: who removes some asks [`Self::in_use`] then.
+    pub(crate) fn still(&self) -> Still<'_> {
+        let finding = &self.shared.finding;
+        Still {
+            _committing: lock(&self.shared.committing),
+            _finding: finding.write().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// Returns the keys of the snapshots that builds use.
+    pub(crate) fn in_use(&self) -> BTreeSet<String> {
+        let alive = lock(&self.shared.alive);
+        alive.iter().filter_map(Weak::upgrade).map(|layer| layer.state().key.clone()).collect()
     }
 
     /// Makes a snapshot a layer that was filled from its blob, which is here.
@@ -295,8 +349,9 @@ impl Layers {
         created: Timestamp,
         exported: Exported,
     ) -> Arc<Layer> {
-        let state = State { key: upper.key, is_committed: false, exported: Some(exported) };
-        Layer::new(upper.dir, below, created, self.are_whole(), state)
+        let (key, dir) = upper.used();
+        let state = State { key, is_committed: false, exported: Some(exported) };
+        self.noted(Layer::new(dir, below, created, self.are_whole(), state))
     }
 
     /// Tells whether a step has changed nothing of `below`. Blocks.
@@ -325,6 +380,7 @@ impl Layers {
             return Ok(Some((fresh.result.clone(), fresh.description.clone())));
         }
         let shared = &self.shared;
+        let _finding = shared.finding.read().unwrap_or_else(PoisonError::into_inner);
         let Some(found) = shared.store.read(|tx| tx.find_build_result(&shared.ns, key))? else {
             return Ok(None);
         };
@@ -339,7 +395,8 @@ impl Layers {
                 let exported = serde_json::from_str(&found.details).ok();
                 let state = State { key: snapshot.clone(), is_committed: true, exported };
                 let below = below.top.clone();
-                Some(Layer::new(dir, below, found.created_at, self.are_whole(), state))
+                let layer = Layer::new(dir, below, found.created_at, self.are_whole(), state);
+                Some(self.noted(layer))
             }
         };
         // Noting each use would make every build write to the disk.
@@ -393,7 +450,11 @@ impl Layers {
             }
             self.name_chain(tx, chain, &mut renamed)?;
             for (key, _) in &discarded {
-                shared.snapshotter.remove_in(tx, &shared.ns, key)?;
+                // One may have been given up twice.
+                let found = shared.snapshotter.stat_in(tx, &shared.ns, key);
+                if !matches!(found, Err(SnapshotError::NotFound { .. })) {
+                    shared.snapshotter.remove_in(tx, &shared.ns, key)?;
+                }
             }
             for key in &used {
                 tx.touch_build_result(&shared.ns, key)?;

@@ -108,12 +108,14 @@ impl Builder {
                 tracing::warn!(%error, "the results of a failed build are not kept");
             }
         }
-        drop(running);
-        let bounded = build.shared.blocking(|shared| shared.stay_bounded()).await;
-        if let Err(error) = bounded {
+        let outcome = outcome.map_err(|error| build.failure(error));
+        let shared = Arc::clone(&build.shared);
+        // What they have come to is in use as long as they are there.
+        drop((running, build, builds));
+        if let Err(error) = shared.blocking(|shared| shared.stay_bounded()).await {
             tracing::warn!(%error, "the build cache cannot be kept within its limit");
         }
-        outcome.map_err(|error| build.failure(error))
+        outcome
     }
 }
 

@@ -337,7 +337,7 @@ impl Stage {
             return Err(BuildError::Exit { code: exit.code });
         }
         let Ready { plan, files, held } = ready;
-        let (upper, range) = (held.upper.take(), plan.id_range);
+        let (upper, range) = (held.upper.take().ok_or(BuildError::NoSnapshot)?, plan.id_range);
         shared
             .blocking(move |shared| {
                 let is_whole = shared.layers.are_whole();
@@ -369,17 +369,14 @@ impl Guarded {
         Self { shared: Arc::clone(shared), key, upper: Mutex::new(Some(upper)) }
     }
 
-    fn take(&self) -> Upper {
-        let upper = self.upper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        upper.unwrap_or_else(|| Upper { key: self.key.clone(), dir: "/nonexistent".into() })
+    fn take(&self) -> Option<Upper> {
+        self.upper.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let upper = self.upper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(upper) = upper {
-            self.shared.layers.discard(&upper);
+        if self.take().is_some() {
             self.shared.tidy_up();
         }
     }

@@ -194,6 +194,10 @@ impl Shared {
     }
 
     fn prune(&self, prune: &Prune) -> Result<Pruned, BuildError> {
+        // What a build that was given up has done is a result like others.
+        self.layers.commit(&[])?;
+        let _still = self.layers.still();
+        let in_use = self.layers.in_use();
         let results = self.results()?;
         let own = |(result, is_shared): &(BuildResult, bool)| {
             if *is_shared { 0 } else { result.size_bytes }
@@ -210,7 +214,8 @@ impl Shared {
             if keeps || (*is_shared && !asks_for_shared) || result.used_at > horizon {
                 continue;
             }
-            if !prune.fits(result, *is_shared) {
+            let is_in_use = result.snapshot.as_ref().is_some_and(|key| in_use.contains(key));
+            if is_in_use || !prune.fits(result, *is_shared) {
                 continue;
             }
             left_bytes -= own(entry);

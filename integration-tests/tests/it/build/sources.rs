@@ -148,7 +148,7 @@ COPY plain.tar /copied.tar
 
 #[test]
 fn a_repository_is_a_context_and_a_source() {
-    requires!(root);
+    requires!(root, git);
     let project = Project::new(&[]);
     let served = project.scratch.directory("served");
     let [first, second] = repository(&served, &project.base);
@@ -229,7 +229,7 @@ fn an_archive_is_a_context_by_url_and_by_standard_input() {
 
 #[test]
 fn named_contexts_are_directories_images_and_addresses() {
-    requires!(root);
+    requires!(root, git);
     let project = Project::new(&[(
         "Dockerfile",
         "FROM nowhere.example/base AS app
