@@ -191,11 +191,13 @@ fn compare(
     Ok(Comparison { task: task.to_owned(), figures: runner::compare(&mut sides, rounds)? })
 }
 
+/// Makes a command, from the words that follow the program.
+type Words<'a> = Box<dyn Fn(&[&str]) -> Command + 'a>;
+
 /// A command line that builds.
 struct Builder<'a> {
     name: String,
-    /// Makes the command, from the words that follow the program.
-    command: Box<dyn Fn(&[&str]) -> Command + 'a>,
+    command: Words<'a>,
     /// The words that build, up to the context.
     words: Vec<&'static str>,
     /// What leaves the cache out.
@@ -223,7 +225,7 @@ impl<'a> Builder<'a> {
         Self { name: "docker, classic".into(), ..Self::docker(Box::new(command)) }
     }
 
-    fn docker(command: Box<dyn Fn(&[&str]) -> Command + 'a>) -> Self {
+    fn docker(command: Words<'a>) -> Self {
         Self {
             name: "docker".into(),
             command,
