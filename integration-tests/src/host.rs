@@ -290,6 +290,15 @@ pub mod needs {
         program("buildah")
     }
 
+    /// Asks that somebody wants real Dockerfiles to be built here and elsewhere, which takes minutes.
+    ///
+    /// # Errors
+    /// `KEG_TEST_DOCKERFILES` names none.
+    pub fn dockerfiles_wanted() -> Result<(), Missing> {
+        let wanted = env::var_os("KEG_TEST_DOCKERFILES").is_some_and(|names| !names.is_empty());
+        machine(wanted, "KEG_TEST_DOCKERFILES (\"all\", or names of directories)")
+    }
+
     /// Asks for a Debian to build images on.
     ///
     /// # Errors

@@ -5,7 +5,8 @@
 //!                   └─ buildah ─▶ layers ─┴─▶ compared, and so are the configurations
 //! ```
 //!
-//! `KEG_TEST_DOCKERFILES` names those to build, separated by commas; without it, all of them.
+//! `KEG_TEST_DOCKERFILES` names those to build, separated by commas, or is "all". It takes minutes, most of
+//! them buildah's, so without it none is built.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -205,13 +206,13 @@ struct Case {
 impl Case {
     fn all(scratch: &Scratch) -> Vec<Self> {
         let wanted = std::env::var("KEG_TEST_DOCKERFILES").unwrap_or_default();
-        let wanted: BTreeSet<&str> = wanted.split(',').filter(|name| !name.is_empty()).collect();
+        let wanted: BTreeSet<&str> = wanted.split(',').collect();
         let home = programs::source_tree().join("integration-tests/dockerfiles");
         let mut cases = Vec::new();
         for entry in fs::read_dir(home).unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
-            if !entry.path().is_dir() || !(wanted.is_empty() || wanted.contains(&*name)) {
+            if !entry.path().is_dir() || !(wanted.contains("all") || wanted.contains(&*name)) {
                 continue;
             }
             let context = scratch.path().join("contexts").join(&name);
@@ -328,7 +329,7 @@ fn differences(ours: &Files, theirs: &Files, base: &Path) -> Vec<String> {
 
 #[test]
 fn real_dockerfiles_become_the_same_images_as_with_buildah() {
-    requires!(root, buildah, runc, debian_base);
+    requires!(root, dockerfiles_wanted, buildah, runc, skopeo, debian_base);
     let base = debian::base().unwrap();
     let scratch = Scratch::new();
     let cases = Case::all(&scratch);
@@ -372,5 +373,5 @@ fn real_dockerfiles_become_the_same_images_as_with_buildah() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(std::env::var_os("KEG_TEST_DOCKERFILES").is_some() || cases.len() >= 20);
+    assert!(!cases.is_empty(), "KEG_TEST_DOCKERFILES names none that is there");
 }
