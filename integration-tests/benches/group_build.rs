@@ -59,7 +59,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     docker.import_busybox();
     let buildah = programs::installed("buildah").map(|_| Buildah::new());
     if let Some(buildah) = &buildah {
-        buildah.import(&Image::busybox(), "bench");
+        buildah.import(&Image::busybox().with_history(), "bench");
     }
     let scratch = Scratch::new();
     let mut builders = vec![Builder::keg(&keg, &image)];

@@ -316,6 +316,22 @@ impl Image {
         self
     }
 
+    /// Returns the same image with a history, an entry for each layer, which buildah insists on.
+    ///
+    /// # Panics
+    /// Never: all is in memory.
+    #[must_use]
+    pub fn with_history(mut self) -> Self {
+        let mut config: Value = serde_json::from_slice(&self.config.bytes).expect("our own");
+        let entry = json!({"created": "2024-01-02T03:04:05Z", "created_by": "a test"});
+        config["history"] = json!(vec![entry; self.layers.len()]);
+        self.config = Blob::new(CONFIG, serde_json::to_vec(&config).expect("serialize"));
+        let mut manifest: Value = serde_json::from_slice(&self.manifest.bytes).expect("our own");
+        manifest["config"] = self.config.descriptor();
+        self.manifest = Blob::new(MANIFEST, serde_json::to_vec(&manifest).expect("serialize"));
+        self
+    }
+
     /// Writes an OCI layout whose one name stands for an index of images and their architectures;
     /// returns the index's digest.
     ///
