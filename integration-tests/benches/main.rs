@@ -34,7 +34,7 @@ groups:
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
   engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
   network    the default network, ports, traffic and names: keg, docker, podman
-  shim       memory, wake-ups, logs, latency and start of supervisors: our shim, containerd's, conmon
+  shim       memory, wake-ups, logs, latency and start of supervisors: our shim, containerd's and its Rust one, conmon
 
   --rounds N   runs of each side (default 30)
   --keep       writes results/GROUP.json, the result that README is drawn from

@@ -78,7 +78,10 @@ fn start(flags: &Flags) -> anyhow::Result<()> {
         cgroup::join(options.shim_cgroup.as_ref())?;
     }
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    command.current_dir(&bundle);
+    if let Some(bundle) = &flags.bundle {
+        // Only if it must be: a change of directory takes a fork that copies this process.
+        command.current_dir(bundle);
+    }
     command.args(["-namespace", &flags.namespace, "-id", &flags.id]);
     command.arg("-address").arg(&flags.address).arg("-socket").arg(&socket);
     if let Some(events) = events.filter(|events| !events.is_empty()) {
