@@ -32,6 +32,8 @@ impl Machine {
     pub fn new() -> Self {
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace");
+            // A new namespace has what the machine has, which may be a router already.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("set a sysctl");
             File::open("/proc/thread-self/ns/net").expect("open a network namespace")
         });
         Self { netns: Arc::new(made.join().expect("a thread")) }

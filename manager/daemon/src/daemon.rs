@@ -41,7 +41,7 @@ use crate::builder;
 use crate::config::Config;
 use crate::notify::{State, notify};
 use crate::services;
-use crate::socket::{self, Address};
+use crate::socket::{self, Address, SocketError};
 use crate::tls;
 
 /// Name of the shim for containerd's runtime `io.containerd.keg.v2`.
@@ -99,9 +99,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let mut sockets = Vec::new();
     let mut bound = Vec::new();
-    // Every address before any is served: whoever is answered at one finds the others.
-    for uri in &config.listen {
-        bound.push(match Address::parse(uri)? {
+    let mut addresses = config
+        .listen
+        .iter()
+        .map(|uri| Ok((uri, Address::parse(uri)?)))
+        .collect::<Result<Vec<_>, SocketError>>()?;
+    // The sockets of the file system last: whoever finds one finds the other addresses open too.
+    addresses.sort_by_key(|(_, address)| matches!(address, Address::Unix(_)));
+    for (uri, address) in addresses {
+        bound.push(match address {
             Address::Unix(path) => {
                 let (listener, path) = socket::listen(path)?;
                 sockets.push(path);

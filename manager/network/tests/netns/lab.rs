@@ -40,6 +40,8 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("root makes network namespaces");
+            // A new namespace has what the machine has, which may be a router already.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         Self { netns: Arc::new(made.join().unwrap()) }
