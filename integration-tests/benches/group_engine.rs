@@ -470,5 +470,6 @@ impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.engine().command(["rm", "-fa"]).output();
         let _ = self.engine().command(["rmi", "-fa"]).output();
+        self.scratch.unmount();
     }
 }

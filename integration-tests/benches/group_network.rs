@@ -72,11 +72,14 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     comparisons.push(compare("run, first and 200th container", many(&keg, rounds)?));
     comparisons.extend(traffic(&keg, &bypass, &peers, few)?);
     comparisons.push(compare("2,000 DNS queries", names(&keg, &peers, few)?));
+    let versions = engines().iter().map(|one| (one.name().to_owned(), one.version())).collect();
+    drop(peers);
+    scratch.unmount();
     Ok(BenchResult {
         group: "network".into(),
         date: today()?,
         machine: Machine::here(),
-        versions: engines().iter().map(|one| (one.name().to_owned(), one.version())).collect(),
+        versions,
         setting: "`run --rm` of `true`; traffic between static programs in containers".into(),
         comparisons,
         measures: Vec::new(),

@@ -142,6 +142,11 @@ fn ratio(comparison: &Comparison, figures: &Figures) -> f64 {
     figures.wall_ms.median / ours
 }
 
+/// A figure, or a dash where a comparison takes the time only.
+fn measured(figure: f64) -> String {
+    if figure > 0.0 { format!("{figure:.1}") } else { "–".to_owned() }
+}
+
 fn markdown(result: &BenchResult) -> String {
     let mut text = format!(
         "{}, on {} CPUs, Linux {}, {}. Medians of {} runs each, taken in turn; × is the multiple of \
@@ -165,12 +170,12 @@ fn markdown(result: &BenchResult) -> String {
             let version = result.versions.get(&figures.side).map_or("", String::as_str);
             let _ = writeln!(
                 text,
-                "| {} {version} | {:.1} | {:.2} | {:.1} | {:.1} |",
+                "| {} {version} | {:.1} | {:.2} | {} | {} |",
                 figures.side,
                 figures.wall_ms.median,
                 ratio(comparison, figures),
-                figures.cpu_ms.median,
-                figures.peak_kib.median / 1024.0,
+                measured(figures.cpu_ms.median),
+                measured(figures.peak_kib.median / 1024.0),
             );
         }
     }

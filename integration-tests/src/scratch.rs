@@ -39,6 +39,12 @@ impl Scratch {
         &self.path
     }
 
+    /// Takes away what is mounted below it, which otherwise fails the test: for programs of others that
+    /// leave their store mounted.
+    pub fn unmount(&self) {
+        unmount_all(&self.path);
+    }
+
     /// Returns the path of `name` in it, which need not exist.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -76,12 +82,7 @@ impl Default for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let mut left: Vec<PathBuf> =
-            mounts_below(&self.path).into_iter().map(|mount| mount.mount_point.into()).collect();
-        left.sort();
-        for mount_point in left.iter().rev() {
-            let _ = umount2(mount_point, MntFlags::MNT_DETACH);
-        }
+        let left = unmount_all(&self.path);
         let removed = fs::remove_dir_all(&self.path);
         if std::thread::panicking() {
             return;
@@ -89,6 +90,17 @@ impl Drop for Scratch {
         assert!(left.is_empty(), "mounts left behind: {left:?}");
         removed.unwrap_or_else(|error| panic!("remove {:?}: {error}", self.path));
     }
+}
+
+/// Unmounts everything below `directory`; returns where it was.
+fn unmount_all(directory: &Path) -> Vec<PathBuf> {
+    let mut left: Vec<PathBuf> =
+        mounts_below(directory).into_iter().map(|mount| mount.mount_point.into()).collect();
+    left.sort();
+    for mount_point in left.iter().rev() {
+        let _ = umount2(mount_point, MntFlags::MNT_DETACH);
+    }
+    left
 }
 
 /// Returns this process's mounts whose mount point is `directory` or below it.
