@@ -314,7 +314,7 @@ impl<'a> Peers<'a> {
             let directory = self.fresh("floor");
             fs::create_dir_all(&directory)?;
             let mut shell = Command::new("bash");
-            shell.args(["-euo", "pipefail", "-c", &floor]).current_dir(&directory);
+            shell.args(["-euo", "pipefail", "-c", &floor]).arg(&directory);
             let sample = runner::measure(&shell, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
@@ -478,14 +478,15 @@ fn side<'a>(name: &str, run: impl FnMut() -> anyhow::Result<Sample> + 'a) -> Sid
     Side { name: name.to_owned(), run: Box::new(run) }
 }
 
-/// A script that fetches and unpacks the layers of an image, one after the other as tar must.
+/// A script that fetches and unpacks the layers of an image, one after the other as tar must, in the
+/// directory that it is called by.
 fn floor_script(image: &str) -> anyhow::Result<String> {
     let mut skopeo = Command::new(installed("skopeo")?);
     skopeo.args(["inspect", "--raw", "--tls-verify=false"]).arg(format!("docker://{image}"));
     let manifest: serde_json::Value = Outcome::of(&mut skopeo, PATIENCE).success().json();
     let (registry, rest) = image.split_once('/').context("an image's registry")?;
     let repository = rest.split(':').next().unwrap_or(rest);
-    let mut script = String::new();
+    let mut script = "cd \"$0\"\n".to_owned();
     for layer in manifest["layers"].as_array().context("layers")? {
         let digest = layer["digest"].as_str().context("a digest")?;
         let is_zstd = layer["mediaType"].as_str().is_some_and(|kind| kind.contains("zstd"));
