@@ -122,7 +122,8 @@ fn a_client_that_is_killed_at_any_step_ends_the_build() {
             let _ = project.daemon.keg(["builder", "prune", "--all"]).success();
         }
     }
-    assert_eq!(mounts_below(&state), []);
+    // A step that was about to start when the others were gone ends by itself, too.
+    wait_until("nothing is mounted", PATIENCE, || mounts_below(&state).is_empty());
 
     let _ = project.build(&[]).success();
     assert_result(&project);
