@@ -121,7 +121,7 @@ fn destinations_follow_the_working_directory_links_and_final_slashes() {
             "Dockerfile",
             r#"FROM BASE
 RUN mkdir -p /var/real && ln -s /var/real /link && touch /var/real/kept
-WORKDIR /work
+WORKDIR /desk
 COPY a.txt renamed
 COPY a.txt into/
 COPY a.txt b.txt ../
@@ -144,7 +144,7 @@ COPY loop /loop
 
     let _ = project.build(&[]).success();
 
-    assert_eq!(project.run("ls /work; ls /work/into"), "into\none\nquoted name\nrenamed\na.txt\n");
+    assert_eq!(project.run("ls /desk; ls /desk/into"), "into\none\nquoted name\nrenamed\na.txt\n");
     assert_eq!(project.run("ls /var/real; cat /b.txt /bracket; ls /some"), "kept\none\nbea.txt\n");
     assert_eq!(project.run("ls -l /loop | grep -o 'self -> .'"), "self -> .\n");
     for (line, expected) in [

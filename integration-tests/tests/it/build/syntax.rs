@@ -88,7 +88,7 @@ ENV SWAPPED=${FILE/dir/other} DOTS=${VERSION//./_} DEFAULT=${EMPTY:-unset} KEPT=
 ENV SAME=old
 ENV SAME=new COPY=$SAME
 LABEL version=$VERSION "quoted key"="with \"quotes\"" stage=$STAGE
-WORKDIR /work/${MAJOR}
+WORKDIR /desk/${MAJOR}
 COPY ${LAST} ${LAST%.gz} ./${MAJOR}/
 USER ${UID_OF:-1000}:${GID_OF:-50}
 EXPOSE ${PORT:-8080} $MAJOR/udp
@@ -128,13 +128,13 @@ CMD echo $NOT_REPLACED_HERE
     assert_eq!(config["Labels"]["version"], "1.2.3-rc4");
     assert_eq!(config["Labels"]["quoted key"], "with \"quotes\"");
     assert_eq!(config["Labels"]["stage"], "final");
-    assert_eq!(config["WorkingDir"], "/work/1");
+    assert_eq!(config["WorkingDir"], "/desk/1");
     assert_eq!(config["User"], "1000:50");
     assert_eq!(config["ExposedPorts"], json!({"8080/tcp": {}, "1/udp": {}}));
     assert_eq!(config["Volumes"], json!({"/data/1": {}}));
     assert_eq!(config["StopSignal"], "SIGINT");
     assert_eq!(config["Cmd"], json!(["/bin/sh", "-c", "echo $NOT_REPLACED_HERE"]));
-    assert_eq!(project.run("ls /work/1/1"), "archive.tar\narchive.tar.gz\n");
+    assert_eq!(project.run("ls /desk/1/1"), "archive.tar\narchive.tar.gz\n");
     project.write("Dockerfile", "FROM BASE\nARG A\nENV B=\"${A:?give it}\"\n");
     let refused = project.build(&[]);
     assert!(refused.stderr.contains("A: give it"), "{}", refused.stderr);
