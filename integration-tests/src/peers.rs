@@ -153,6 +153,29 @@ impl Containerd {
         Outcome::of(&mut self.ctr_command(args), PATIENCE)
     }
 
+    /// Runs `ctr` for what the container prints, again and again as long as `printed` says that it is
+    /// not all there.
+    ///
+    /// `ctr` gives up a FIFO that it has not come to open when it hears that the process has ended, and
+    /// what was written is lost: once in some 100 times on a busy machine, with runc as with us.
+    #[must_use]
+    #[track_caller]
+    pub fn ctr_prints<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        printed: impl Fn(&Outcome) -> bool,
+    ) -> Outcome {
+        let mut command = self.ctr_command(args);
+        let mut outcome = Outcome::of(&mut command, PATIENCE);
+        for _ in 0..9 {
+            if printed(&outcome) {
+                break;
+            }
+            outcome = Outcome::of(&mut command, PATIENCE);
+        }
+        outcome
+    }
+
     /// Returns the daemon's process and all that it has started, containers too.
     #[must_use]
     pub fn pids(&self) -> Vec<Pid> {

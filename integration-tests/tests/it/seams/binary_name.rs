@@ -1,16 +1,8 @@
 //! keg-runtime under containerd's own shim, by the runtime option `BinaryName`.
 
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{Containerd, Outcome, programs, requires, wait_until};
+use keg_fixtures::{Containerd, programs, requires, wait_until};
 use serde_json::Value;
-
-/// `ctr run` through containerd-shim-runc-v2 with our runtime in runc's place.
-fn run(containerd: &Containerd, options: &[&str], id: &str, script: &str) -> Outcome {
-    let runtime = programs::ours("keg-runtime");
-    let fixed = ["run", "--runc-binary", runtime.to_str().unwrap()];
-    let rest = [Containerd::BUSYBOX, id, "sh", "-c", script];
-    containerd.ctr(fixed.iter().chain(options).chain(&rest))
-}
 
 #[test]
 fn containerds_own_shim_passes_output_and_exit_code_on() {
@@ -18,7 +10,12 @@ fn containerds_own_shim_passes_output_and_exit_code_on() {
     let containerd = Containerd::new();
     containerd.import_busybox();
 
-    let outcome = run(&containerd, &["--rm"], "one", "echo hello; echo oh >&2; exit 3");
+    let runtime = programs::ours("keg-runtime");
+    let fixed = ["run", "--rm", "--runc-binary", runtime.to_str().unwrap(), Containerd::BUSYBOX];
+    let script = ["one", "sh", "-c", "echo hello; echo oh >&2; exit 3"];
+    let outcome = containerd.ctr_prints(fixed.iter().chain(&script), |outcome| {
+        outcome.stdout.ends_with('\n') && outcome.stderr.contains("oh\n")
+    });
 
     assert_eq!(outcome.stdout, "hello\n", "{outcome:?}");
     assert!(outcome.stderr.starts_with("oh\n"), "{outcome:?}");
@@ -44,7 +41,9 @@ fn containerds_own_shim_execs_pauses_measures_and_removes() {
     requires!(root, containerd);
     let containerd = Containerd::new();
     containerd.import_busybox();
-    let _ = run(&containerd, &["--detach"], "one", "exec sleep 1000").success();
+    let runtime = programs::ours("keg-runtime");
+    let run = ["run", "--detach", "--runc-binary", runtime.to_str().unwrap(), Containerd::BUSYBOX];
+    let _ = containerd.ctr(run.iter().chain(&["one", "sleep", "1000"])).success();
     let status = || {
         let list = containerd.ctr(["task", "ls"]).success().stdout;
         let line = list.lines().find(|line| line.starts_with("one ")).map(str::to_owned);
@@ -52,7 +51,7 @@ fn containerds_own_shim_execs_pauses_measures_and_removes() {
     };
 
     let words = ["task", "exec", "--exec-id", "e", "one", "sh", "-c", "echo inside; exit 4"];
-    let exec = containerd.ctr(words);
+    let exec = containerd.ctr_prints(words, |exec| exec.stdout.ends_with('\n'));
     assert_eq!((exec.stdout.as_str(), exec.exit_code), ("inside\n", 4), "{exec:?}");
 
     let _ = containerd.ctr(["task", "pause", "one"]).success();

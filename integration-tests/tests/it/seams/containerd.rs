@@ -79,8 +79,10 @@ fn remove(containerd: &Containerd, id: &str) {
 
 fn prints_output_and_returns_the_exit_code(containerd: &Containerd) {
     let script = ["sh", "-c", "echo hello; echo oh >&2; exit 3"];
-    let outcome =
-        containerd.ctr(KEG.iter().chain(&["--rm", Containerd::BUSYBOX, "one"]).chain(&script));
+    let words = KEG.iter().chain(&["--rm", Containerd::BUSYBOX, "one"]).chain(&script);
+    let outcome = containerd.ctr_prints(words, |outcome| {
+        outcome.stdout.ends_with('\n') && outcome.stderr.contains("oh\n")
+    });
 
     assert_eq!(outcome.stdout, "hello\n", "{outcome:?}");
     // ctr has something to say too: newer ones of cgroup v1, older ones of the exit code.
@@ -116,7 +118,7 @@ fn is_managed_through_its_life(containerd: &Containerd) {
     heard("/tasks/start");
 
     let words = ["task", "exec", "--exec-id", "e", "one", "sh", "-c", "echo inside; exit 4"];
-    let exec = containerd.ctr(words);
+    let exec = containerd.ctr_prints(words, |exec| exec.stdout.ends_with('\n'));
     assert_eq!((exec.stdout.as_str(), exec.exit_code), ("inside\n", 4), "{exec:?}");
     heard("/tasks/exec-started");
 
@@ -149,7 +151,9 @@ fn is_checkpointed_and_restored(containerd: &Containerd) {
     detached(containerd, "one", script);
     let count = |id: &str| {
         let cat = ["task", "exec", "--exec-id", "cat", id, "cat", "/count"];
-        containerd.ctr(cat).stdout.trim().parse::<u64>().unwrap_or(0)
+        let printed = containerd
+            .ctr_prints(cat, |outcome| outcome.exit_code != 0 || outcome.stdout.ends_with('\n'));
+        printed.stdout.trim().parse::<u64>().unwrap_or(0)
     };
     wait_until("it counts", PATIENCE, || count("one") > 20);
 
@@ -174,7 +178,8 @@ fn is_found_again(mut containerd: Containerd) {
 
     assert_eq!(status(&containerd, "one"), "RUNNING");
     let exec = ["task", "exec", "--exec-id", "e", "one", "echo", "still here"];
-    assert_eq!(containerd.ctr(exec).success().stdout, "still here\n");
+    let exec = containerd.ctr_prints(exec, |exec| exec.stdout.ends_with('\n'));
+    assert_eq!(exec.success().stdout, "still here\n");
     remove(&containerd, "one");
 }
 
