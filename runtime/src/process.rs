@@ -288,14 +288,11 @@ pub fn execute(steps: &LastSteps<'_>, program: &CStr, env: &[CString]) -> Result
 /// [`Step::Descriptors`].
 pub fn reset_inherited(process: &ProcessPlan) -> Result<(), Failure> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).at(Step::Descriptors)?;
-    reset_sigpipe().at(Step::Descriptors)?;
+    // An ignored signal stays ignored across execve(2): SIGPIPE by us, SIGHUP and SIGINT by callers such
+    // as nohup(1) and shells that start something in the background.
+    sys::process::default_actions().at(Step::Descriptors)?;
     umask(Mode::from_bits_truncate(process.umask.unwrap_or(0o022) & 0o777));
     Ok(())
-}
-
-/// The standard library ignores SIGPIPE, and an ignored signal stays ignored across execve(2).
-fn reset_sigpipe() -> Result<(), Errno> {
-    sys::process::default_action(nix::sys::signal::Signal::SIGPIPE)
 }
 
 /// Pins `pid`, the caller if zero, to the CPUs in `mask`.

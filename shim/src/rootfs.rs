@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Overlays go through the new mount API, whose options are descriptors, so that neither their
-//! number nor the length of their paths is limited by a page. Where the kernel does not take
-//! descriptors there (before Linux 6.13), and for other filesystems, mount(2) is used.
+//! number nor the length of their paths is limited by a page; older kernels have older ways, see
+//! `overlay`. Other filesystems are mounted by mount(2).
 //!
 //! Either all mounts are there or none.
 
@@ -21,13 +21,15 @@ use keg_proto::containerd::types::Mount;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen, mount, mount_remount, move_mount, open_tree, unmount,
+    MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_remount,
+    move_mount, open_tree, unmount,
 };
 
+use self::overlay::{OverlayError, mount_overlay};
 use crate::id_map::{IdMap, IdMapError};
 use crate::sys;
+
+mod overlay;
 
 /// Mounts that may lie on top of each other at one place.
 const MAX_STACKED: usize = 64;
@@ -221,6 +223,13 @@ fn clone_tree(
     Ok(tree)
 }
 
+/// Opens a directory for a mount.
+fn open_directory(path: &Path) -> Result<OwnedFd, RootfsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|source| RootfsError::Open { path: path.to_owned(), source })
+}
+
 fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, path: &Path) -> Result<(), RootfsError> {
     sys::mount_set_id_map(tree.as_fd(), namespace.as_fd())
         .map_err(|source| RootfsError::MapOwners { path: path.to_owned(), source })
@@ -229,120 +238,6 @@ fn map_owners(tree: &OwnedFd, namespace: &OwnedFd, path: &Path) -> Result<(), Ro
 fn attach(tree: &OwnedFd, target: &Target) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", &target.0, c"", flags)
-}
-
-/// Tells what the kernel refused from what we could not prepare.
-enum OverlayError {
-    Kernel(Errno),
-    Rootfs(RootfsError),
-}
-
-fn mount_overlay(options: &Options, target: &Target) -> Result<(), OverlayError> {
-    let overlay = Overlay::open(options).map_err(OverlayError::Rootfs)?;
-    match overlay.mount_by_descriptors(options, target) {
-        // Such a kernel knows no descriptors as options, or not those of `O_PATH` (before Linux 6.13).
-        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS) => {
-            overlay.mount_by_paths(options, target).map_err(OverlayError::Kernel)
-        }
-        other => other.map_err(OverlayError::Kernel),
-    }
-}
-
-/// An overlay's layers, opened.
-struct Overlay<'a> {
-    lower: Vec<OwnedFd>,
-    upper_and_work: Vec<(&'static str, OwnedFd)>,
-    others: Vec<&'a str>,
-}
-
-impl<'a> Overlay<'a> {
-    fn open(options: &'a Options) -> Result<Self, RootfsError> {
-        let mut overlay =
-            Self { lower: Vec::new(), upper_and_work: Vec::new(), others: Vec::new() };
-        let namespace = match &options.id_map {
-            Some(map) => Some(map.user_namespace().map_err(RootfsError::IdMap)?),
-            None => None,
-        };
-        for option in &options.data {
-            match option.split_once('=') {
-                Some(("lowerdir", layers)) => {
-                    for layer in split_layers(layers) {
-                        overlay.lower.push(open_lower(&layer, namespace.as_ref())?);
-                    }
-                }
-                Some(("upperdir", path)) => {
-                    overlay.upper_and_work.push(("upperdir", open_path(Path::new(path))?));
-                }
-                Some(("workdir", path)) => {
-                    overlay.upper_and_work.push(("workdir", open_path(Path::new(path))?));
-                }
-                _ => overlay.others.push(option),
-            }
-        }
-        Ok(overlay)
-    }
-
-    fn mount_by_descriptors(&self, options: &Options, target: &Target) -> Result<(), Errno> {
-        let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, c"source", c"overlay")?;
-        for layer in &self.lower {
-            fsconfig_set_fd(&context, c"lowerdir+", layer)?;
-        }
-        for (name, dir) in &self.upper_and_work {
-            fsconfig_set_fd(&context, *name, dir)?;
-        }
-        for option in &self.others {
-            match option.split_once('=') {
-                Some((name, value)) => fsconfig_set_string(&context, name, value)?,
-                None => fsconfig_set_flag(&context, *option)?,
-            }
-        }
-        fsconfig_create(&context)?;
-        let mounted =
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, mount_attributes(options.flags))?;
-        attach(&mounted, target)
-    }
-
-    /// The older way, where layers are named: by their descriptors, since that is short.
-    fn mount_by_paths(&self, options: &Options, target: &Target) -> Result<(), Errno> {
-        let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let lower: Vec<String> = self.lower.iter().map(by_fd).collect();
-        let mut data = vec![format!("lowerdir={}", lower.join(":"))];
-        for (name, dir) in &self.upper_and_work {
-            data.push(format!("{name}={}", by_fd(dir)));
-        }
-        data.extend(self.others.iter().map(ToString::to_string));
-        let data = c_string(data.join(","));
-        mount(c"overlay", target.path(), c"overlay", options.flags, Some(&*data))
-    }
-}
-
-fn open_lower(path: &Path, namespace: Option<&OwnedFd>) -> Result<OwnedFd, RootfsError> {
-    let Some(namespace) = namespace else { return open_path(path) };
-    let tree = clone_tree(path, false, None)?;
-    map_owners(&tree, namespace, path)?;
-    Ok(tree)
-}
-
-fn open_path(path: &Path) -> Result<OwnedFd, RootfsError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty())
-        .map_err(|source| RootfsError::Open { path: path.to_owned(), source })
-}
-
-/// Splits `lowerdir`'s value at colons, where a backslash makes a colon part of a path.
-fn split_layers(layers: &str) -> Vec<PathBuf> {
-    let mut paths = vec![String::new()];
-    let mut chars = layers.chars();
-    while let Some(char) = chars.next() {
-        match (char, paths.last_mut()) {
-            (':', _) => paths.push(String::new()),
-            ('\\', Some(path)) => path.extend(chars.next()),
-            (_, Some(path)) => path.push(char),
-            (_, None) => {}
-        }
-    }
-    paths.into_iter().map(PathBuf::from).collect()
 }
 
 /// Mount options, sorted by what they are for.
@@ -442,18 +337,6 @@ fn c_string(text: String) -> std::ffi::CString {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn layers_are_split_at_colons_that_are_not_escaped() {
-        for (text, layers) in [
-            ("/a", &["/a"][..]),
-            ("/a:/b:/c", &["/a", "/b", "/c"][..]),
-            (r"/a\:b:/c\\d", &["/a:b", r"/c\d"][..]),
-        ] {
-            let expected: Vec<PathBuf> = layers.iter().map(PathBuf::from).collect();
-            assert_eq!(split_layers(text), expected);
-        }
-    }
 
     #[test]
     fn options_are_sorted_into_flags_data_and_id_maps() {

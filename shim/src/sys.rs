@@ -102,6 +102,17 @@ pub(crate) fn mount_set_id_map(
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives the calling thread a mount namespace of its own, a copy of the one it had.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, `ENOSPC` where the limit of mount namespaces is reached.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: it concerns mounts, root and working directory of this thread alone; memory and
+    // descriptors stay shared, so nothing that Rust relies on changes.
+    let ret = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Forks a process that does nothing, in a new user namespace without id maps.
 ///
 /// The caller kills it, and the reaper reaps it. It also ends when its parent does.

@@ -176,15 +176,25 @@ pub fn signal_by_pidfd(pidfd: impl AsFd, signal: libc::c_int) -> Result<(), Errn
     Ok(())
 }
 
-/// Gives `signal` its default action. See sigaction(2).
+/// Gives each signal its default action, those that the C library keeps for itself (32 and 33) too. See
+/// sigaction(2).
 ///
 /// # Errors
-/// `EINVAL` for a signal whose action cannot be changed.
-pub fn default_action(signal: Signal) -> Result<(), Errno> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of this process, so nothing that a handler could
-    // interrupt matters.
-    unsafe { sigaction(signal, &action) }.map(drop)
+/// None that is known: the two signals whose action cannot be changed are left out.
+pub fn default_actions() -> Result<(), Errno> {
+    /// `struct sigaction` of the kernel, as long as it is anywhere, and its `sigset_t`.
+    const ACTION_BYTES: usize = 32;
+    const SIGSET_BYTES: usize = 8;
+    let default = [0_u64; ACTION_BYTES / size_of::<u64>()];
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        let old = std::ptr::null_mut::<u64>();
+        // SAFETY: `default` is a whole kernel action of zeros, which is the default action without flags
+        // and runs no code of this process; nothing is written back.
+        check(unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, SIGSET_BYTES)
+        })?;
+    }
+    Ok(())
 }
 
 /// Ignores `signal`. See sigaction(2).

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
-use keg_fixtures::{Bundle, requires};
+use keg_fixtures::wait::PATIENCE;
+use keg_fixtures::{Bundle, Outcome, Runtime, requires};
 use serde_json::json;
 
 fn set(names: &[&str]) -> BTreeSet<String> {
@@ -246,10 +248,31 @@ fn signals_are_neither_blocked_nor_ignored() {
     let report = host.runtime().report(Bundle::probe());
 
     assert_eq!(report.signals.blocked, 0);
-    // Rust's own start-up ignores SIGPIPE (13); glibc's posix_spawn, by which the fixtures start the
-    // runtime, its two internal signals (32, 33).
-    let known = 1 << 12 | 1 << 31 | 1 << 32;
-    assert_eq!(report.signals.ignored & !known, 0, "{:x}", report.signals.ignored);
+    // Rust's own start-up, in the probe too, ignores SIGPIPE (13).
+    assert_eq!(report.signals.ignored & !(1 << 12), 0, "{:x}", report.signals.ignored);
+}
+
+#[test]
+fn signals_that_the_caller_ignores_have_their_default_action_in_the_container() {
+    let host = requires!(root, our_runtime);
+    let runtime = host.runtime();
+    let id = Runtime::new_id();
+    let bundle = Bundle::probe().set("/linux/cgroupsPath", format!("/{id}"));
+    let _guard = runtime.guard(&id);
+    let run = runtime.command([
+        "run".as_ref(),
+        "--bundle".as_ref(),
+        bundle.path().as_os_str(),
+        id.as_ref(),
+    ]);
+    // As nohup(1) and a shell's `&` do.
+    let mut command = Command::new("sh");
+    let _ = command.args(["-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh"]);
+    let _ = command.arg(run.get_program()).args(run.get_args());
+
+    let report = Outcome::of(&mut command, PATIENCE).success().report();
+
+    assert_eq!(report.signals.ignored & 0b111, 0, "{:x}", report.signals.ignored);
 }
 
 #[test]

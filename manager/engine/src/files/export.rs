@@ -1,5 +1,6 @@
 //! The whole root file system as an archive, and what of it the container changed.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use keg_image::config_comment;
@@ -15,7 +16,9 @@ use crate::error::EngineError;
 use crate::model::{Entrypoint, Record};
 
 /// Files that every container has of its own, mounted on empty ones if the image has none.
-const PLACES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+/// Directories that every container has, likewise.
+const DIRECTORIES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 impl Engine {
     /// Archives a container's root file system, without what is mounted in it, and with what an
@@ -78,11 +81,17 @@ impl Engine {
 /// Leaves out what was made only to mount our own files on, and a directory that nothing else
 /// changed.
 fn without_places(mut changes: Vec<PathChange>, directory: &Path) -> Vec<PathChange> {
+    let is_one_of =
+        |places: &[&str], path: &Path| places.iter().any(|place| path == Path::new(place));
     let is_place = |change: &PathChange| {
-        let path = change.path.strip_prefix("/").unwrap_or(&change.path);
+        let place = directory.join(change.path.strip_prefix("/").unwrap_or(&change.path));
+        let is_empty = || match is_one_of(&DIRECTORIES, &change.path) {
+            true => fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_none()),
+            false => fs::symlink_metadata(&place).is_ok_and(|file| file.len() == 0),
+        };
         change.kind == ChangeKind::Added
-            && PLACES.iter().any(|place| Path::new(place) == change.path)
-            && std::fs::symlink_metadata(directory.join(path)).is_ok_and(|file| file.len() == 0)
+            && (is_one_of(&FILES, &change.path) || is_one_of(&DIRECTORIES, &change.path))
+            && is_empty()
     };
     let before = changes.len();
     changes.retain(|change| !is_place(change));
