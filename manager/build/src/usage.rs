@@ -240,6 +240,7 @@ impl Shared {
         if names_mounts || (removes_all && means_mounts) {
             pruned.freed_bytes += self.forget_mounts()?;
         }
+        self.layers.store().trash().wait_until_empty();
         Ok(pruned)
     }
 

@@ -114,7 +114,7 @@ fn take_away(
 /// Takes away what nothing names any more. What cannot be is found when the daemon starts next.
 fn remove_files(shared: &Shared, record: &Record) {
     let dir = shared.dir(&record.id);
-    if let Err(error) = std::fs::remove_dir_all(dir.path()) {
+    if let Err(error) = shared.store.trash().throw(dir.path()) {
         tracing::warn!(path = ?dir.path(), %error, "cannot remove the files of a removed container");
     }
     if let Err(error) = shared.snapshotter.cleanup() {

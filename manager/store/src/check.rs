@@ -6,6 +6,7 @@
 //! name of nothing, container without its layer           missing or wrong
 //! file or directory that no row names                    debris: a crash left it, or it is just being
 //!                                                        removed; the next collection takes it
+//! file in the trash that is not being removed            debris: it could not be; the next start tries again
 //! ```
 //!
 //! Presence and sizes are compared under the database's write lock, so that what comes and goes
@@ -285,6 +286,9 @@ fn snapshot_directories(
             checked.findings.push(unnamed(path));
         }
     }
+    let left = store.trash().leftovers();
+    let failed = |source| CheckError::List { path: store.root().join("trash"), source };
+    checked.findings.extend(left.map_err(failed)?.into_iter().map(unnamed));
     Ok(())
 }
 

@@ -9,8 +9,10 @@
 //!              │
 //!              ├── content() ──▶ ContentStore ── ingest ──▶ Ingest  content/, hash, sync, rename, enter
 //!              │
-//!              └── OverlaySnapshotter │ CopySnapshotter             snapshots/N/{fs,work}
-//!                             │
+//!              ├── OverlaySnapshotter │ CopySnapshotter             snapshots/N/{fs,work}
+//!              │
+//!              └── trash() ──▶ Trash                                trash/, removed in the background
+//!
 //!              collect(store, snapshotters)                         mark from roots, sweep, scan for debris
 //! ```
 //!
@@ -33,6 +35,7 @@ mod metadata;
 mod namespace;
 mod snapshot;
 mod store;
+mod trash;
 mod usage;
 
 pub use check::{CheckError, Checked, Finding, check, repair};
@@ -51,6 +54,7 @@ pub use snapshot::{
     SnapshotInfo, SnapshotKind, Snapshotter, Usage, copy_directory, detect_snapshotter, measure,
 };
 pub use store::{OpenError, Store};
+pub use trash::Trash;
 pub use usage::{StoreUsage, directory_bytes};
 
 /// Labels of an object: small texts for programs, in the order of their names.

@@ -11,6 +11,7 @@ use crate::content::{ContentError, ContentStore};
 use crate::explain::io_remedy;
 use crate::lock::{LockError, RootLock};
 use crate::metadata::{Database, Durability};
+use crate::trash::Trash;
 use crate::{Explain, MetadataError, ReadTx, Reason, WriteTx, io_reason};
 
 /// Characters that overlayfs gives a meaning in its options.
@@ -110,6 +111,7 @@ struct Shared {
     root: PathBuf,
     database: Database,
     content: ContentStore,
+    trash: Trash,
     _lock: RootLock,
 }
 
@@ -132,10 +134,12 @@ impl Store {
         let path = root.join("keg.db");
         let database = Database::open(&path)
             .map_err(|source| OpenError::Database { path: path.clone(), source })?;
-        let content = ContentStore::open(&root.join("content"), database.clone())
+        let trash = Trash::open(&root.join("trash"))
+            .map_err(|source| OpenError::Prepare { path: root.join("trash"), source })?;
+        let content = ContentStore::open(&root.join("content"), database.clone(), trash.clone())
             .map_err(|source| OpenError::Content { root: root.clone(), source })?;
         sync_dir(&root).map_err(|source| OpenError::Prepare { path: root.clone(), source })?;
-        Ok(Self { shared: Arc::new(Shared { root, database, content, _lock: lock }) })
+        Ok(Self { shared: Arc::new(Shared { root, database, content, trash, _lock: lock }) })
     }
 
     /// Returns the root directory, absolute and without symbolic links.
@@ -148,6 +152,12 @@ impl Store {
     #[must_use]
     pub fn content(&self) -> &ContentStore {
         &self.shared.content
+    }
+
+    /// Returns where to put what nothing names any more.
+    #[must_use]
+    pub fn trash(&self) -> &Trash {
+        &self.shared.trash
     }
 
     /// Runs `body` in one write transaction: all of it is durable when this returns `Ok`, and none

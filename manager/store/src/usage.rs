@@ -17,7 +17,7 @@ pub struct StoreUsage {
     pub blobs_bytes: u64,
     /// Transfers that are under way or broke off.
     pub transfers_bytes: u64,
-    /// Blobs and layers that nothing needs.
+    /// Blobs and layers that nothing needs, and what is just being removed.
     pub garbage_bytes: u64,
     /// The database with its journal, and the small files beside it.
     pub other_bytes: u64,
@@ -57,6 +57,9 @@ impl Store {
         }
         usage.transfers_bytes =
             self.content().ingests()?.iter().map(|ingest| ingest.offset_bytes).sum();
+        let trash = self.trash().bytes();
+        usage.garbage_bytes +=
+            trash.map_err(ContentError::io("measure the trash below", self.root()))?;
         usage.other_bytes = ["keg.db", "keg.db-wal", "keg.db-shm", "id", "lock"]
             .iter()
             .filter_map(|name| std::fs::metadata(self.root().join(name)).ok())

@@ -96,7 +96,13 @@ impl pb::storage_server::Storage for Storage {
         &self,
         _request: Request<pb::CollectRequest>,
     ) -> Result<Response<pb::CollectResponse>, Status> {
-        let collected = self.blocking(|_, images| images.collect()).await?;
+        let collected = self
+            .blocking(|_, images| {
+                let collected = images.collect()?;
+                images.store().trash().wait_until_empty();
+                Ok::<_, keg_image::ImageError>(collected)
+            })
+            .await?;
         Ok(Response::new(pb::CollectResponse {
             blobs: bytes(collected.blobs),
             blobs_bytes: bytes(collected.blob_bytes),

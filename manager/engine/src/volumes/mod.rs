@@ -258,7 +258,7 @@ impl Shared {
             }
             self.take_volume_away(&details.volume)?
         };
-        remove_tree(&gone);
+        self.throw_volume(&gone);
         Ok(())
     }
 
@@ -274,6 +274,13 @@ impl Shared {
         self.store.transaction(|tx| tx.delete_volume(ns, name))?;
         self.tell_volume(name, "destroy", &[]);
         self.set_volume_aside(name)
+    }
+
+    /// Removes a directory that was set aside. What cannot be is found when the daemon starts next.
+    fn throw_volume(&self, gone: &Path) {
+        if let Err(error) = self.store.trash().throw(gone) {
+            tracing::warn!(path = ?gone, %error, "cannot remove the files of a removed volume");
+        }
     }
 
     /// Renames a volume's directory, so that a volume of that name can be made at once.
@@ -313,6 +320,8 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+        // Whoever prunes wants the room.
+        self.store.trash().wait_until_empty();
         let reclaimed = pruned.reclaimed_bytes.to_string();
         self.tell_volume("", "prune", &[("reclaimed", reclaimed)]);
         Ok(pruned)

@@ -290,7 +290,7 @@ impl Shared {
             }
             self.tell_volume(name, "destroy", &[]);
             match self.set_volume_aside(name) {
-                Ok(gone) => remove_tree(&gone),
+                Ok(gone) => self.throw_volume(&gone),
                 Err(error) => tracing::warn!(volume = name, error = %error.chain(),
                     "cannot remove the files of a removed volume"),
             }

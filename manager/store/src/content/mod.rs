@@ -30,6 +30,7 @@ pub use ingest::{Ingest, IngestStatus, Sealed};
 
 use crate::metadata::{Database, Durability};
 use crate::store::sync_dir;
+use crate::trash::Trash;
 use crate::{Algorithm, BlobInfo, Digest, Labels, Namespace, Resource};
 
 /// What says that a directory is an OCI layout (OCI image-spec, image-layout.md).
@@ -37,6 +38,9 @@ const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
 
 /// An index without entries: names are kept in the database.
 const EMPTY_INDEX: &str = "{\"schemaVersion\":2,\"manifests\":[]}\n";
+
+/// A file of more bytes than that is removed in the background: the time that it takes grows with it.
+const QUICKLY_REMOVED_BYTES: u64 = 1 << 20;
 
 /// The blobs of a store; clones share it.
 #[derive(Debug, Clone)]
@@ -48,6 +52,7 @@ pub struct ContentStore {
 struct Shared {
     dir: PathBuf,
     database: Database,
+    trash: Trash,
     /// Directories of the ingests that a writer of this process has open.
     writing: Mutex<HashSet<PathBuf>>,
     /// Tells blobs apart that are stored in one go.
@@ -56,7 +61,7 @@ struct Shared {
 
 impl ContentStore {
     /// Prepares the directory.
-    pub(crate) fn open(dir: &Path, database: Database) -> Result<Self, ContentError> {
+    pub(crate) fn open(dir: &Path, database: Database, trash: Trash) -> Result<Self, ContentError> {
         for name in ["blobs", "blobs/sha256", "blobs/sha512", "ingest"] {
             let path = dir.join(name);
             match DirBuilder::new().mode(0o700).create(&path) {
@@ -74,6 +79,7 @@ impl ContentStore {
         let shared = Shared {
             dir: dir.to_owned(),
             database,
+            trash,
             writing: Mutex::default(),
             counter: AtomicU64::new(0),
         };
@@ -285,8 +291,11 @@ impl ContentStore {
                         }
                         let path = self.blob_path(digest);
                         let size = fs::metadata(&path).map_or(0, |meta| meta.len());
-                        fs::remove_file(&path)
-                            .map_err(ContentError::io("remove the blob", &path))?;
+                        let removed = match size > QUICKLY_REMOVED_BYTES {
+                            true => self.shared.trash.throw(&path),
+                            false => fs::remove_file(&path),
+                        };
+                        removed.map_err(ContentError::io("remove the blob", &path))?;
                         bytes += size;
                         files += 1;
                     }
@@ -294,6 +303,7 @@ impl ContentStore {
                 })?;
             }
         }
+        self.shared.trash.relieve();
         Ok((bytes, files))
     }
 

@@ -13,9 +13,6 @@ use crate::{Namespace, ReadTx, Store, WriteTx};
 /// Prefix of a directory that is being made.
 const NEW: &str = "new-";
 
-/// Prefix of a directory that is being removed.
-const GONE: &str = "gone-";
-
 /// The rows of one snapshotter, and the directories below `snapshots/`.
 #[derive(Debug, Clone)]
 pub(super) struct SnapshotDirs {
@@ -179,17 +176,12 @@ impl SnapshotDirs {
         }
     }
 
-    /// Renames, under the write lock, every directory that no row names, and then removes it.
+    /// Throws away, under the write lock, every directory that no row names.
     pub(super) fn cleanup(&self) -> Result<u64, SnapshotError> {
-        let gone: Vec<PathBuf> = self.store.transaction(|tx| {
+        let removed = self.store.transaction(|tx| {
             let numbers: HashSet<u64> = tx.snapshot_numbers()?.into_iter().collect();
-            let mut gone = Vec::new();
+            let mut removed = 0;
             for name in self.names()? {
-                let path = self.root.join(&name);
-                if name.starts_with(GONE) {
-                    gone.push(path);
-                    continue;
-                }
                 let number = name.strip_prefix(NEW).unwrap_or(&name).parse::<u64>();
                 let is_known = number.as_ref().is_ok_and(|number| numbers.contains(number));
                 // What is not named like ours is not ours to remove; nobody else holds the lock,
@@ -197,18 +189,14 @@ impl SnapshotDirs {
                 if number.is_err() || (is_known && !name.starts_with(NEW)) {
                     continue;
                 }
-                let aside = self.root.join(format!("{GONE}{name}"));
-                fs::rename(&path, &aside)
-                    .map_err(SnapshotError::io("rename the directory", &path))?;
-                gone.push(aside);
+                let path = self.root.join(&name);
+                let thrown = self.store.trash().throw(&path);
+                thrown.map_err(SnapshotError::io("remove the directory", &path))?;
+                removed += 1;
             }
-            Ok::<_, SnapshotError>(gone)
+            Ok::<_, SnapshotError>(removed)
         })?;
-        let mut removed = 0;
-        for path in &gone {
-            self.remove_tree(path)?;
-            removed += 1;
-        }
+        self.store.trash().relieve();
         Ok(removed)
     }
 
@@ -227,7 +215,7 @@ impl SnapshotDirs {
         usage::measure(&files).map_err(SnapshotError::io("measure the directory", &files))
     }
 
-    /// Removes a tree that another cleanup may be removing too.
+    /// Removes a tree that may not be there.
     fn remove_tree(&self, path: &Path) -> Result<(), SnapshotError> {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SnapshotError::Io {

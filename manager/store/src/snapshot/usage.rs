@@ -26,8 +26,12 @@ pub fn measure(dir: &Path) -> io::Result<Usage> {
     let mut usage = Usage { size_bytes: 0, inodes: 1 };
     let mut seen = HashSet::new();
     let mut pending = vec![dir.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir)? {
+    while let Some(pending_dir) = pending.pop() {
+        let entries = match fs::read_dir(&pending_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && pending_dir != dir => continue,
+            other => other?,
+        };
+        for entry in entries {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 // A container may write while it is measured.
