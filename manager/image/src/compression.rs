@@ -1,6 +1,6 @@
 //! Compression: told from the first bytes, not from what a media type claims.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
@@ -9,6 +9,9 @@ use crate::extract::ExtractError;
 
 /// Largest window that a zstd frame may ask for: 128 MiB, what `zstd --long=27` writes.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Window of a frame whose head does not tell: 8 MiB, what zstd's level 19 takes.
+const ZSTD_WINDOW_LOG_DEFAULT: u32 = 23;
 
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +38,45 @@ impl Compression {
     }
 }
 
-/// An archive being decompressed.
-pub(crate) enum Decoder<R: Read> {
-    Plain(BufReader<R>),
-    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
-    Zstd(ZstdDecoder<'static, BufReader<R>>),
+/// Returns how many bytes a decompression keeps to look back into, told from the first bytes of an archive: for
+/// zstd its first frame's window (RFC 8878, section 3.1.1.1), for all else next to nothing.
+pub(crate) fn window_bytes(head: &[u8]) -> u64 {
+    let (descriptor, rest) = match head {
+        [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] => (*descriptor, rest),
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => return 1 << ZSTD_WINDOW_LOG_DEFAULT,
+        _ => return 0,
+    };
+    let is_single_segment = descriptor & 0x20 != 0;
+    let window = match (is_single_segment, rest.first()) {
+        (false, Some(window)) => {
+            let base = 1_u64 << (10 + (window >> 3));
+            base + base / 8 * u64::from(window & 7)
+        }
+        // All of it is one window, and its size comes after the dictionary's id.
+        (true, _) => {
+            let skipped = [0, 1, 2, 4][usize::from(descriptor & 3)];
+            let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+            let field = rest.get(skipped..).unwrap_or_default().iter().take(length);
+            let size = field.rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
+            if length == 2 { size + 256 } else { size }
+        }
+        (false, None) => 1 << ZSTD_WINDOW_LOG_DEFAULT,
+    };
+    // More than that is refused.
+    window.min(1 << ZSTD_WINDOW_LOG_MAX)
 }
 
-impl<R: Read> Decoder<R> {
+/// An archive being decompressed.
+pub(crate) enum Decoder<R: BufRead> {
+    Plain(R),
+    Gzip(Box<MultiGzDecoder<R>>),
+    Zstd(ZstdDecoder<'static, R>),
+}
+
+impl<R: BufRead> Decoder<R> {
     /// Looks at the first bytes of `input` and returns what decompresses it.
-    pub(crate) fn new(input: R, buffer_bytes: usize) -> Result<Self, ExtractError> {
+    pub(crate) fn new(mut input: R) -> Result<Self, ExtractError> {
         let read = |source| ExtractError::Read { source };
-        let mut input = BufReader::with_capacity(buffer_bytes, input);
         Ok(match Compression::detect(input.fill_buf().map_err(read)?)? {
             Compression::None => Self::Plain(input),
             Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
@@ -59,7 +89,7 @@ impl<R: Read> Decoder<R> {
     }
 }
 
-impl<R: Read> Read for Decoder<R> {
+impl<R: BufRead> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(input) => input.read(buffer),
@@ -77,7 +107,7 @@ mod tests {
 
     fn decode(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut decoded = Vec::new();
-        Decoder::new(bytes, 4096).unwrap().read_to_end(&mut decoded)?;
+        Decoder::new(bytes).unwrap().read_to_end(&mut decoded)?;
         Ok(decoded)
     }
 
@@ -110,8 +140,26 @@ mod tests {
     }
 
     #[test]
+    fn a_window_is_told_from_the_head_of_a_frame() {
+        let plain = vec![7; 3 << 20];
+        let mut sized = zstd::bulk::Compressor::new(3).unwrap();
+        let sized = sized.compress(&plain[..300]).unwrap();
+        let mut long = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        long.window_log(26).unwrap();
+        long.write_all(&plain).unwrap();
+        let long = long.finish().unwrap();
+
+        assert_eq!(window_bytes(&sized), 300);
+        assert_eq!(window_bytes(&long), 1 << 26);
+        assert_eq!(window_bytes(&zstd::stream::encode_all(&plain[..], 3).unwrap()), 1 << 21);
+        assert_eq!(window_bytes(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0xff]), 1 << 27);
+        assert_eq!(window_bytes(&[0x28, 0xb5, 0x2f, 0xfd, 0xe0]), 0);
+        assert_eq!(window_bytes(&gzip(&plain)), 0);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_told_by_name() {
-        let refused = Decoder::new(&b"\xfd7zXZ\0\0\0"[..], 4096).map(|_| ()).unwrap_err();
+        let refused = Decoder::new(&b"\xfd7zXZ\0\0\0"[..]).map(|_| ()).unwrap_err();
 
         assert!(matches!(refused, ExtractError::Compression { format: "xz" }));
     }

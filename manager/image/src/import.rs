@@ -225,6 +225,7 @@ fn store_and_extract(shared: &Arc<Shared>, lease: &str, fed: Fed) -> Result<Impo
         // it plain.
         compressed_bytes: u64::MAX,
         algorithm: Algorithm::Sha256,
+        room: &shared.room,
     };
     let mut stored = None;
     let unpacked = pipeline::run(&target, |send| {

@@ -15,7 +15,6 @@
 
 mod error;
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ use crate::pipeline::{self, RunError, Target, Unpacked, Wanted};
 use crate::prepared::Prepared;
 use crate::progress::LayerPhase;
 use crate::registry::Repository;
-use crate::transfer::{FILE_PIECE_BYTES, Transfer};
+use crate::transfer::Transfer;
 
 /// A layer, and what is to become of it.
 #[derive(Debug, Clone)]
@@ -122,18 +121,18 @@ impl Layer {
         self.unpack(dir, whiteouts, |send| {
             let mut done_bytes = 0;
             loop {
-                let mut piece = Vec::with_capacity(FILE_PIECE_BYTES);
-                let read = (&mut blob).take(FILE_PIECE_BYTES as u64).read_to_end(&mut piece);
-                read.map_err(|source| {
+                let mut piece = self.transfer.shared.room.piece();
+                piece.fill(&mut blob).map_err(|source| {
                     let source = ExtractError::Read { source };
                     LayerError::Extract { digest: self.transfer.blob.digest.clone(), source }
                 })?;
+                let piece = piece.freeze();
                 if piece.is_empty() {
                     return Ok(());
                 }
                 done_bytes += piece.len() as u64;
                 self.transfer.progress.tell(LayerPhase::Extracting, done_bytes);
-                if send(piece.into()) == Wanted::NoMore {
+                if send(piece) == Wanted::NoMore {
                     return Ok(());
                 }
             }
@@ -189,6 +188,7 @@ impl Layer {
             limits: &self.transfer.shared.limits,
             compressed_bytes: self.transfer.blob.size_bytes,
             algorithm: self.diff_id.algorithm(),
+            room: &self.transfer.shared.room,
         };
         let digest = self.transfer.blob.digest.clone();
         let Unpacked { extracted, diff_id } =

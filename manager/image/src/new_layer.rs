@@ -187,6 +187,7 @@ impl Images {
             // It is written here and now, by us.
             compressed_bytes: u64::MAX,
             algorithm: Algorithm::Sha256,
+            room: &shared.room,
         };
         let mut stored = None;
         let is_copy = !shared.snapshotter.can_rebase();

@@ -16,11 +16,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use bytes::Bytes;
 use keg_store::{Algorithm, Digest, Hasher};
 
-use crate::compression::Decoder;
+use crate::compression::{Decoder, window_bytes};
 use crate::extract::{ExtractError, ExtractLimits, Extracted, Whiteouts, extract};
-
-/// Size of the pieces between decompression and extraction.
-const PIECE_BYTES: usize = 256 * 1024;
+use crate::room::Room;
 
 /// Pieces that may wait between two stages.
 const QUEUE_LENGTH: usize = 2;
@@ -44,6 +42,8 @@ pub(crate) struct Target<'a> {
     pub(crate) compressed_bytes: u64,
     /// Hash function of the diff id.
     pub(crate) algorithm: Algorithm,
+    /// Memory for what is on its way.
+    pub(crate) room: &'a Room,
 }
 
 /// Passes what `produce` gives it through all stages and waits for them. `produce` ends early when a
@@ -59,7 +59,8 @@ pub(crate) fn run<E>(
         let (compressed, for_decoder) = sync_channel(QUEUE_LENGTH);
         let (plain, for_extractor) = sync_channel(QUEUE_LENGTH);
         let limit_bytes = target.limits.max_bytes(target.compressed_bytes);
-        let decoder = scope.spawn(move || decompress(for_decoder, &plain, limit_bytes));
+        let decoder =
+            scope.spawn(move || decompress(for_decoder, &plain, limit_bytes, target.room));
         let extractor = scope.spawn(move || {
             let mut pieces = Pieces::new(for_extractor, Some(target.algorithm));
             let outcome =
@@ -102,8 +103,9 @@ fn decompress(
     input: Receiver<Result<Bytes, ()>>,
     output: &SyncSender<Result<Bytes, ()>>,
     limit_bytes: u64,
+    room: &Room,
 ) -> Result<(), ExtractError> {
-    let outcome = decompress_all(input, output, limit_bytes);
+    let outcome = decompress_all(input, output, limit_bytes, room);
     if outcome.is_err() {
         let _ = output.send(Err(()));
     }
@@ -114,24 +116,28 @@ fn decompress_all(
     input: Receiver<Result<Bytes, ()>>,
     output: &SyncSender<Result<Bytes, ()>>,
     limit_bytes: u64,
+    room: &Room,
 ) -> Result<(), ExtractError> {
-    let mut decoder = Decoder::new(Pieces::new(input, None), PIECE_BYTES)?;
+    let read = |source| ExtractError::Read { source };
+    let mut input = Pieces::new(input, None);
+    let _window = room.window(window_bytes(input.fill_buf().map_err(read)?));
+    let mut decoder = Decoder::new(input)?;
     let mut total_bytes = 0;
     loop {
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        let read = (&mut decoder).take(PIECE_BYTES as u64).read_to_end(&mut piece);
-        let count = read.map_err(|source| ExtractError::Read { source })?;
-        if count == 0 {
+        let mut piece = room.piece();
+        piece.fill(&mut decoder).map_err(read)?;
+        let piece = piece.freeze();
+        if piece.is_empty() {
             return Ok(());
         }
-        total_bytes += count as u64;
+        total_bytes += piece.len() as u64;
         if total_bytes > limit_bytes {
             return Err(ExtractError::Limit {
                 limit: limit_bytes,
                 of: "bytes after decompression",
             });
         }
-        if output.send(Ok(piece.into())).is_err() {
+        if output.send(Ok(piece)).is_err() {
             // The extractor failed, and says why.
             return Ok(());
         }
@@ -208,12 +214,14 @@ mod tests {
         limits: &ExtractLimits,
     ) -> (Result<Unpacked, RunError<&'static str>>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
+        let room = Room::default();
         let target = Target {
             dir: dir.path(),
             whiteouts: Whiteouts::Delete,
             limits,
             compressed_bytes: pieces.iter().map(|piece| piece.len() as u64).sum(),
             algorithm: Algorithm::Sha256,
+            room: &room,
         };
         let outcome = run(&target, |send| {
             for piece in pieces {

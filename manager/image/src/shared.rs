@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::extract::{ExtractLimits, Whiteouts};
 use crate::locks::NameLocks;
 use crate::registry::{RegistryClient, RegistryOptions};
+use crate::room::Room;
 use crate::short_names::ShortNames;
 
 /// How long a lease lives that its operation could not end: the daemon was killed.
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     pub(crate) ns: Namespace,
     pub(crate) registry: RegistryClient,
+    /// Memory for what is on its way, the registry client's included.
+    pub(crate) room: Room,
     pub(crate) short_names: ShortNames,
     pub(crate) limits: ExtractLimits,
     /// One permit for each layer that may be worked on.
@@ -66,11 +69,13 @@ impl Shared {
         ns: Namespace,
         options: crate::ImagesOptions,
     ) -> Self {
+        let registry = RegistryClient::new(options.registry);
         Self {
             store,
             snapshotter,
             ns,
-            registry: RegistryClient::new(options.registry),
+            room: registry.room().clone(),
+            registry,
             short_names: options.short_names,
             limits: options.limits,
             permits: Arc::new(Semaphore::new(options.parallel_layers.get())),

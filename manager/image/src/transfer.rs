@@ -22,9 +22,6 @@ use crate::shared::Shared;
 /// Pieces that may wait between the network and the disk.
 const QUEUE_LENGTH: usize = 4;
 
-/// How much is read from a file at once.
-pub(crate) const FILE_PIECE_BYTES: usize = 256 * 1024;
-
 /// How many bytes go by between two reports of progress.
 const REPORT_BYTES: u64 = 512 * 1024;
 
@@ -188,16 +185,16 @@ impl Transfer {
     ) -> Result<Wanted, LayerError> {
         let mut file = ingest.reader().map_err(self.content())?.take(ingest.offset_bytes());
         loop {
-            let mut piece = Vec::with_capacity(FILE_PIECE_BYTES);
-            let read = (&mut file).take(FILE_PIECE_BYTES as u64).read_to_end(&mut piece);
-            read.map_err(|source| LayerError::Extract {
+            let mut piece = self.shared.room.piece();
+            piece.fill(&mut file).map_err(|source| LayerError::Extract {
                 digest: self.blob.digest.clone(),
                 source: ExtractError::Read { source },
             })?;
+            let piece = piece.freeze();
             if piece.is_empty() {
                 return Ok(Wanted::More);
             }
-            if send(piece.into()) == Wanted::NoMore {
+            if send(piece) == Wanted::NoMore {
                 return Ok(Wanted::NoMore);
             }
         }

@@ -502,7 +502,7 @@ fn the_same_archive_gives_the_same_blob() {
         assert_eq!(first.plain_bytes, plain.len() as u64);
         assert!(first.output == second.output, "{compression:?}");
         let mut read = Vec::new();
-        let mut decoder = crate::compression::Decoder::new(&first.output[..], 4096).unwrap();
+        let mut decoder = crate::compression::Decoder::new(&first.output[..]).unwrap();
         std::io::Read::read_to_end(&mut decoder, &mut read).unwrap();
         assert!(read == plain);
     }

@@ -157,7 +157,8 @@ pub fn unpack<R: io::Read>(
     let mut extractor = Extractor::new(tree, Whiteouts::Literal);
     extractor.ownership = unpacking.ownership;
     extractor.rename = unpacking.rename;
-    let decoder = crate::compression::Decoder::new(archive, UNPACK_BUFFER_BYTES)?;
+    let archive = io::BufReader::with_capacity(UNPACK_BUFFER_BYTES, archive);
+    let decoder = crate::compression::Decoder::new(archive)?;
     extractor.run(io::BufReader::with_capacity(UNPACK_BUFFER_BYTES, decoder), max_entries)
 }
 

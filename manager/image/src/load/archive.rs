@@ -80,7 +80,7 @@ impl Images {
     pub(super) fn read_archive(&self, fed: Fed) -> Result<Archive, LoadError> {
         let lease = OperationLease::new(&self.shared, "load").map_err(|e| enter(e.into()))?;
         let archive = |source| LoadError::Archive { source };
-        let decoder = Decoder::new(fed, BUFFER_BYTES).map_err(archive)?;
+        let decoder = Decoder::new(BufReader::with_capacity(BUFFER_BYTES, fed)).map_err(archive)?;
         let input = BufReader::with_capacity(BUFFER_BYTES, decoder);
         let mut reader = ArchiveReader::new(input);
         let mut found = Found::default();

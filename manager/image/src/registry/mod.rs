@@ -48,6 +48,7 @@ pub use trouble::CertificateProblem;
 pub use upload::Upload;
 
 use self::endpoint::Endpoint;
+use crate::room::Room;
 use crate::{Credentials, Reference};
 
 /// How registries are talked to.
@@ -65,7 +66,7 @@ pub struct RegistryOptions {
     pub stall_timeout: Duration,
     /// How often a request is tried that makes no progress.
     pub attempts: u32,
-    /// Ranges of large blobs that are fetched ahead, over all transfers; each takes 6 MiB of memory.
+    /// Ranges of large blobs that are fetched ahead, over all transfers; each takes 4 MiB of memory.
     pub ranges_ahead: usize,
     /// Bytes of a blob that are sent in one request; a larger one goes in chunks.
     pub upload_chunk_bytes: u64,
@@ -83,7 +84,7 @@ impl Default for RegistryOptions {
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
-            ranges_ahead: 3,
+            ranges_ahead: 2,
             upload_chunk_bytes: 64 << 20,
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(60),
@@ -102,6 +103,11 @@ impl RegistryClient {
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
         Self { transport: Arc::new(transport::Transport::new(options)) }
+    }
+
+    /// Returns the memory that transfers share.
+    pub(crate) fn room(&self) -> &Room {
+        &self.transport.room
     }
 
     /// Returns access to the repository of a reference, with credentials if there are any.

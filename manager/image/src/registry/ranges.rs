@@ -20,9 +20,10 @@ use tokio::task::JoinHandle;
 
 use super::blob::BlobStream;
 use super::{RegistryError, Repository};
+use crate::room::Room;
 
 /// Bytes of a range; a blob of less than two is read as one stream.
-pub(super) const RANGE_BYTES: u64 = 6 << 20;
+pub(super) const RANGE_BYTES: u64 = 4 << 20;
 
 /// A range that a helper has fetched, and the room that it takes.
 type Fetched = Result<(VecDeque<Bytes>, OwnedSemaphorePermit), RegistryError>;
@@ -33,7 +34,7 @@ pub struct BlobTransfer {
     repository: Repository,
     blob: Descriptor,
     /// The range that is passed on as it comes.
-    current: Option<BlobStream>,
+    current: Option<Gathered>,
     /// Ranges after it, in order.
     helpers: VecDeque<JoinHandle<Fetched>>,
     /// What a helper brought, and the room that it takes.
@@ -51,7 +52,7 @@ impl BlobTransfer {
             false => offset_bytes + RANGE_BYTES,
         };
         let current = BlobStream::new(repository.clone(), blob.clone(), offset_bytes, end_bytes);
-        let current = current.growing();
+        let current = Gathered::new(current.growing());
         Self {
             repository,
             blob,
@@ -79,8 +80,9 @@ impl BlobTransfer {
             }
             self.room = None;
             if let Some(current) = &mut self.current {
-                if let Some(piece) = current.next(on_retry).await? {
-                    self.next_bytes = self.next_bytes.max(current.end_bytes());
+                let room = &self.repository.transport.room;
+                if let Some(piece) = current.next(room, on_retry).await? {
+                    self.next_bytes = self.next_bytes.max(current.stream.end_bytes());
                     self.send_helpers();
                     return Ok(Some(piece));
                 }
@@ -94,7 +96,8 @@ impl BlobTransfer {
             } else if self.next_bytes < self.blob.size_bytes {
                 let (start_bytes, end_bytes) = self.next_range();
                 let (repository, blob) = (self.repository.clone(), self.blob.clone());
-                self.current = Some(BlobStream::new(repository, blob, start_bytes, end_bytes));
+                let range = BlobStream::new(repository, blob, start_bytes, end_bytes);
+                self.current = Some(Gathered::new(range));
             } else {
                 return Ok(None);
             }
@@ -108,10 +111,12 @@ impl BlobTransfer {
             let Ok(room) = room else { return };
             let (start_bytes, end_bytes) = self.next_range();
             let (repository, blob) = (self.repository.clone(), self.blob.clone());
-            let mut range = BlobStream::new(repository, blob, start_bytes, end_bytes);
+            let pieces_room = repository.transport.room.clone();
+            let range = BlobStream::new(repository, blob, start_bytes, end_bytes);
+            let mut range = Gathered::new(range);
             self.helpers.push_back(tokio::spawn(async move {
                 let mut pieces = VecDeque::new();
-                while let Some(piece) = range.next(&mut || {}).await? {
+                while let Some(piece) = range.next(&pieces_room, &mut || {}).await? {
                     pieces.push_back(piece);
                 }
                 Ok((pieces, room))
@@ -132,6 +137,50 @@ impl Drop for BlobTransfer {
         for helper in &self.helpers {
             helper.abort();
         }
+    }
+}
+
+/// A range whose bytes are gathered into pieces of one size.
+#[derive(Debug)]
+struct Gathered {
+    stream: BlobStream,
+    /// What came and did not fit into the last piece.
+    rest: Bytes,
+    /// Why no more comes; told after what came before it, which need not be fetched again then.
+    failure: Option<RegistryError>,
+}
+
+impl Gathered {
+    fn new(stream: BlobStream) -> Self {
+        Self { stream, rest: Bytes::new(), failure: None }
+    }
+
+    /// Returns the next piece, full unless nothing comes after it; `None` when all bytes of the range have come.
+    async fn next(
+        &mut self,
+        room: &Room,
+        on_retry: &mut (dyn FnMut() + Send),
+    ) -> Result<Option<Bytes>, RegistryError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let mut piece = room.piece();
+        while !piece.is_full() {
+            if self.rest.is_empty() {
+                match self.stream.next(on_retry).await {
+                    Ok(Some(bytes)) => self.rest = bytes,
+                    Ok(None) => break,
+                    Err(failure) if piece.is_empty() => return Err(failure),
+                    Err(failure) => {
+                        self.failure = Some(failure);
+                        break;
+                    }
+                }
+            }
+            piece.take_from(&mut self.rest);
+        }
+        let piece = piece.freeze();
+        Ok((!piece.is_empty()).then_some(piece))
     }
 }
 

@@ -17,6 +17,7 @@ use super::rate::{RateLimit, retry_after};
 use super::upload::Body;
 use super::{RegistryError, RegistryOptions, ranges};
 use crate::Credentials;
+use crate::room::Room;
 
 /// Most redirects of one request.
 const MAX_REDIRECTS: usize = 10;
@@ -75,11 +76,14 @@ pub(super) struct Transport {
     pub(super) tokens: Tokens,
     /// Room for ranges that are fetched ahead.
     pub(super) range_room: Arc<Semaphore>,
+    /// Memory for what is on its way.
+    pub(super) room: Room,
 }
 
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
         Self {
+            room: Room::default(),
             range_room: ranges::room(options.ranges_ahead),
             options,
             clients: Mutex::default(),
