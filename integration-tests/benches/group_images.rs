@@ -5,9 +5,9 @@
 //!   (one directory) └─ dockerd's own:          docker
 //! ```
 //!
-//! The images hold the same files of this machine's `/usr/lib`, once in many layers and once in a single
-//! one. What a daemon does is measured with its client: its processor time is added, and its peak memory
-//! is that of the run. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer; skopeo stores
+//! The images hold the same files of this machine's `/usr/lib`, in many layers and in a single one. No two
+//! layers are alike: an engine that knows a layer in another compression fetches nothing. What a daemon
+//! does is measured with its client: its processor time is added, and its peak memory is that of the run. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer; skopeo stores
 //! layers as they come and unpacks none.
 //!
 //! What is pushed goes to a registry of its own that is emptied each time, so that nothing is there
@@ -57,11 +57,13 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     eprintln!("making the images");
     let content_mib = size("KEG_BENCH_IMAGE_MIB", CONTENT_MIB);
     let content = Content::collect(Path::new("/usr/lib"), (content_mib as u64) << 20)?;
-    let many = push(&registry, &content.image(LAYERS)?, "bench/many:1", "gzip", &scratch)?;
-    let big = content.image(1)?;
-    let gzip = push(&registry, &big, "bench/big:gzip", "gzip", &scratch)?;
-    let zstd = push(&registry, &big, "bench/big:zstd", "zstd", &scratch)?;
-    drop((big, content));
+    let many = push(&registry, &content.image(LAYERS, "many")?, "bench/many:1", "gzip", &scratch)?;
+    let [gzip, zstd] = ["gzip", "zstd"].map(|compression| -> anyhow::Result<String> {
+        let name = format!("bench/{compression}:1");
+        push(&registry, &content.image(1, compression)?, &name, compression, &scratch)
+    });
+    let (gzip, zstd) = (gzip?, zstd?);
+    drop(content);
     let count = size("KEG_BENCH_FILES", FILES);
     let files = push(&registry, &of_many_files(count), "bench/files:1", "gzip", &scratch)?;
 
@@ -147,9 +149,11 @@ impl Content {
         Ok(Self { files })
     }
 
-    /// Makes an image of so many layers.
-    fn image(&self, layers: usize) -> anyhow::Result<Image> {
-        let mut all: Vec<Layer> = (0..layers).map(|_| Layer::new()).collect();
+    /// Makes an image of so many layers, none of which is in an image of another name.
+    fn image(&self, layers: usize, name: &str) -> anyhow::Result<Image> {
+        let mark = |layer: usize| format!("{name} {layer}");
+        let mut all: Vec<Layer> =
+            (0..layers).map(|layer| Layer::new().file("mark", 0o644, mark(layer))).collect();
         for (index, (name, content)) in self.files.iter().enumerate() {
             let place = index % layers;
             let layer = std::mem::take(&mut all[place]);
