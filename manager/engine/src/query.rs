@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keg_image::ImageUser;
+use keg_image::{ImageUser, NamedImage};
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -149,6 +149,24 @@ impl Engine {
                 Size { written_bytes, total_bytes }
             };
             Ok(records.iter().map(size).collect())
+        })
+        .await
+    }
+
+    /// Tells for each container whether what it was made from is still called what was asked for.
+    ///
+    /// # Errors
+    /// If the database fails, or the daemon is ending.
+    pub async fn images_still_named(
+        &self,
+        records: Vec<Arc<Record>>,
+    ) -> Result<Vec<bool>, EngineError> {
+        self.blocking("a look at names of images", move |shared| {
+            let named = records.iter().map(|record| {
+                let (text, id) = (record.image.reference.as_str(), record.image.id.as_str());
+                NamedImage { text, id }
+            });
+            Ok(shared.images.still_stand(&named.collect::<Vec<_>>())?)
         })
         .await
     }

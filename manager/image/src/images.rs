@@ -189,7 +189,10 @@ impl Images {
             Ok::<_, ImageError>(())
         })?;
         self.collect()?;
-        let untagged = plan.names.into_iter().filter(|name| name != image.id.as_str()).collect();
+        let left = self.digests_of(&image.target)?;
+        let mut untagged = plan.names;
+        untagged.retain(|name| name != image.id.as_str());
+        untagged.extend(gone_digests(&image, &left, &untagged));
         Ok(Removed { untagged, deleted: self.vanished(&image)? })
     }
 
@@ -253,7 +256,7 @@ impl Images {
 
     /// Returns what a name stands for; one with a digest also where only a tag of the same repository
     /// stands for that digest.
-    fn find_by_name(&self, rows: &[Image], text: &str) -> Option<Descriptor> {
+    pub(crate) fn find_by_name(&self, rows: &[Image], text: &str) -> Option<Descriptor> {
         if let Some(row) = self.find_row(rows, text) {
             return Some(row.target.clone());
         }
@@ -309,6 +312,17 @@ impl Images {
             }
         }
         Ok(record)
+    }
+
+    /// Returns the names with digests that an image has by its other names.
+    pub(crate) fn digests_of(&self, target: &Descriptor) -> Result<Vec<String>, MetadataError> {
+        let mut digests = Vec::new();
+        for row in self.rows()?.iter().filter(|row| row.target.digest == target.digest) {
+            if let Some(reference) = reference_of(&row.name) {
+                digests.push(format!("{}@{}", reference.repository(), target.digest));
+            }
+        }
+        Ok(digests)
     }
 
     /// Returns which parts of an image are not here any more: its id and its chain ids.
@@ -369,6 +383,12 @@ fn plan_removal(
         _ => (vec![named], false),
     };
     Ok(RemovalPlan { names, keeps_image })
+}
+
+/// Returns the names with digests that an image had and has no more, except those told already.
+pub(crate) fn gone_digests(image: &ImageRecord, left: &[String], told: &[String]) -> Vec<String> {
+    let is_gone = |digest: &&String| !left.contains(digest) && !told.contains(digest);
+    image.digests.iter().filter(is_gone).cloned().collect()
 }
 
 fn not_found(text: &str) -> ImageError {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use keg_store::Digest;
 
-use crate::images::{ImageError, drop_row};
+use crate::images::{ImageError, drop_row, gone_digests};
 use crate::{ImageRecord, ImageUser, Images};
 
 /// Which images to remove.
@@ -56,8 +56,13 @@ impl Images {
             Ok::<_, ImageError>(names)
         })?;
         let collected = self.collect()?;
+        // Whoever prunes wants the room, and may need it for what comes next.
+        self.shared.store.trash().wait_until_empty();
         let mut deleted = Vec::new();
+        let mut untagged = untagged;
         for image in &doomed {
+            let left = self.digests_of(&image.target)?;
+            untagged.extend(gone_digests(image, &left, &untagged));
             for gone in self.vanished(image)? {
                 // Layers are shared.
                 if !deleted.contains(&gone) {

@@ -54,6 +54,14 @@ pub(crate) struct RowStyle {
     pub(crate) with_created_at: bool,
 }
 
+/// What a container was made from. An image whose name has been removed, or stands for another by now, has its id.
+fn image_shown(container: &ContainerSummary, truncate: bool) -> &str {
+    match truncate && container.image == container.image_id {
+        true => humanize::short_id(&container.image),
+        false => reference::familiar(&container.image),
+    }
+}
+
 /// A row of `ps`.
 pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
     let command = humanize::command_line(container.command.iter().map(String::as_str));
@@ -73,7 +81,7 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
         ("Command", Value::Text(humanize::quoted(&command))),
         ("CreatedAt", Value::Text(created_at)),
         ("ID", Value::text(id)),
-        ("Image", Value::text(reference::familiar(&container.image))),
+        ("Image", Value::text(image_shown(container, style.truncate))),
         ("Label", label_lookup(&container.labels)),
         ("Labels", Value::Text(labels_text(&container.labels))),
         ("LocalVolumes", Value::Text(volumes.to_string())),

@@ -141,6 +141,11 @@ impl pb::containers_server::Containers for Containers {
             convert::summary_to_pb(record, &volumes, &self.engine.endpoints(&record.id))
         };
         let mut containers: Vec<_> = records.iter().map(|record| summary(record)).collect();
+        let named = self.engine.images_still_named(records.clone()).await;
+        let named = named.map_err(|error| to_status(&error))?;
+        for (container, _) in containers.iter_mut().zip(named).filter(|(_, is_named)| !is_named) {
+            container.image.clone_from(&container.image_id);
+        }
         if query.sizes {
             let sizes = self.engine.sizes(records).await.map_err(|error| to_status(&error))?;
             for (container, size) in containers.iter_mut().zip(sizes) {

@@ -121,13 +121,15 @@ async fn removal_keeps_what_is_used_and_takes_what_is_not() {
     let missing = remove(&id, true, &[]);
 
     assert!(matches!(by_id, Err(ImageError::SeveralNames { names, .. }) if names.len() == 2));
-    assert_eq!(untagged.untagged, ["docker.io/library/a:1"]);
+    let digest = |name: &str| format!("docker.io/library/{name}@{}", image.target.digest);
+    assert_eq!(untagged.untagged, ["docker.io/library/a:1".to_owned(), digest("a")]);
     assert_eq!(untagged.deleted, Vec::<String>::new());
     assert!(matches!(last, Err(ImageError::InUse { is_running: false, .. })));
     assert!(matches!(running, Err(ImageError::InUse { is_running: true, .. })));
     assert_eq!(forced.deleted, Vec::<String>::new());
     assert!(nameless.len() == 1 && nameless[0].names.is_empty());
     assert_eq!(gone.deleted, [id.clone(), image.chain_ids[0].to_string()]);
+    assert_eq!(forced.untagged, ["docker.io/library/b:2".to_owned(), digest("b")]);
     assert!(matches!(missing, Err(ImageError::NotFound { .. })));
 }
 
@@ -150,4 +152,28 @@ async fn an_ambiguous_beginning_is_told_with_the_ids() {
 
     assert_eq!(ambiguous.reason(), Reason::AmbiguousId);
     assert!(matches!(ambiguous, ImageError::Ambiguous { ids, .. } if ids.len() > 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_stands_for_its_image_until_it_is_moved_or_removed() {
+    use crate::NamedImage;
+
+    let fixture = Fixture::copying();
+    let first = import(&fixture, named("a:1"), &archive(&[("a", "1")])).await.unwrap();
+    let id = first.id.to_string();
+    let stand = || {
+        let texts = ["a:1", "docker.io/library/a:1", &id, &first.id.hex()[..7], "b", ""];
+        let named = texts.map(|text| NamedImage { text, id: &id });
+        fixture.images.still_stand(&named).unwrap()
+    };
+
+    let at_first = stand();
+    import(&fixture, named("a:1"), &archive(&[("a", "2")])).await.unwrap();
+    let moved = stand();
+    fixture.images.tag(&id, &"b".parse().unwrap()).unwrap();
+    let tagged = stand();
+
+    assert_eq!(at_first, [true, true, true, true, false, false]);
+    assert_eq!(moved, [false, false, true, true, false, false]);
+    assert_eq!(tagged, [false, false, true, true, true, false]);
 }
