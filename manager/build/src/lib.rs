@@ -36,6 +36,7 @@ mod ignore;
 mod inputs;
 mod layers;
 mod mounts;
+mod overlay;
 mod owners;
 mod progress;
 mod provenance;

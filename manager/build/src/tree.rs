@@ -15,10 +15,8 @@ use rustix::fs::{
     self as rfs, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags,
 };
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
-};
+
+use crate::overlay::Layers;
 
 /// Longest list of attribute names, and longest attribute, that the kernel has.
 const XATTR_MAX_BYTES: usize = 64 * 1024;
@@ -212,7 +210,7 @@ impl Tree {
 }
 
 /// Returns the flags with which directories are opened for reading.
-fn directory_flags() -> OFlags {
+pub(crate) fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
@@ -221,40 +219,10 @@ fn overlay(
     upper: Option<(PathBuf, PathBuf)>,
     features: &[&str],
 ) -> Result<Tree, TreeError> {
-    mount_overlay(lower, upper, features)
+    Layers { lower, upper, features }
+        .mount()
         .map(|root| Tree { root })
         .map_err(|source| TreeError::Overlay { layers: lower.len(), source })
-}
-
-fn mount_overlay(
-    lower: &[PathBuf],
-    upper: Option<(PathBuf, PathBuf)>,
-    features: &[&str],
-) -> Result<OwnedFd, Errno> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for feature in features {
-        match feature.split_once('=') {
-            Some((key, value)) => fsconfig_set_string(&context, key, value)?,
-            None => fsconfig_set_flag(&context, *feature)?,
-        }
-    }
-    let path_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    for layer in lower {
-        let fd = rfs::open(layer, path_flags, Mode::empty())?;
-        match fsconfig_set_fd(&context, "lowerdir+", fd.as_fd()) {
-            // Before Linux 6.13 it is a path, and before 6.7 there is none of it.
-            Err(Errno::INVAL) => fsconfig_set_string(&context, "lowerdir+", layer)?,
-            other => other?,
-        }
-    }
-    if let Some((upper, work)) = upper {
-        for (key, path) in [("upperdir", upper), ("workdir", work)] {
-            fsconfig_set_string(&context, key, path)?;
-        }
-    }
-    fsconfig_create(&context)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    rfs::openat(&mount, ".", directory_flags(), Mode::empty())
 }
 
 /// A name in a directory of a tree, with what is known of it.

@@ -188,7 +188,44 @@ fn split_layers(layers: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::{resolve_target, unmount_all};
     use super::*;
+
+    #[test]
+    fn layers_mounted_aside_have_mapped_owners_and_are_only_at_the_target() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["one", "two", "upper", "work", "rootfs"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        for name in ["one/both", "two/both", "two/below"] {
+            fs::write(at(name), name).unwrap();
+        }
+        let shown = |name: &str| at(name).display().to_string();
+        let options = Options::parse(&[
+            format!("lowerdir={}:{}", shown("one"), shown("two")),
+            format!("upperdir={}", shown("upper")),
+            format!("workdir={}", shown("work")),
+            "uidmap=0:100000:65536".to_owned(),
+            "gidmap=0:100000:65536".to_owned(),
+        ])
+        .unwrap();
+        let target = resolve_target("", &at("rootfs")).unwrap();
+
+        attach(&mount_aside(&options, &target).unwrap(), &target).unwrap();
+
+        assert_eq!(fs::read_to_string(at("rootfs/both")).unwrap(), "one/both");
+        assert_eq!(fs::metadata(at("rootfs/below")).unwrap().uid(), 100_000);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert_eq!(mounts.matches(&shown("")).count(), mounts.matches(&shown("rootfs")).count());
+        unmount_all(&at("rootfs")).unwrap();
+        assert_eq!(fs::read_dir(at("rootfs")).unwrap().count(), 0);
+    }
 
     #[test]
     fn layers_are_split_at_colons_that_are_not_escaped() {
