@@ -78,7 +78,7 @@ impl Cgroup {
             early.set_pids(None);
         }
         let seat = Seat::take().map_err(CgroupError::Seat)?;
-        unit.start(&self.name(), &seat, early.as_ref())?;
+        unit.start(&self.name(), &seat, early.as_ref(), &self.asked)?;
         self.unsettled = Some(Unsettled { seat, resources: resources.cloned() });
         self.create_all(early.as_ref(), made)
     }

@@ -209,6 +209,16 @@ pub enum CgroupError {
         #[source]
         cause: DBusError,
     },
+    /// An annotation that asks for a property of the unit cannot be understood.
+    #[error("annotation {key:?}: {value:?}: {why}")]
+    UnitProperty {
+        /// The annotation.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The process that holds the place in a unit could not be made.
     #[error("make a process that holds the place in the unit")]
     Seat(#[source] Errno),

@@ -31,6 +31,7 @@ mod systemd;
 mod v1;
 mod v2;
 
+use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -45,7 +46,10 @@ pub use layout::is_unified;
 use layout::{Layout, Mounted};
 pub use oom::{OomNotice, OomWatch};
 pub use systemd::DBusError;
-use systemd::{SavedUnit, Seat};
+use systemd::{Asked, SavedUnit, Seat};
+
+/// What annotations begin with that ask for properties of the unit ([`Cgroup::ask_for`]).
+pub const UNIT_PROPERTY_ANNOTATIONS: &str = systemd::ANNOTATION_PREFIX;
 
 /// Whether [`Driver::Systemd`] can be used.
 pub const HAS_SYSTEMD: bool = true;
@@ -64,6 +68,8 @@ pub enum Driver {
 #[derive(Debug)]
 pub struct Cgroup {
     saved: SavedCgroup,
+    /// What the unit is to have beside its limits, where systemd makes it.
+    asked: Vec<Asked>,
     /// With systemd, between [`Cgroup::create`] and [`Cgroup::settle`].
     unsettled: Option<Unsettled>,
 }
@@ -154,7 +160,19 @@ impl Cgroup {
             explicit: explicit.is_some(),
             unit,
         };
-        Ok(Self { saved, unsettled: None })
+        Ok(Self { saved, asked: Vec::new(), unsettled: None })
+    }
+
+    /// Takes the properties of the unit out of a container's annotations
+    /// (`org.systemd.property.NAME`, as runc has them). Without a unit they have no meaning.
+    ///
+    /// # Errors
+    /// [`CgroupError::UnitProperty`] if a name or a value cannot be understood.
+    pub fn ask_for(&mut self, annotations: &HashMap<String, String>) -> Result<(), CgroupError> {
+        if self.saved.unit.is_some() {
+            self.asked = systemd::read_annotations(annotations)?;
+        }
+        Ok(())
     }
 
     /// Restores what [`Cgroup::saved`] gave.
@@ -173,7 +191,7 @@ impl Cgroup {
                 return Err(CgroupError::Path { path: dir.clone(), why });
             }
         }
-        Ok(Self { saved, unsettled: None })
+        Ok(Self { saved, asked: Vec::new(), unsettled: None })
     }
 
     /// What is to be kept of this cgroup between two commands.

@@ -278,6 +278,7 @@ pub(super) fn make_cgroup(
         }
         Err(error) => return Err(CommandError::Cgroup(error)),
     };
+    cgroup.ask_for(&plan.annotations).map_err(CommandError::Cgroup)?;
     state.cgroup = Some(cgroup.saved());
     dir.save(state)?;
     match cgroup.create(plan.resources.as_ref()) {

@@ -61,7 +61,8 @@ fn features() -> Value {
             "netDevices": { "enabled": true },
         },
         "annotations": annotations,
-        "potentiallyUnsafeConfigAnnotations": [super::checkpoint::CONFIG_ANNOTATION],
+        "potentiallyUnsafeConfigAnnotations":
+            [super::checkpoint::CONFIG_ANNOTATION, crate::cgroup::UNIT_PROPERTY_ANNOTATIONS],
     })
 }
 

@@ -15,6 +15,7 @@
 //! latter can be cloned into its cgroup as with the other driver. The limit of processes is set after
 //! the seat is gone, since a container with a limit of one could not be entered beside it.
 
+mod annotations;
 mod dbus;
 mod seat;
 mod unit;
@@ -27,6 +28,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
+pub(super) use annotations::{Asked, PREFIX as ANNOTATION_PREFIX, read as read_annotations};
 pub use dbus::DBusError;
 use dbus::{Connection, Method};
 pub(super) use seat::Seat;
@@ -60,16 +62,18 @@ impl SavedUnit {
         Ok((saved, path))
     }
 
-    /// Starts the unit, with all limits but that of processes.
+    /// Starts the unit, with all limits but that of processes. What is `asked` for has the last word.
     pub(super) fn start(
         &self,
         id: &str,
         seat: &Seat,
         resources: Option<&LinuxResources>,
+        asked: &[Asked],
     ) -> Result<(), CgroupError> {
         let unit = Unit { slice: self.slice.clone(), name: self.name.clone() };
-        let mut properties = unit.properties(id, seat.pid());
+        let mut properties: Vec<(&str, Variant)> = unit.properties(id, seat.pid());
         properties.extend(resources.map(unit::limits).transpose()?.unwrap_or_default());
+        properties.extend(asked.iter().map(|one| (one.name.as_str(), one.value.clone())));
         let failed = |cause| self.failed("start", cause);
         let mut bus = self.connect().map_err(failed)?;
         match start_unit(&mut bus, &self.name, &properties) {
@@ -159,7 +163,11 @@ fn manager(member: &'static str) -> Method {
     }
 }
 
-fn start_unit(bus: &mut Connection, name: &str, properties: &[Property]) -> Result<(), DBusError> {
+fn start_unit(
+    bus: &mut Connection,
+    name: &str,
+    properties: &[(&str, Variant)],
+) -> Result<(), DBusError> {
     let mut body = Writer::new();
     body.string(name);
     body.string("replace");

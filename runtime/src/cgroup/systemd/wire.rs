@@ -51,11 +51,18 @@ impl Body {
 }
 
 /// A value whose type is told with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Variant {
     Text(String),
     Bool(bool),
+    Byte(u8),
+    Short(i16),
+    UnsignedShort(u16),
+    Int(i32),
+    Unsigned(u32),
+    Long(i64),
     Number(u64),
+    Double(f64),
     Numbers(Vec<u32>),
     Bytes(Vec<u8>),
     Texts(Vec<String>),
@@ -93,9 +100,11 @@ impl Writer {
         self.bytes.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn long(&mut self, number: u64) {
-        self.align(8);
-        self.bytes.extend_from_slice(&number.to_le_bytes());
+    /// A variant that is a number: its octets are aligned by their count.
+    fn plain(&mut self, signature: &str, octets: &[u8]) {
+        self.signature(signature);
+        self.align(octets.len());
+        self.bytes.extend_from_slice(octets);
     }
 
     pub(super) fn bool(&mut self, value: bool) {
@@ -142,10 +151,17 @@ impl Writer {
                 self.signature("b");
                 self.bool(*value);
             }
-            Variant::Number(number) => {
-                self.signature("t");
-                self.long(*number);
+            Variant::Byte(byte) => {
+                self.signature("y");
+                self.byte(*byte);
             }
+            Variant::Short(number) => self.plain("n", &number.to_le_bytes()),
+            Variant::UnsignedShort(number) => self.plain("q", &number.to_le_bytes()),
+            Variant::Int(number) => self.plain("i", &number.to_le_bytes()),
+            Variant::Unsigned(number) => self.plain("u", &number.to_le_bytes()),
+            Variant::Long(number) => self.plain("x", &number.to_le_bytes()),
+            Variant::Number(number) => self.plain("t", &number.to_le_bytes()),
+            Variant::Double(number) => self.plain("d", &number.to_le_bytes()),
             Variant::Numbers(numbers) => {
                 self.signature("au");
                 self.array(4, |array| numbers.iter().for_each(|number| array.number(*number)));
