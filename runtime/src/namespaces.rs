@@ -156,6 +156,20 @@ pub fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
     if fstatfs(fd.as_fd())?.filesystem_type().0 == NSFS_MAGIC { Ok(fd) } else { Err(Errno::EINVAL) }
 }
 
+/// Returns whether process `pid` is in another namespace of `kind` than the caller, as far as the
+/// caller may know.
+#[must_use]
+pub fn is_apart(kind: NamespaceKind, pid: i32) -> bool {
+    let inode = |process: &str| {
+        let file = Path::new("/proc").join(process).join("ns").join(kind.file_name());
+        nix::sys::stat::stat(&file).map(|found| found.st_ino)
+    };
+    match (inode("self"), inode(&pid.to_string())) {
+        (Ok(own), Ok(theirs)) => own != theirs,
+        _ => false,
+    }
+}
+
 /// Returns whether the caller is already in the namespace of `kind` that `file` names.
 ///
 /// # Errors

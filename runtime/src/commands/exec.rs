@@ -14,6 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::console::ConsoleError;
 use crate::lifecycle::{Event, Lifecycle, Refused};
 use crate::log::Log;
+use crate::namespaces::{NamespaceKind, is_apart};
 use crate::plan::process::ProcessPlan;
 use crate::plan::{ContainerPlan, document};
 use crate::self_protect;
@@ -96,7 +97,11 @@ impl Exec {
         let init = state.init.ok_or(refused)?;
         let init_fd = init.open().map_err(|_| refused)?;
 
-        let (plan, spec_process) = self.load_plan(&dir, &state, log)?;
+        let (mut plan, spec_process) = self.load_plan(&dir, &state, log)?;
+        if is_apart(NamespaceKind::Time, init.pid) {
+            // CRIU restores into a time namespace, whether or not the bundle names one.
+            plan.namespaces.new = plan.namespaces.new.with(NamespaceKind::Time);
+        }
         let protected = self_protect::protect(&plan.namespaces).map_err(CommandError::Protect)?;
         keep_descriptors(self.preserve_fds, 0, log)?;
         let mut process = ProcessPlan::from_spec(&spec_process).map_err(CommandError::Plan)?;

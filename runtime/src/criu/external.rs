@@ -222,10 +222,14 @@ fn sources(plan: &ContainerPlan, hierarchies: &[Hierarchy]) -> Result<Vec<NamedM
         match &mount.source {
             _ if mount.remount => {}
             MountSource::Bind { path, recursive } => {
-                named.push(NamedMount { key: place.clone(), value: path.clone() });
+                // CRIU, as `below`, compares it with the kernel's table as text.
+                let path = std::fs::canonicalize(path).map_err(|error| {
+                    failed(format!("mounts[{index}]: find the source {path:?}"))(errno(&error))
+                })?;
                 if *recursive {
-                    named.extend(below(&host, path, &place));
+                    named.extend(below(&host, &path, &place));
                 }
+                named.push(NamedMount { key: place, value: path });
             }
             MountSource::Cgroups if !plan.namespaces.has(NamespaceKind::Cgroup) => {
                 named.extend(hierarchies.iter().filter_map(|hierarchy| {

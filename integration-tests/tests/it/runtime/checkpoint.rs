@@ -119,7 +119,9 @@ fn bind_mounts_come_from_the_host_again_and_tmpfs_keeps_its_content() {
         .sh(script)
         .mount("/volume", "bind", volume.to_str().unwrap(), &["rbind"])
         .mount("/mem", "tmpfs", "tmpfs", &[])
-        .mount("/etc/file", "bind", file.to_str().unwrap(), &["bind", "ro"]);
+        .mount("/etc/file", "bind", file.to_str().unwrap(), &["bind", "ro"])
+        // Relative sources begin in the bundle.
+        .mount("/bundle", "bind", ".", &["bind"]);
     let container = started(bundle, host);
     container.wait_for_line("ready");
     let images = scratch.join("images");
@@ -131,6 +133,28 @@ fn bind_mounts_come_from_the_host_again_and_tmpfs_keeps_its_content() {
 
     restored.wait_for_line("after");
     assert_eq!(restored.stdout(), "ready\nkept\nafter\n");
+}
+
+/// CRIU restores into a time namespace of its own, and could not restore processes of two.
+#[test]
+fn what_is_executed_in_a_restored_container_is_in_the_next_checkpoint() {
+    let host = requires!(root, criu);
+    let container = started(counting(), host);
+    container.wait_for_line("5");
+    let scratch = Scratch::new();
+    let [first, second] = ["first", "second"].map(|name| scratch.join(name));
+    checkpoint(&container, &first, &[]).success();
+    assert_eq!(container.wait_exit(PATIENCE), 137);
+    let restored = restore(&container, &first, &[]);
+    restored.exec(&["/bin/sh", "-c", "sleep 1000 </dev/null >/dev/null 2>&1 &"]).success();
+
+    checkpoint(&restored, &second, &[]).success();
+    assert_eq!(restored.wait_exit(PATIENCE), 137);
+    let again = restore(&restored, &second, &[]);
+
+    let ps = again.runtime().call(["ps", "--format", "json", again.id()]).success();
+    assert_eq!(ps.json::<Vec<i32>>().len(), 2, "{ps:?}");
+    assert_counts_on(&again);
 }
 
 #[test]
