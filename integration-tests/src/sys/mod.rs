@@ -1,5 +1,7 @@
 //! The fixtures' only unsafe code: one kernel call per function.
 
+pub mod seccomp;
+
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;

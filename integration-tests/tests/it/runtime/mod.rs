@@ -16,6 +16,7 @@ mod paths;
 mod process;
 mod rootless;
 mod seccomp;
+mod seccomp_agent;
 mod sysctl;
 mod terminal;
 mod userns;
