@@ -82,15 +82,26 @@ impl ExitRecord {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, path)?;
+        let file = self.write_whole(&temporary).and_then(|file| {
+            fs::rename(&temporary, path)?;
+            Ok(file)
+        });
+        let file = file.inspect_err(|_| {
+            // A part of a record is of no use; it may not even be there.
+            let _ = fs::remove_file(&temporary);
+        })?;
         if *outlives_power_cut {
             // One sync for bytes and name: Linux's file systems write a file's name with it, if the
             // file is new.
             file.sync_all()?;
         }
         Ok(())
+    }
+
+    fn write_whole(&self, path: &Path) -> io::Result<File> {
+        let mut file = File::create(path)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        Ok(file)
     }
 
     /// Reads a record; `None` if there is none.

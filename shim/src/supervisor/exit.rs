@@ -4,7 +4,8 @@
 //! reaped ─▶ end what is left ─▶ drain its streams ─▶ exit record ─▶ Wait answers ─▶ event
 //! ```
 
-use std::rc::Rc;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use keg_proto::containerd::events as pb;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Supervisor, Task};
 use crate::clock::timestamp;
-use crate::exit_record::ExitRecord;
+use crate::exit_record::{ExitRecord, Place};
 use crate::process::{Happening, Phase, Process};
 use crate::reaper::{Exit, Pid};
 use crate::self_log;
@@ -22,6 +23,9 @@ const EXIT_DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the first process's exit waits for those of its execs, which the kernel ends with it.
 const EXECS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a record waits for room on the disk before it is tried again: first, and at most.
+const RECORD_PAUSES: Range<Duration> = Duration::from_millis(200)..Duration::from_secs(5);
 
 const SIGKILL: u32 = 9;
 
@@ -48,7 +52,9 @@ impl Supervisor {
             record.oom_killed = task.oom.borrow().as_ref().is_some_and(|watch| watch.kills() > 0);
             if let Err(error) = record.write(place) {
                 // Whoever waits must learn of the exit all the same.
-                self_log::warn("the exit is reported without a record", &error);
+                self_log::warn("the exit is reported before it is recorded", &error);
+                let later = write_later(record, place.clone(), Rc::downgrade(&process));
+                tokio::task::spawn_local(later);
             }
         }
         if let Err(error) = process.note(Happening::Exited(exit)) {
@@ -68,10 +74,26 @@ impl Supervisor {
     }
 }
 
+/// Records an exit when the disk has room again, unless the process is deleted before: then whoever
+/// deleted it knows.
+async fn write_later(record: ExitRecord, place: Place, process: Weak<Process>) {
+    let mut pause = RECORD_PAUSES.start;
+    loop {
+        tokio::time::sleep(pause).await;
+        if process.strong_count() == 0 {
+            return;
+        }
+        if record.write(&place).is_ok() {
+            return self_log::info("the exit is recorded now");
+        }
+        pause = (pause * 2).min(RECORD_PAUSES.end);
+    }
+}
+
 impl Task {
     /// Ends what the first process left behind, and waits for the execs that go with it.
     async fn end_the_rest(&self) {
-        if !self.own_pid_namespace {
+        if !self.own_pid_namespace.get() {
             match self.runtime.kill(&self.id, SIGKILL, true).await {
                 Err(error) if error.reason().is_none() => {
                     self_log::warn("end the processes that the container left", &error);

@@ -89,3 +89,28 @@ fn a_container_waits_for_room_if_it_is_to_and_loses_nothing() {
     assert!(numbers.eq(1..=LINES));
     shim.delete("").unwrap();
 }
+
+#[test]
+fn an_exit_is_told_of_while_its_record_has_no_room_and_recorded_when_it_has() {
+    requires!(root);
+    let disk = SmallDisk::new();
+    let (record, filler) = (disk.dir.join("exit.json"), disk.dir.join("filler"));
+    let shim = Shim::new(Bundle::probe().args(["exit", "7"]));
+    let log = shim.scratch().join("log");
+    let uri = format!("keg://{}?format=json-file&exit={}", log.display(), record.display());
+    shim.create_with(|request| request.stdout = uri).unwrap();
+    let full = fs::write(&filler, vec![1; 2 << 20]);
+    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+
+    shim.start("");
+    assert_eq!(shim.wait("").exit_status, 7);
+    let names = fs::read_dir(&disk.dir).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["filler"], "half a record is none");
+    fs::remove_file(&filler).unwrap();
+
+    wait_until("the exit is recorded", PATIENCE, || record.exists());
+    let text = fs::read_to_string(&record).unwrap();
+    let recorded: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&recorded["status"], &recorded["id"]), (&7.into(), &shim.id().into()), "{text}");
+    shim.delete("").unwrap();
+}
