@@ -17,6 +17,7 @@ use keg_proto::containerd::services::events::ttrpc::v1::ForwardRequest;
 use keg_proto::containerd::task::v2 as task;
 use keg_proto::containerd::types::Envelope;
 use keg_ttrpc::{CallError, Client, Request, Service, Status};
+use nix::unistd::Pid;
 use prost::Message;
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -113,6 +114,18 @@ impl Shim {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Returns the process that serves, as it is written in the bundle.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    #[track_caller]
+    pub fn pid(&self) -> Pid {
+        let file = self.bundle.path().join("shim.pid");
+        let text = fs::read_to_string(file).expect("shim.pid");
+        Pid::from_raw(text.trim().parse().expect("a process id"))
     }
 
     /// Returns its bundle.

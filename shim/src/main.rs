@@ -1,18 +1,18 @@
 //! `containerd-shim-keg-v2`: what containerd and `kegd` execute to have a container supervised.
 //!
-//! `start` executes this program again as the server, waits until that listens, and prints where;
-//! `delete` cleans up after a server that was killed.
+//! `start` makes the sockets and a process that serves, and prints where; `delete` cleans up after a
+//! server that was killed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use keg_proto::containerd::types::{RuntimeInfo, RuntimeRequest, RuntimeVersion};
 use keg_shim::bootstrap::{Action, Flags, Input, socket_path};
-use keg_shim::{cgroup, cleanup, server};
+use keg_shim::server::{self, Side, Sockets};
+use keg_shim::{cgroup, cleanup};
 use prost::Message;
 
 /// Most bytes that a daemon may say on standard input.
@@ -20,9 +20,6 @@ const MAX_INPUT_BYTES: u64 = 10 << 20;
 
 /// Where the daemon takes events.
 const EVENTS_ADDRESS: &str = "TTRPC_ADDRESS";
-
-/// What a server says when it listens.
-const READY: &[u8] = b"ready";
 
 fn main() -> ExitCode {
     match run() {
@@ -44,7 +41,7 @@ fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Action::Info => info(),
-        Action::Start => start(&flags),
+        Action::Start => start(flags),
         Action::Serve => serve(flags),
         Action::Delete => delete(&flags),
     }
@@ -63,74 +60,58 @@ fn bundle_dir(flags: &Flags) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn start(flags: &Flags) -> anyhow::Result<()> {
-    let input = Input::decode(&read_input()?, flags);
+fn start(flags: Flags) -> anyhow::Result<()> {
+    let input = Input::decode(&read_input()?, &flags);
     let (events, socket_dir) = match &input {
         Input::Params(params) => {
             (Some(params.containerd_ttrpc_address.as_str()), params.socket_dir.as_deref())
         }
         Input::Options(_) => (None, None),
     };
-    let socket = socket_path(flags, socket_dir)?;
-    let bundle = bundle_dir(flags)?;
+    let events = match events {
+        Some(address) if !address.is_empty() => Some(path_of(address)),
+        _ => events_socket(),
+    };
+    let socket = socket_path(&flags, socket_dir)?;
+    if let Some(bundle) = &flags.bundle {
+        std::env::set_current_dir(bundle).with_context(|| format!("enter {bundle:?}"))?;
+    }
+    let bundle = std::env::current_dir().context("find the bundle: the working directory")?;
     if let Some(options) = input.options().filter(|options| !options.shim_cgroup.is_empty()) {
         // The server inherits it; this process has only a moment to live.
         cgroup::join(options.shim_cgroup.as_ref())?;
     }
-    let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    if let Some(bundle) = &flags.bundle {
-        // Only if it must be: a change of directory takes a fork that copies this process.
-        command.current_dir(bundle);
+    let sockets = Sockets::bind(&socket)?;
+    match server::fork()? {
+        Side::Server => {
+            server::detach()?;
+            raise_oom_score();
+            Ok(server::run(flags, sockets, events)?)
+        }
+        Side::Starter { server } => {
+            // What the daemon waits for is that the last end of it is closed.
+            drop(sockets);
+            let address = format!("unix://{}", socket.display());
+            server::write_address(&bundle, &address, server).context("write into the bundle")?;
+            io::stdout().write_all(&input.answer(&address)).context("print the address")
+        }
     }
-    command.args(["-namespace", &flags.namespace, "-id", &flags.id]);
-    command.arg("-address").arg(&flags.address).arg("-socket").arg(&socket);
-    if let Some(events) = events.filter(|events| !events.is_empty()) {
-        command.env(EVENTS_ADDRESS, events);
-    }
-    let (mut reports, report) = io::pipe().context("make a pipe to the server")?;
-    let errors = report.try_clone().context("make a pipe to the server")?;
-    command.stdin(Stdio::null()).stdout(report).stderr(errors);
-    let server = command.spawn().context("execute the server")?;
-    // The other end must be the server's alone, or its end would not be seen.
-    drop(command);
-
-    let mut said = Vec::new();
-    reports.read_to_end(&mut said).context("read from the server")?;
-    if said != READY {
-        bail!("{}", String::from_utf8_lossy(&said).trim());
-    }
-    let address = format!("unix://{}", socket.display());
-    server::write_address(&bundle, &address, server.id()).context("write into the bundle")?;
-    let answer = input.answer(&address);
-    io::stdout().write_all(&answer).context("print the address")
 }
 
+/// Serves in the foreground, as shims do that are given no command.
 fn serve(flags: Flags) -> anyhow::Result<()> {
-    rustix::process::setsid().context("leave the daemon's session")?;
-    raise_oom_score();
-    let socket = socket_path(&flags, None)?;
-    let events = std::env::var_os(EVENTS_ADDRESS).filter(|events| !events.is_empty());
-    let events =
-        events.map(|events| match events.to_str().and_then(|text| text.strip_prefix("unix://")) {
-            Some(path) => PathBuf::from(path),
-            None => PathBuf::from(events),
-        });
-    server::run(flags, &socket, events, || {
-        // If this fails, whoever called `start` is gone, and the server ends when nobody comes.
-        let _ = report_ready();
-    })?;
-    Ok(())
+    let sockets = Sockets::bind(&socket_path(&flags, None)?)?;
+    Ok(server::run(flags, sockets, events_socket())?)
 }
 
-/// Tells `start` that the server listens, and lets go of its streams.
-fn report_ready() -> io::Result<()> {
-    let mut stdout = io::stdout();
-    stdout.write_all(READY)?;
-    stdout.flush()?;
-    let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
+/// Where the daemon takes events, if it says so in the environment.
+fn events_socket() -> Option<PathBuf> {
+    let address = std::env::var_os(EVENTS_ADDRESS).filter(|address| !address.is_empty())?;
+    Some(address.to_str().map_or_else(|| PathBuf::from(&address), path_of))
+}
+
+fn path_of(address: &str) -> PathBuf {
+    PathBuf::from(address.strip_prefix("unix://").unwrap_or(address))
 }
 
 /// Lets the kernel take the shim, when memory runs out, a little before the daemon that started it.

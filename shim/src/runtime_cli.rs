@@ -12,9 +12,8 @@ use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use keg_proto::containerd::runc::v1::{CheckpointOptions, Options};
@@ -23,7 +22,7 @@ use serde::Deserialize;
 use crate::bundle::TaskRecord;
 use crate::reaper::{Cause, Exit, Pid, Reaper};
 use crate::stdio::nonblocking;
-use crate::sys;
+use crate::sys::{self, Program};
 
 /// The runtime that is taken when the options name none.
 const DEFAULT_RUNTIME: &str = "keg-runtime";
@@ -79,12 +78,12 @@ impl RuntimeError {
     }
 }
 
-/// Standard streams for the container's process, which the runtime passes on.
-#[derive(Debug)]
+/// Standard streams for the container's process, which the runtime passes on; `None` is `/dev/null`.
+#[derive(Debug, Default)]
 pub(crate) struct ChildEnds {
-    pub(crate) stdin: Stdio,
-    pub(crate) stdout: Stdio,
-    pub(crate) stderr: Stdio,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
     /// Where the runtime sends a terminal's master instead.
     pub(crate) console_socket: Option<PathBuf>,
 }
@@ -334,33 +333,23 @@ impl Runtime {
         let call = self.calls.get();
         self.calls.set(call + 1);
         let log = self.log_dir.join(format!("log.{call}.json"));
-        let mut command = Command::new(&self.binary);
-        command.arg("--root").arg(&self.root).arg("--log").arg(&log);
-        command.args(["--log-format", "json"]);
-        if self.systemd_cgroup {
-            command.arg("--systemd-cgroup");
-        }
-        command.args(args);
         // Taken when there is no container to give the streams to.
         let mut output = None;
-        match ends {
-            Some(ends) => {
-                sys::end_with_parent(&mut command);
-                command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr)
-            }
+        let makes = ends.is_some();
+        let ends = match ends {
+            Some(ends) => ends,
             None => {
                 let (reader, writer) = io::pipe().map_err(RuntimeError::Output)?;
                 let errors = writer.try_clone().map_err(RuntimeError::Output)?;
                 output = Some(nonblocking(OwnedFd::from(reader)).map_err(RuntimeError::Output)?);
-                command.stdin(Stdio::null()).stdout(writer).stderr(errors)
+                let (stdout, stderr) = (Some(writer.into()), Some(errors.into()));
+                ChildEnds { stdout, stderr, ..ChildEnds::default() }
             }
         };
-        let spawned = command.spawn();
-        // The command holds the children's ends of all pipes.
-        drop(command);
-        let child = spawned
-            .map_err(|source| RuntimeError::Execute { binary: self.binary.clone(), source })?;
-        let exited = self.reaper.watch(Pid(i32::try_from(child.id()).unwrap_or(0)));
+        let pid = self.spawn(self.command_line(&log, args), &ends, makes)?;
+        // With the children's ends of all pipes: their closing is to be seen.
+        drop(ends);
+        let exited = self.reaper.watch(pid);
         let mut printed = Vec::new();
         let lost = || RuntimeError::Lost { binary: self.binary.clone() };
         let exit = match &output {
@@ -374,6 +363,32 @@ impl Runtime {
         // Most calls leave no log; one that stays goes with the bundle.
         let _ = fs::remove_file(&log);
         failure.map_or(Ok(printed), Err)
+    }
+}
+
+impl Runtime {
+    fn command_line(&self, log: &Path, command: Vec<OsString>) -> Vec<OsString> {
+        let mut words: Vec<OsString> = ["--root".into(), self.root.clone().into()].into();
+        words.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
+        if self.systemd_cgroup {
+            words.push("--systemd-cgroup".into());
+        }
+        words.extend(command);
+        words
+    }
+
+    fn spawn(
+        &self,
+        args: Vec<OsString>,
+        ends: &ChildEnds,
+        ends_with_parent: bool,
+    ) -> Result<Pid, RuntimeError> {
+        let failed = |source| RuntimeError::Execute { binary: self.binary.clone(), source };
+        let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+        let streams = [&ends.stdin, &ends.stdout, &ends.stderr]
+            .map(|end| end.as_ref().map_or(null.as_fd(), AsFd::as_fd));
+        let path = self.binary.clone();
+        sys::spawn(Program { path, args, streams, ends_with_parent }).map(Pid).map_err(failed)
     }
 }
 

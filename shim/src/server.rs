@@ -1,13 +1,20 @@
 //! The long-lived process: sockets, signals, and its end.
 //!
 //! ```text
-//! bind both sockets ─▶ "ready" ─▶ serve … ─▶ Shutdown, or nobody needs it ─▶ flush events, remove
+//! start   bind both sockets ─▶ fork ─▶ print the address ─▶ end
+//! server                        └─▶ detach ─▶ serve … ─▶ Shutdown, or nobody needs it ─▶ flush events, remove
 //! ```
+//!
+//! A socket that is bound takes connections, so `start` need not wait for the server: a daemon that is
+//! quick waits in the socket's queue. The server is a copy of `start`, which has done nothing yet, and
+//! not a program anew: that would be read, linked and set up a second time.
 
 use std::cell::Cell;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net as std_net;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,6 +41,10 @@ const MAX_CONNECTIONS: usize = 256;
 /// `start` and `Create`, or between `Delete` and `Shutdown`, must not leave it behind for ever.
 const LONELY_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same after somebody was: a daemon that has gone, or has closed the connection over which it
+/// would have asked for a container, comes back to clean up and not to go on.
+const ABANDONED_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long the last events may take to be delivered.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
@@ -46,6 +57,12 @@ const EVENTS_PER_TURN: usize = 16;
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// There is no process that could serve.
+    #[error("make the process that serves")]
+    Fork(#[source] io::Error),
+    /// It would not leave its caller.
+    #[error("detach the process that serves from its caller")]
+    Detach(#[source] io::Error),
     /// The runtime could not be made.
     #[error("start the event loop")]
     Loop(#[source] io::Error),
@@ -78,17 +95,86 @@ pub enum ServerError {
     },
 }
 
-/// Serves until the container is gone and nobody needs the shim.
-///
-/// `ready` is called once both sockets take connections.
+/// The sockets of a shim; they take connections.
+#[derive(Debug)]
+pub struct Sockets {
+    path: PathBuf,
+    task: std_net::UnixListener,
+    attach: std_net::UnixListener,
+}
+
+impl Sockets {
+    /// Binds the Task socket at `path`, and the one for clients that attach beside it.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn bind(path: &Path) -> Result<Self, ServerError> {
+        let task = bind(path)?;
+        let attach = bind(&attach_socket_path(path))?;
+        Ok(Self { path: path.to_owned(), task, attach })
+    }
+}
+
+/// Which of two processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that was called.
+    Starter {
+        /// The other one.
+        server: u32,
+    },
+    /// The new one.
+    Server,
+}
+
+/// Makes the process that is to serve.
 ///
 /// # Errors
-/// [`ServerError`], always before `ready`.
+/// [`ServerError::Fork`].
+pub fn fork() -> Result<Side, ServerError> {
+    let server = sys::fork().map_err(ServerError::Fork)?;
+    Ok(server.map_or(Side::Server, |server| Side::Starter { server }))
+}
+
+/// Lets go of what belongs to whoever called `start`: its streams first, whose end it waits for.
+///
+/// # Errors
+/// [`ServerError::Detach`].
+pub fn detach() -> Result<(), ServerError> {
+    let failed = |source: io::Error| ServerError::Detach(source);
+    let null = fs::File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let null = OwnedFd::from(null);
+    for redirect in
+        [rustix::stdio::dup2_stdout, rustix::stdio::dup2_stderr, rustix::stdio::dup2_stdin]
+    {
+        redirect(&null).map_err(|errno| failed(errno.into()))?;
+    }
+    rustix::process::setsid().map_err(|errno| failed(errno.into()))?;
+    Ok(())
+}
+
+/// Serves until the container is gone and nobody needs the shim.
+///
+/// # Errors
+/// [`ServerError`], always before the first connection is served.
 pub fn run(
     flags: Flags,
-    socket: &Path,
+    sockets: Sockets,
     events_socket: Option<PathBuf>,
-    ready: impl FnOnce(),
+) -> Result<(), ServerError> {
+    let path = sockets.path.clone();
+    let served = run_loop(flags, sockets, events_socket);
+    if let Err(error) = &served {
+        self_log::warn("the shim ends before it has served", error);
+        remove_sockets(&path);
+    }
+    served
+}
+
+fn run_loop(
+    flags: Flags,
+    sockets: Sockets,
+    events_socket: Option<PathBuf>,
 ) -> Result<(), ServerError> {
     sys::release_memory_eagerly();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -99,18 +185,17 @@ pub fn run(
         .max_io_events_per_tick(EVENTS_PER_TURN)
         .build()
         .map_err(ServerError::Loop)?;
-    LocalSet::new().block_on(&runtime, serve_all(flags, socket, events_socket, ready))
+    LocalSet::new().block_on(&runtime, serve_all(flags, sockets, events_socket))
 }
 
 async fn serve_all(
     flags: Flags,
-    socket: &Path,
+    sockets: Sockets,
     events_socket: Option<PathBuf>,
-    ready: impl FnOnce(),
 ) -> Result<(), ServerError> {
-    let attach_socket = attach_socket_path(socket);
-    let listener = bind(socket)?;
-    let attach_listener = bind(&attach_socket)?;
+    let socket = sockets.path.as_path();
+    let listener = UnixListener::from_std(sockets.task).map_err(ServerError::Loop)?;
+    let attach_listener = UnixListener::from_std(sockets.attach).map_err(ServerError::Loop)?;
 
     let reaper = Rc::new(Reaper::default());
     let events = Rc::new(Publisher::new(&flags.namespace, events_socket));
@@ -127,7 +212,6 @@ async fn serve_all(
         Rc::clone(&connections),
     ));
     tokio::task::spawn_local(accept_clients(attach_listener, Rc::clone(&supervisor)));
-    ready();
     sys::trim_memory();
 
     tokio::select! {
@@ -139,18 +223,22 @@ async fn serve_all(
             }
         }
     }
-    for path in [socket, &attach_socket] {
-        // Whoever removed it before did what is wanted.
-        let _ = fs::remove_file(path);
-    }
+    remove_sockets(socket);
     // A daemon that does not listen must not keep the shim.
     let _ = tokio::time::timeout(FLUSH_LIMIT, events.flushed()).await;
     let _ = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
     Ok(())
 }
 
+fn remove_sockets(socket: &Path) {
+    for path in [socket, &attach_socket_path(socket)] {
+        // Whoever removed it before did what is wanted.
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Binds a socket, in the place of one that nobody serves any more.
-fn bind(path: &Path) -> Result<UnixListener, ServerError> {
+fn bind(path: &Path) -> Result<std_net::UnixListener, ServerError> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -159,18 +247,19 @@ fn bind(path: &Path) -> Result<UnixListener, ServerError> {
             .map_err(|source| ServerError::Directory { path: dir.to_owned(), source })?;
     }
     let failed = |source| ServerError::Bind { path: path.to_owned(), source };
-    let listener = match UnixListener::bind(path) {
+    let listener = match std_net::UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if std_net::UnixStream::connect(path).is_ok() {
                 return Err(ServerError::InUse { path: path.to_owned() });
             }
             fs::remove_file(path).map_err(failed)?;
-            UnixListener::bind(path)
+            std_net::UnixListener::bind(path)
         }
         other => other,
     };
     let listener = listener.map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }
 
@@ -178,6 +267,8 @@ fn bind(path: &Path) -> Result<UnixListener, ServerError> {
 #[derive(Debug, Default)]
 struct Connections {
     count: Cell<usize>,
+    /// Whether there ever was one.
+    any: Cell<bool>,
     changed: Notify,
 }
 
@@ -187,6 +278,7 @@ struct Connected(Rc<Connections>);
 impl Connections {
     fn add(self: &Rc<Self>) -> Connected {
         self.count.set(self.count.get() + 1);
+        self.any.set(true);
         self.changed.notify_waiters();
         Connected(Rc::clone(self))
     }
@@ -210,7 +302,8 @@ impl Drop for Connected {
 }
 
 /// Waits until nobody will ever need this shim: for [`LONELY_LIMIT`] there was no connection, and
-/// either no container, or one that has ended and whose socket `delete` took away.
+/// either no container ([`ABANDONED_LIMIT`] if there was a connection before), or one that has ended
+/// and whose socket `delete` took away.
 async fn lonely(supervisor: &Supervisor, connections: &Connections, socket: &Path) {
     let needless = || supervisor.is_idle() || (supervisor.has_ended() && !socket.exists());
     loop {
@@ -218,7 +311,9 @@ async fn lonely(supervisor: &Supervisor, connections: &Connections, socket: &Pat
         let changed = connections.changed.notified();
         let ended = supervisor.ended();
         if supervisor.is_idle() || supervisor.has_ended() {
-            if tokio::time::timeout(LONELY_LIMIT, changed).await.is_ok() {
+            let abandoned = supervisor.is_idle() && connections.any.get();
+            let limit = if abandoned { ABANDONED_LIMIT } else { LONELY_LIMIT };
+            if tokio::time::timeout(limit, changed).await.is_ok() {
                 continue;
             }
             if needless() {

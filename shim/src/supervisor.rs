@@ -134,10 +134,12 @@ pub(crate) struct Task {
     pub(crate) init: Rc<Process>,
     execs: RefCell<HashMap<String, Rc<Process>>>,
     owner: Owner,
-    own_pid_namespace: bool,
+    own_pid_namespace: Cell<bool>,
     has_rootfs_mounts: bool,
     restore: RefCell<Option<PathBuf>>,
     oom: RefCell<Option<Rc<OomWatch>>>,
+    /// Whose cgroup is yet to be watched.
+    oom_due: Cell<Option<Pid>>,
     exec_count: Cell<u64>,
 }
 
@@ -200,6 +202,7 @@ impl Supervisor {
         let Phase::Created { pid } = process.phase() else {
             return Err(TaskError::Phase(process.phase().refuse("start")));
         };
+        self.watch_oom(&task);
         process.streams.open_stdin().map_err(TaskError::Stdio)?;
         task.runtime.start(id).await.map_err(TaskError::Runtime)?;
         process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;

@@ -1,5 +1,7 @@
 //! Kernel and libc calls that neither nix nor rustix wraps: the only unsafe code of the shim.
 
+mod spawn;
+
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::IntoRawFd;
@@ -11,6 +13,21 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+pub(crate) use spawn::{Program, spawn};
+
+/// Copies this process. Returns the copy's number, and in the copy `None`.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM` where no further process may be.
+pub(crate) fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: the process has one thread (no event loop has been made yet), so the copy lacks no
+    // thread that could hold a lock, and may do whatever this process may.
+    match unsafe { libc::fork() } {
+        0 => Ok(None),
+        pid => u32::try_from(pid).map(Some).map_err(|_| io::Error::last_os_error()),
+    }
+}
 
 /// Registers a descriptor with the event loop, which then owns it.
 ///
@@ -139,22 +156,6 @@ fn idle_until_killed() -> ! {
         // SAFETY: takes nothing and returns when a signal was handled.
         unsafe { libc::pause() };
     }
-}
-
-/// Lets the kernel kill `command`'s process when this one ends, however that comes.
-pub(crate) fn end_with_parent(command: &mut Command) {
-    let parent = rustix::process::getpid();
-    let bind = move || {
-        set_parent_death_signal(libc::SIGKILL)?;
-        // It may have ended before the kernel was told.
-        match rustix::process::getppid() {
-            Some(now) if now == parent => Ok(()),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
-    };
-    // SAFETY: the closure runs between fork and exec; it makes system calls only, and neither
-    // allocates nor takes a lock: errors of a kind are constants.
-    unsafe { command.pre_exec(bind) };
 }
 
 fn set_parent_death_signal(signal: c_int) -> io::Result<()> {

@@ -12,6 +12,7 @@ use keg_proto::containerd::task::v2 as pb;
 use keg_proto::containerd::v1::types::{ProcessInfo, Status as TaskStatus};
 use keg_ttrpc::{Code, Request, Service, Status};
 use prost::Message;
+use tokio::sync::oneshot;
 
 use crate::bootstrap::decode_options;
 use crate::clock::timestamp;
@@ -45,13 +46,7 @@ impl Service for TaskService {
             return self.wait(request.decode()?).await.map(|answer| answer.encode_to_vec());
         }
         let service = self.clone();
-        to_its_end(async move {
-            let outcome = service.dispatch(request).await;
-            // What a method needed for a moment is not kept for the container's life.
-            sys::trim_memory();
-            outcome
-        })
-        .await
+        to_its_end(async move { service.dispatch(request).await }).await
     }
 }
 
@@ -59,9 +54,16 @@ impl Service for TaskService {
 async fn to_its_end(
     work: impl Future<Output = Result<Vec<u8>, Status>> + 'static,
 ) -> Result<Vec<u8>, Status> {
-    tokio::task::spawn_local(work)
-        .await
-        .unwrap_or_else(|_| Err(Status::new(Code::Internal, "the method panicked")))
+    let (sender, receiver) = oneshot::channel();
+    tokio::task::spawn_local(async move {
+        // A caller that left needs no answer.
+        let _ = sender.send(work.await);
+        tokio::task::yield_now().await;
+        // What a method needed for a moment is not kept for the container's life; who waits for its
+        // answer does not wait for that.
+        sys::trim_memory();
+    });
+    receiver.await.unwrap_or_else(|_| Err(Status::new(Code::Internal, "the method panicked")))
 }
 
 impl TaskService {
@@ -215,7 +217,12 @@ impl TaskService {
     }
 
     fn connect(&self, input: &pb::ConnectRequest) -> Result<pb::ConnectResponse, Status> {
-        // A client may ask before there is a container.
+        if self.supervisor.is_idle() {
+            // A daemon that was killed before `Create` asks this when it comes back, and would keep a
+            // shim that answers: nobody could make or remove the container any more (containerd 1.6).
+            return Err(status(TaskError::NoTask { id: input.id.clone() }));
+        }
+        // None while it is being made.
         let task = self.supervisor.task(&input.id).ok();
         let pid = task.and_then(|task| task.init.phase().pid());
         Ok(pb::ConnectResponse {

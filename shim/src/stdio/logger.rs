@@ -26,9 +26,8 @@ pub(super) struct LoggerPipes {
 }
 
 impl LoggerPipes {
-    pub(super) fn take_child_ends(&mut self) -> (Stdio, Stdio) {
-        let end = |end: Option<OwnedFd>| end.map_or_else(Stdio::null, Stdio::from);
-        (end(self.stdout.take()), end(self.stderr.take()))
+    pub(super) fn take_child_ends(&mut self) -> (Option<OwnedFd>, Option<OwnedFd>) {
+        (self.stdout.take(), self.stderr.take())
     }
 
     pub(super) fn take_stdout(&mut self) -> Option<OwnedFd> {

@@ -25,7 +25,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -205,24 +204,15 @@ impl Streams {
         }
         if self.request.terminal {
             let socket = ConsoleSocket::bind(context.socket)?;
-            let ends = ChildEnds {
-                stdin: Stdio::null(),
-                stdout: Stdio::null(),
-                stderr: Stdio::null(),
-                console_socket: Some(socket.path().to_owned()),
-            };
+            let console_socket = Some(socket.path().to_owned());
+            let ends = ChildEnds { console_socket, ..ChildEnds::default() };
             ours.console = Some(socket);
             return Ok((ends, ours));
         }
-        let mut ends = ChildEnds {
-            stdin: Stdio::null(),
-            stdout: Stdio::null(),
-            stderr: Stdio::null(),
-            console_socket: None,
-        };
+        let mut ends = ChildEnds::default();
         if !self.request.stdin.is_empty() {
             let (reader, writer) = pipe("stdin", context.owner)?;
-            ends.stdin = reader.into();
+            ends.stdin = Some(reader);
             ours.stdin = Some(writer);
         }
         if let Some(logger) = &mut ours.logger {
@@ -235,7 +225,7 @@ impl Streams {
         ] {
             if !matches!(target, Target::Null) {
                 let (reader, writer) = pipe(which, context.owner)?;
-                *end = writer.into();
+                *end = Some(writer);
                 *our_end = Some(reader);
             }
         }

@@ -38,6 +38,8 @@ impl Supervisor {
             }
             Err(error) => {
                 *slot = Slot::Free;
+                // The daemon may have gone meanwhile, and wants no shim any more.
+                self.ended.notify_waiters();
                 Err(error)
             }
         }
@@ -60,7 +62,7 @@ impl Supervisor {
         bundle.write_task_record(&record).map_err(TaskError::Bundle)?;
         let task = Rc::new(Task {
             id: request.id.clone(),
-            own_pid_namespace: bundle.has_own_pid_namespace().map_err(TaskError::Bundle)?,
+            own_pid_namespace: Cell::default(),
             runtime,
             init: Rc::new(Process::new("", streams, None)),
             execs: RefCell::default(),
@@ -68,12 +70,14 @@ impl Supervisor {
             has_rootfs_mounts: !request.rootfs.is_empty(),
             restore: RefCell::new(request.checkpoint.clone()),
             oom: RefCell::default(),
+            oom_due: Cell::default(),
             exec_count: Cell::new(0),
             bundle,
         });
         rootfs::mount_all(&request.rootfs, &task.bundle.rootfs()).map_err(TaskError::Rootfs)?;
         if request.checkpoint.is_some() {
             // A restored container has no state "created": Start restores it.
+            task.look_at_bundle()?;
             return Ok(task);
         }
         if let Err(error) = self.create_init(&task).await {
@@ -91,13 +95,21 @@ impl Supervisor {
         let pid_file = task.bundle.init_pid_file();
         let (ends, ours) =
             streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
-        let created = task.runtime.create(&task.id, task.bundle.dir(), &pid_file, ends).await;
+        // The first of the two is polled first: the shim reads while the runtime works.
+        let (created, looked) = tokio::join!(
+            task.runtime.create(&task.id, task.bundle.dir(), &pid_file, ends),
+            async { task.look_at_bundle() },
+        );
         if let Err(RuntimeError::Killed { .. }) = &created {
             // It had no time to undo what it did.
             self.discard(task).await;
         }
         created.map_err(TaskError::Runtime)?;
-        let pid = match self.connect_init(task, ours).await {
+        let connected = match looked {
+            Ok(()) => self.connect_init(task, ours).await,
+            Err(error) => Err(error),
+        };
+        let pid = match connected {
             Ok(pid) => pid,
             Err(error) => {
                 // The runtime made a container that nobody can use.
@@ -106,7 +118,13 @@ impl Supervisor {
             }
         };
         task.init.note(Happening::Created(pid)).map_err(TaskError::Phase)?;
-        self.watch_oom(task, pid);
+        task.oom_due.set(Some(pid));
+        let (supervisor, watched) = (Rc::clone(self), Rc::clone(task));
+        tokio::task::spawn_local(async move {
+            // Nothing runs yet: the daemon gets its answer first.
+            tokio::task::yield_now().await;
+            supervisor.watch_oom(&watched);
+        });
         let exited = self.reaper.watch(pid);
         drop(adoption);
         tokio::task::spawn_local(Rc::clone(self).follow(
@@ -168,7 +186,8 @@ impl Supervisor {
         let pid = self.connect_init(task, ours).await?;
         init.streams.open_stdin().map_err(TaskError::Stdio)?;
         init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
-        self.watch_oom(task, pid);
+        task.oom_due.set(Some(pid));
+        self.watch_oom(task);
         let container_id = task.id.clone();
         self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });
         let exited = self.reaper.watch(pid);
@@ -178,8 +197,9 @@ impl Supervisor {
     }
 
     /// Lack of memory is reported while the container lives; that it is not watched is no reason
-    /// to fail.
-    fn watch_oom(self: &Rc<Self>, task: &Rc<Task>, pid: Pid) {
+    /// to fail. What is watched already stays so.
+    pub(super) fn watch_oom(self: &Rc<Self>, task: &Rc<Task>) {
+        let Some(pid) = task.oom_due.take() else { return };
         let watch = match Cgroups::of(pid.0) {
             Ok(cgroups) => OomWatch::new(&cgroups),
             Err(error) => return self_log::warn("watch the container's memory", &error),
@@ -197,5 +217,14 @@ impl Supervisor {
                 supervisor.events.publish(&pb::TaskOom { container_id: id.clone() });
             }
         });
+    }
+}
+
+impl Task {
+    /// Reads what concerns the shim of the specification.
+    fn look_at_bundle(&self) -> Result<(), TaskError> {
+        let own = self.bundle.has_own_pid_namespace().map_err(TaskError::Bundle)?;
+        self.own_pid_namespace.set(own);
+        Ok(())
     }
 }

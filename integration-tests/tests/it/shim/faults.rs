@@ -274,9 +274,6 @@ fn a_shim_that_is_killed_at_any_moment_is_cleaned_up_after() {
     requires!(root);
     for step in ["start", "create", "run", "exit"] {
         let shim = Shim::new(Bundle::probe().args(["pause"]));
-        let connect = keg_proto::containerd::task::v2::ConnectRequest { id: shim.id().to_owned() };
-        let answer: keg_proto::containerd::task::v2::ConnectResponse =
-            shim.call("Connect", &connect).unwrap();
         let mut init = None;
         if step != "start" {
             init = Some(Pid::from_raw(shim.create().cast_signed()));
@@ -290,7 +287,7 @@ fn a_shim_that_is_killed_at_any_moment_is_cleaned_up_after() {
             shim.wait("");
         }
 
-        kill(Pid::from_raw(answer.shim_pid.cast_signed()), Signal::SIGKILL).unwrap();
+        kill(shim.pid(), Signal::SIGKILL).unwrap();
         let first = shim.clean_up();
         let second = shim.clean_up();
 

@@ -14,7 +14,6 @@ use keg_proto::containerd::task::v2 as task;
 use keg_proto::containerd::types::Mount;
 use keg_ttrpc::CallError;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
 /// How many moments are tried; `KEG_TEST_KILLS` says otherwise.
@@ -83,9 +82,7 @@ fn a_shim_that_is_killed_at_no_chosen_moment_leaves_what_delete_finds() {
     requires!(root, our_runtime);
     for when in moments(count(), undisturbed()) {
         let shim = shim();
-        let request = task::ConnectRequest { id: shim.id().to_owned() };
-        let answer: task::ConnectResponse = shim.call("Connect", &request).unwrap();
-        let pid = Pid::from_raw(answer.shim_pid.cast_signed());
+        let pid = shim.pid();
 
         thread::scope(|scope| {
             let life = scope.spawn(|| live(&shim));

@@ -159,10 +159,8 @@ fn a_shim_starts_in_the_cgroup_that_the_options_name() {
     let options = Options { shim_cgroup: cgroup.name(), ..Options::default() };
 
     let shim = Shim::started_with(Bundle::probe().args(["pause"]), &options);
-    let connect = task::ConnectRequest { id: shim.id().to_owned() };
-    let answer: task::ConnectResponse = shim.call("Connect", &connect).unwrap();
 
-    let membership = fs::read_to_string(format!("/proc/{}/cgroup", answer.shim_pid)).unwrap();
+    let membership = fs::read_to_string(format!("/proc/{}/cgroup", shim.pid())).unwrap();
     assert!(membership.contains(&format!(":memory:{}\n", cgroup.name())), "{membership}");
 }
 

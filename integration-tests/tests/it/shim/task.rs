@@ -128,6 +128,21 @@ fn connect_tells_both_process_ids() {
     let pids: Vec<u32> =
         shim.tree().pids().iter().map(|pid| pid.as_raw().cast_unsigned()).collect();
     assert!(pids.contains(&answer.shim_pid), "{answer:?}");
+    assert_eq!(answer.shim_pid, shim.pid().as_raw().cast_unsigned());
+}
+
+/// containerd 1.6 asks this of the shims that it finds when it starts, and would keep one that was
+/// never given a container: its name could not be used again.
+#[test]
+fn connect_finds_nothing_before_there_is_a_container() {
+    requires!(root);
+    let shim = Shim::new(Bundle::probe().args(["pause"]));
+    let request = task::ConnectRequest { id: shim.id().to_owned() };
+
+    let asked: Result<task::ConnectResponse, _> = shim.call("Connect", &request);
+
+    assert_eq!(asked.unwrap_err().status().map(|status| status.code), Some(Code::NotFound));
+    assert!(shim.create() > 0, "it can still be made");
 }
 
 #[test]
