@@ -245,9 +245,16 @@ impl Explain for NetworkError {
             Self::InUse { .. } => "stop or disconnect its containers first",
             Self::CannotPublish { .. } => "connect the container to an ordinary network as well",
             Self::NoAddressToPublish { .. } => "create the network with --ipv6",
-            Self::Option { .. } => "mtu takes 68 to 65535, masquerade true or false",
+            Self::Option { .. } => {
+                "mtu takes 68 to 65535, masquerade and enable_icc true or false, host_binding_ipv4 an \
+                 IPv4 address, container_iface_prefix and the bridge's name what interfaces may be \
+                 called (12 and 15 letters at most; a bridge's not beginning with keg); only bridges \
+                 have com.docker.network.bridge.*"
+            }
             Self::NoParent { .. } => "list the interfaces with `ip link`",
-            Self::InterfaceTaken { .. } => "rename or remove that interface",
+            Self::InterfaceTaken { .. } => {
+                "rename or remove that interface, or choose another name"
+            }
             Self::Netlink(error) if error.errno() == Errno::EPERM => {
                 "run the daemon as root, or give it CAP_NET_ADMIN"
             }

@@ -112,7 +112,7 @@ pub struct NetworkRequest {
     pub internal: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Options of the driver: `mtu`, `masquerade`.
+    /// Options of the driver: `mtu`, `masquerade`, and Docker's by their long names.
     pub options: BTreeMap<String, String>,
 }
 
@@ -153,6 +153,15 @@ pub struct Network {
     pub mtu: u32,
     /// Whether containers appear outside with the host's address.
     pub masquerade: bool,
+    /// Whether its containers are kept from each other, published ports aside.
+    #[serde(default)]
+    pub isolated: bool,
+    /// Address of the host on which ports are published that name none; absent: all.
+    #[serde(default)]
+    pub publish_at: Option<IpAddr>,
+    /// What names of interfaces inside begin with; empty: `eth`.
+    #[serde(default)]
+    pub interface_prefix: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Options as they were given.

@@ -84,6 +84,20 @@ pub(crate) fn setting(name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+/// Keeps the calling thread's namespace from speaking IPv6 on an interface, if it has IPv6 at all.
+///
+/// It is said before the interface comes up: one that is up has an address, routes and timers by
+/// then, and the kernel goes through all routes to take them away again.
+pub(crate) fn disable_ipv6(interface: &str) -> Result<(), NetnsError> {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
+    match std::fs::write(&path, "1") {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(NetnsError::Setting { path, value: "1".to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes a setting below `/proc/sys/net` of the calling thread's namespace, if it is not so.
 pub(crate) fn set_setting(name: &str, value: &str) -> Result<(), NetnsError> {
     if setting(name).as_deref() == Some(value) {

@@ -21,11 +21,11 @@ use crate::address::{Cidr, MacAddr};
 use crate::error::NetworkError;
 use crate::instance::{INTERFACE_PREFIX, Names};
 use crate::model::{Driver, Endpoint, Network};
-use crate::netlink::link::{self, Route, Rule, VethPair};
+use crate::netlink::link::{self, PortRules, Route, Rule, VethPair};
 use crate::netlink::message::{attributes, text};
 use crate::netlink::socket::{Family, Netlink, Request};
 use crate::netlink::track;
-use crate::netns::{Netns, set_setting, setting};
+use crate::netns::{Netns, disable_ipv6, set_setting, setting};
 use crate::nft::batch::Batch;
 use crate::nft::foreign;
 use crate::nft::ruleset::{self, Entry, Variant};
@@ -173,9 +173,15 @@ impl Plane {
         })
     }
 
-    /// Removes a network's bridge; it need not be there.
+    /// Removes a network's bridge; it need not be there, and what somebody else made under its name
+    /// stays.
     pub(crate) fn lower_bridge(&mut self, network: &Network) -> Result<(), NetworkError> {
-        self.delete_link(&network.bridge)
+        match self.route.link(&network.bridge)? {
+            Some(link) if link.mac == Some(bridge_mac(network)) => {
+                self.delete_link(&network.bridge)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes tables, detour and settings: the last bridge is gone.
@@ -227,18 +233,25 @@ impl Plane {
                 link::add_macvlan(&endpoint.interface, parent, endpoint.mac, netns.as_fd())
             }
         };
-        let mut requests = vec![creation];
-        // Where bridged packets pass the host's IP rules, a container that reaches itself by a
-        // published port is translated on the bridge, and goes back by the port that it came from.
-        if network.driver == Driver::Bridge && bridges_are_filtered() {
-            requests.push(link::set_hairpin(&endpoint.port));
+        self.route.apply(vec![creation])?;
+        self.raise_port(network, endpoint)
+            .and_then(|()| netns.with(&self.home, || configure_inside(endpoint))?)
+            .inspect_err(|_| {
+                if !endpoint.port.is_empty() {
+                    let _ = self.route.apply(vec![link::delete_link(&endpoint.port)]);
+                }
+            })
+    }
+
+    /// Brings our end of a container's interface up. It is the bridge that speaks IPv6 here, and not
+    /// its ports: with hundreds of them their routes would make each further one slow.
+    fn raise_port(&mut self, network: &Network, endpoint: &Endpoint) -> Result<(), NetworkError> {
+        if network.driver != Driver::Bridge {
+            return Ok(());
         }
-        self.route.apply(requests)?;
-        netns.with(&self.home, || configure_inside(endpoint))?.inspect_err(|_| {
-            if !endpoint.port.is_empty() {
-                let _ = self.route.apply(vec![link::delete_link(&endpoint.port)]);
-            }
-        })
+        disable_ipv6(&endpoint.port)?;
+        let rules = PortRules { hairpin: bridges_are_filtered(), isolated: network.isolated };
+        Ok(self.route.apply(vec![link::raise_port(&endpoint.port, rules)])?)
     }
 
     /// Makes an interface that a container has its way out, or no longer: as `endpoint` says.
@@ -300,12 +313,18 @@ impl Plane {
         Ok(())
     }
 
-    /// Makes port `port` a port of the network's bridge again, after the bridge was made again.
-    pub(crate) fn replug(&mut self, network: &Network, port: &str) -> Result<(), NetworkError> {
+    /// Makes a container's interface a port of the network's bridge again, after the bridge was made
+    /// again.
+    pub(crate) fn replug(
+        &mut self,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Result<(), NetworkError> {
         let missing = |name| NetworkError::InterfaceTaken { name };
         let bridge = self.index_or(&network.bridge, missing)?;
-        let port = self.index_or(port, missing)?;
-        Ok(self.route.apply(vec![link::set_master(port, bridge)])?)
+        let port = self.index_or(&endpoint.port, missing)?;
+        self.route.apply(vec![link::set_master(port, bridge)])?;
+        self.raise_port(network, endpoint)
     }
 
     /// Takes in what was announced, and says what of it concerns us.
@@ -490,8 +509,8 @@ fn configure_inside(endpoint: &Endpoint) -> Result<(), NetworkError> {
     let index =
         route.index_of(name)?.ok_or_else(|| NetworkError::InterfaceTaken { name: name.clone() })?;
     let has_ipv6 = endpoint.ips().any(|ip| ip.is_ipv6());
-    if !has_ipv6 && setting(&format!("ipv6/conf/{name}/disable_ipv6")).is_some() {
-        set_setting(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    if !has_ipv6 {
+        disable_ipv6(name)?;
     }
     let mut requests = vec![link::set_up(LOOPBACK)];
     for address in &endpoint.addresses {
@@ -535,11 +554,13 @@ fn forward_ipv6() -> Result<(), NetworkError> {
     Ok(set_setting("ipv6/conf/all/forwarding", "1")?)
 }
 
-/// Whether the host has bridged packets pass its IP rules (br_netfilter).
+/// Whether the host has bridged packets pass its IP rules (br_netfilter): a container that reaches
+/// itself by a published port is translated on the bridge then, and goes back by the port that it
+/// came from.
 fn bridges_are_filtered() -> bool {
-    ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"]
-        .iter()
-        .any(|name| setting(name).as_deref() == Some("1"))
+    let asks = |family: &str| setting(&format!("bridge/bridge-nf-call-{family}tables"));
+    // Without the module there is neither.
+    asks("ip").is_some_and(|ipv4| ipv4 == "1" || asks("ip6").as_deref() == Some("1"))
 }
 
 /// A bridge's hardware address: made of the network's id, so that it is known to be ours.

@@ -12,6 +12,7 @@
 //! Invariant: what is in the kernel is implied by records. An error on the way undoes all of it.
 
 mod change;
+mod options;
 mod plan;
 mod restore;
 
@@ -20,7 +21,8 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use self::plan::{options, random};
+use self::options::Options;
+use self::plan::random;
 use crate::dns::NameService;
 use crate::error::NetworkError;
 use crate::instance::Names;
@@ -139,7 +141,7 @@ impl Switchboard {
     ///
     /// # Errors
     /// [`NetworkError::NameInUse`], [`NetworkError::Name`], [`NetworkError::Ipam`],
-    /// [`NetworkError::Option`], [`NetworkError::NoParent`].
+    /// [`NetworkError::Option`], [`NetworkError::NoParent`], [`NetworkError::InterfaceTaken`].
     pub fn create(&mut self, request: NetworkRequest) -> Result<Network, NetworkError> {
         check_network_name(&request.name)?;
         if self.networks.values().any(|network| network.name == request.name) {
@@ -150,12 +152,20 @@ impl Switchboard {
         {
             return Err(NetworkError::NoParent { name: parent.clone() });
         }
-        let (mtu, masquerade) = options(&request)?;
+        let options = Options::of(&request)?;
+        if let Some(bridge) = &options.bridge
+            && (self.networks.values().any(|network| network.bridge == *bridge)
+                || self.plane.has_interface(bridge)?)
+        {
+            return Err(NetworkError::InterfaceTaken { name: bridge.clone() });
+        }
         let subnets = self.settle_subnets(&request)?;
         let id = NetworkId::new(random()?);
         let is_default = request.name == DEFAULT_NETWORK;
         let bridge = match request.driver {
-            Driver::Bridge => self.plane.names().bridge(is_default, &id),
+            Driver::Bridge => {
+                options.bridge.unwrap_or_else(|| self.plane.names().bridge(is_default, &id))
+            }
             Driver::Macvlan { .. } => String::new(),
         };
         let network = Network {
@@ -166,8 +176,11 @@ impl Switchboard {
             subnets,
             reserved: request.reserved,
             internal: request.internal,
-            mtu,
-            masquerade,
+            mtu: options.mtu,
+            masquerade: options.masquerade,
+            isolated: options.isolated,
+            publish_at: options.publish_at,
+            interface_prefix: options.interface_prefix,
             labels: request.labels,
             options: request.options,
             created_at: jiff::Timestamp::now(),
@@ -331,7 +344,9 @@ impl Switchboard {
     }
 
     fn keys_of(&self, container: &str) -> Vec<EndpointKey> {
-        self.endpoints.keys().filter(|(id, _)| id == container).cloned().collect()
+        let first = (container.to_owned(), NetworkId::of_name(""));
+        let from = self.endpoints.range(first..).map(|(key, _)| key);
+        from.take_while(|(id, _)| id == container).cloned().collect()
     }
 
     /// Makes what a recorded endpoint needs in the kernel.
@@ -434,7 +449,7 @@ impl Switchboard {
 
 /// What a network has in the firewall's sets.
 fn bridge_entries(network: &Network) -> Vec<Entry> {
-    network_entries(&network.bridge, network.internal, network.masquerade)
+    network_entries(network)
 }
 
 /// What an endpoint has in the firewall's sets.

@@ -39,6 +39,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
@@ -199,9 +200,9 @@ pub(crate) struct VethPair<'a> {
     pub(crate) mtu: u32,
 }
 
-/// Makes a veth pair: our end a port of the bridge and up, the other in the container, down.
+/// Makes a veth pair: our end a port of the bridge, the other in the container, both down.
 pub(crate) fn add_veth(pair: VethPair<'_>) -> Request {
-    let mut message = new_link(0, IFF_UP);
+    let mut message = new_link(0, 0);
     message.string(IFLA_IFNAME, pair.name).u32(IFLA_MTU, pair.mtu).u32(IFLA_MASTER, pair.bridge);
     message.nest(IFLA_LINKINFO, |info| {
         info.string(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
@@ -217,15 +218,29 @@ pub(crate) fn add_veth(pair: VethPair<'_>) -> Request {
     Request { action: format!("make the interface {} for the container", pair.name), message }
 }
 
-/// Lets a bridge send a frame back by the port that it came from.
-pub(crate) fn set_hairpin(port: &str) -> Request {
-    let mut message = Message::new(RTM_NEWLINK, NLM_F_REQUEST, &interface(0, 0, 0));
-    message.string(IFLA_IFNAME, port).nest(IFLA_LINKINFO, |info| {
-        info.string(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
-            data.attr(IFLA_BRPORT_MODE, &[1]);
+/// What a bridge does with a port's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortRules {
+    /// They may be sent back by the port that they came from.
+    pub(crate) hairpin: bool,
+    /// They are passed to no other port that is isolated.
+    pub(crate) isolated: bool,
+}
+
+/// Sets what a bridge does with a port's frames, and brings the port up.
+pub(crate) fn raise_port(port: &str, rules: PortRules) -> Request {
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_REQUEST, &interface(0, IFF_UP, IFF_UP));
+    message.string(IFLA_IFNAME, port);
+    // Nothing to be set is nothing to be said: the kernel announces each change to all who listen.
+    if rules.hairpin || rules.isolated {
+        message.nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attr(IFLA_BRPORT_MODE, &[u8::from(rules.hairpin)])
+                    .attr(IFLA_BRPORT_ISOLATED, &[u8::from(rules.isolated)]);
+            });
         });
-    });
-    Request { action: format!("let {port} be sent back what came from it"), message }
+    }
+    Request { action: format!("bring {port} up as a port of its bridge"), message }
 }
 
 /// Makes a veth pair with both ends here, with the same hardware address, so that what leaves by

@@ -32,6 +32,7 @@ use super::batch::{Batch, Element, Hook, SetShape, Table, TableFamily, join};
 use super::expression::{Field, Rule, Verdict};
 use crate::address::MacAddr;
 use crate::instance::{INTERFACE_PREFIX, Names};
+use crate::model::Network;
 use crate::ports::{PublishMode, Transport};
 
 /// Next hop of admitted packets; only has to be one that the interface reaches.
@@ -77,6 +78,7 @@ const INET_SETS: &[SetShape] = &[
     SetShape { name: "masqueraded", key: INCOMING, value: &[] },
     SetShape { name: "internal", key: INCOMING, value: &[] },
     SetShape { name: "links", key: LINK, value: &[] },
+    SetShape { name: "walled", key: LINK, value: &[] },
     SetShape { name: "own4", key: PAIR_4, value: &[] },
     SetShape { name: "own6", key: PAIR_6, value: &[] },
     SetShape { name: "published4", key: ANY, value: TARGET_4 },
@@ -160,13 +162,16 @@ pub(crate) fn take(batch: &mut Batch, names: &Names, entries: &[Entry]) {
 }
 
 /// What a network adds.
-pub(crate) fn network_entries(bridge: &str, internal: bool, masquerade: bool) -> Vec<Entry> {
-    let name = interface_name(bridge);
+pub(crate) fn network_entries(network: &Network) -> Vec<Entry> {
+    let name = interface_name(&network.bridge);
     let mut entries = vec![routed("bridges", &[&name]), routed("links", &[&name, &name])];
-    if internal {
+    if network.internal {
         entries.push(routed("internal", &[&name]));
-    } else if masquerade {
+    } else if network.masquerade {
         entries.push(routed("masqueraded", &[&name]));
+    }
+    if network.isolated {
+        entries.push(routed("walled", &[&name, &name]));
     }
     entries
 }
@@ -376,6 +381,11 @@ fn forward_chain(batch: &mut Batch, table: Table<'_>, guard: bool) {
     batch.add_chain(table, "forward", Some(hook));
     let mut rules = vec![
         Rule::new().has_any(Field::TrackState, ESTABLISHED_OR_RELATED).then(Verdict::Accept),
+        // Its ports keep them apart on the bridge; this does where the host is their detour.
+        Rule::new()
+            .within(LINK, "walled")
+            .has_none(Field::TrackStatus, TRANSLATED)
+            .then(Verdict::Drop),
         Rule::new().within(LINK, "links").then(Verdict::Accept),
         Rule::new()
             .within(OUTGOING, "bridges")

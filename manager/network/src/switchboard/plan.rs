@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use super::Switchboard;
+use super::options::is_interface_name;
 use crate::address::{Cidr, MacAddr};
 use crate::error::NetworkError;
 use crate::ipam;
@@ -13,11 +14,6 @@ use crate::model::{
     SubnetRequest, check_host_name,
 };
 use crate::ports::{PortRequest, PublishedPort, hold};
-
-/// Bytes of the largest packet, unless a network has another.
-const USUAL_MTU: u32 = 1500;
-/// Longest name of an interface.
-const INTERFACE_NAME_BYTES: usize = 15;
 
 impl Switchboard {
     /// Settles a new network's subnets, so that they clash with no other's and no route.
@@ -152,7 +148,7 @@ impl Switchboard {
             container: request.container.clone(),
             name: request.name.clone(),
             aliases: request.aliases.clone(),
-            interface: self.interface_name(request)?,
+            interface: self.interface_name(network, request)?,
             port,
             mac: request.mac.unwrap_or_else(|| MacAddr::local([a, b, c, d, e, f])),
             addresses,
@@ -176,17 +172,23 @@ impl Switchboard {
         known.or_else(highest)
     }
 
-    fn interface_name(&self, request: &ConnectRequest) -> Result<String, NetworkError> {
+    fn interface_name(
+        &self,
+        network: &Network,
+        request: &ConnectRequest,
+    ) -> Result<String, NetworkError> {
         let name = &request.interface;
         if name.is_empty() {
             let taken: HashSet<String> =
                 self.endpoints(&request.container).into_iter().map(|e| e.interface).collect();
-            let free = (0..).map(|index| format!("eth{index}")).find(|name| !taken.contains(name));
-            return Ok(free.unwrap_or_default());
+            let prefix = match network.interface_prefix.as_str() {
+                "" => "eth",
+                prefix => prefix,
+            };
+            let mut names = (0..).map(|index| format!("{prefix}{index}"));
+            return Ok(names.find(|name| !taken.contains(name)).unwrap_or_default());
         }
-        let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-        let dots = name == "." || name == "..";
-        if name.len() > INTERFACE_NAME_BYTES || dots || name == "lo" || !name.bytes().all(fits) {
+        if !is_interface_name(name) {
             return Err(NetworkError::InterfaceName { name: name.clone() });
         }
         Ok(name.clone())
@@ -207,14 +209,15 @@ impl Switchboard {
         for request in requests {
             let mut host_port = request.host_port.unwrap_or(0);
             let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-            let hosts = match &request.host_ip {
+            let wanted = request.host_ip.or(network.publish_at);
+            let hosts = match &wanted {
                 Some(host_ip) => std::slice::from_ref(host_ip),
                 None => &everywhere[..],
             };
             for host_ip in hosts.iter().copied() {
                 let container_ip = endpoint.ips().find(|ip| ip.is_ipv6() == host_ip.is_ipv6());
                 let Some(container_ip) = container_ip else {
-                    if request.host_ip.is_some() {
+                    if wanted.is_some() {
                         let port = host_port;
                         return Err(NetworkError::NoAddressToPublish { port, host_ip });
                     }
@@ -265,28 +268,6 @@ fn check_reserved(request: &NetworkRequest, subnets: &[Subnet]) -> Result<(), ip
         taken.insert(*address);
     }
     Ok(())
-}
-
-/// Reads the driver's options: MTU, and whether to masquerade. Docker's names are understood too.
-pub(super) fn options(request: &NetworkRequest) -> Result<(u32, bool), NetworkError> {
-    let (mut mtu, mut masquerade) = (USUAL_MTU, true);
-    for (key, value) in &request.options {
-        let refuse = || NetworkError::Option {
-            network: request.name.clone(),
-            key: key.clone(),
-            value: value.clone(),
-        };
-        match key.as_str() {
-            "mtu" | "com.docker.network.driver.mtu" => {
-                mtu = value.parse().ok().filter(|m| (68..=65535).contains(m)).ok_or_else(refuse)?;
-            }
-            "masquerade" | "com.docker.network.bridge.enable_ip_masquerade" => {
-                masquerade = value.parse().map_err(|_| refuse())?;
-            }
-            _ => return Err(refuse()),
-        }
-    }
-    Ok((mtu, masquerade))
 }
 
 /// Random bytes of the kernel's.

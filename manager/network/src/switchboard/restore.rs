@@ -108,7 +108,7 @@ impl Switchboard {
         }
         if !endpoint.port.is_empty() {
             if self.plane.is_plugged(&endpoint)? {
-                self.plane.replug(&network, &endpoint.port)?;
+                self.plane.replug(&network, &endpoint)?;
             } else {
                 self.plane.plug(&network, &endpoint, &netns)?;
             }

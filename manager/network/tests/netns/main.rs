@@ -9,4 +9,5 @@ mod isolation;
 mod lab;
 mod life;
 mod names;
+mod options;
 mod ports;

@@ -54,7 +54,7 @@ pub(crate) struct CreateArgs {
     /// Set a label (NAME[=VALUE])
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
-    /// Set an option of the driver: mtu, masquerade; parent of macvlan
+    /// Set an option of the driver: mtu, masquerade, Docker's com.docker.network.*; parent of macvlan
     #[arg(short = 'o', long, value_name = "NAME=VALUE")]
     opt: Vec<String>,
     /// Subnet, as 172.28.0.0/16; at most one of IPv4 and one of IPv6
