@@ -116,6 +116,15 @@ pub mod needs {
         machine(allowed.is_ok_and(|count| count.trim() != "0"), "user namespaces")
     }
 
+    /// Asks for AppArmor.
+    ///
+    /// # Errors
+    /// The kernel has none, or it is not enabled.
+    pub fn apparmor() -> Result<(), Missing> {
+        let enabled = fs::read("/sys/module/apparmor/parameters/enabled");
+        machine(enabled.is_ok_and(|text| text.starts_with(b"Y")), "AppArmor")
+    }
+
     /// Asks for time namespaces (Linux 5.6).
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod health;
 mod hostile;
 mod isolation;
 mod kills;
+mod labels;
 mod race;
 mod restart;
 mod sharing;
