@@ -4,9 +4,8 @@
 //! `.ci/newer-peers`), and one that starts shims in the way of 2.3 (`KEG_NEWEST_CONTAINERD`).
 
 use std::process::Command;
-use std::time::Instant;
 
-use keg_fixtures::wait::{PATIENCE, let_pass, moments};
+use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Containerd, Terminal, Tree, requires, wait_for, wait_until};
 use serde_json::Value;
 
@@ -46,12 +45,6 @@ macro_rules! generation {
             fn ctr_checkpoints_a_container_and_restores_it() {
                 requires!(root, criu, $($need),+);
                 is_checkpointed_and_restored(&started());
-            }
-
-            #[test]
-            fn containerd_is_killed_while_it_starts_a_task_that_can_be_started_again() {
-                requires!(root, $($need),+);
-                begins_anew(started());
             }
 
             #[test]
@@ -188,42 +181,6 @@ fn is_found_again(mut containerd: Containerd) {
     let exec = containerd.ctr_prints(exec, |exec| exec.stdout.ends_with('\n'));
     assert_eq!(exec.success().stdout, "still here\n");
     remove(&containerd, "one");
-}
-
-/// Killed at moments that nobody chose, before, while and after the shim is started and asked for the
-/// container: what a user then does to begin anew works.
-///
-/// The container and its snapshot are made before: a containerd that is killed while it makes those
-/// can stand in its own way.
-fn begins_anew(mut containerd: Containerd) {
-    let start = ["task", "start", "--detach", "one"];
-    let runtime = ["--runtime", "io.containerd.keg.v2", Containerd::BUSYBOX];
-    let create = ["container", "create"].iter().chain(&runtime);
-    let _ = containerd.ctr(create.chain(&["one", "sleep", "1000"])).success();
-    let begin = Instant::now();
-    let _ = containerd.ctr(start).success();
-    let whole = begin.elapsed();
-    let _ = containerd.ctr(["task", "rm", "--force", "one"]).success();
-    for when in moments(kills(), whole) {
-        let client = Tree::spawn(&containerd.ctr_command(start));
-        let_pass(when);
-
-        containerd.kill_and_restart();
-        let _ = client.wait_exit(client.main_pid(), PATIENCE);
-        // There may be none to remove.
-        let _ = containerd.ctr(["task", "rm", "--force", "one"]);
-        let again = containerd.ctr(start);
-
-        assert_eq!(again.exit_code, 0, "killed after {when:?} of {whole:?}: {again:?}");
-        assert_eq!(status(&containerd, "one"), "RUNNING", "killed after {when:?}");
-        let _ = containerd.ctr(["task", "rm", "--force", "one"]).success();
-    }
-    remove(&containerd, "one");
-}
-
-/// How many moments are tried; `KEG_TEST_KILLS` says otherwise.
-fn kills() -> u32 {
-    std::env::var("KEG_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
 /// ctr of 1.6 keeps these options for shims that it knows by name.
