@@ -27,6 +27,8 @@ pub struct Daemon {
     machine: Option<Machine>,
     log_level: &'static str,
     also: Vec<String>,
+    /// More of its environment.
+    environment: Vec<(String, String)>,
     _disk: Option<Disk>,
     scratch: Scratch,
 }
@@ -87,6 +89,7 @@ impl Daemon {
             machine,
             log_level: "debug",
             also: Vec::new(),
+            environment: Vec::new(),
             _disk: None,
             scratch,
         };
@@ -140,6 +143,21 @@ impl Daemon {
         Self::configured(toml, Vec::new(), None)
     }
 
+    /// Starts a daemon with a configuration file (TOML) and more environment variables.
+    ///
+    /// # Panics
+    /// As [`Daemon::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_environment(toml: &str, environment: &[(&str, &str)]) -> Self {
+        let mut daemon = Self::configured(toml, Vec::new(), None);
+        daemon.stop();
+        let owned = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        daemon.environment = owned.collect();
+        daemon.start();
+        daemon
+    }
+
     /// Starts a daemon with a configuration file (TOML) that serves `uri` beside its socket.
     ///
     /// # Panics
@@ -162,6 +180,7 @@ impl Daemon {
             machine: None,
             log_level: "debug",
             also,
+            environment: Vec::new(),
             _disk: disk,
             scratch,
         };
@@ -194,6 +213,7 @@ impl Daemon {
         command.args(self.also.iter().flat_map(|uri| ["--listen", uri]));
         command.arg("--config").arg(&self.config);
         command.env("PATH", path_with_our_programs());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let tree = match &self.machine {
             Some(machine) => machine.run(|| Tree::spawn(&command)),
             None => Tree::spawn(&command),

@@ -12,7 +12,8 @@
 //! trace            a program that is killed at a chosen system call
 //! Machine          a network namespace: a host, or another machine beside it
 //! Terminal         a pseudo-terminal: type, expect, resize
-//! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose
+//! Registry         Debian's docker-registry on a free port; BadRegistry misbehaves on purpose,
+//!                  TokenRegistry has a token server before it
 //! Buildah          Debian's buildah on private directories
 //! Containerd, Dockerd   Debian's daemons on private directories, with our programs in them
 //! ```
@@ -37,6 +38,7 @@ pub mod runtime;
 pub mod scratch;
 pub mod shim;
 pub mod terminal;
+pub mod token_registry;
 pub mod trace;
 pub mod tree;
 pub mod wait;
@@ -59,5 +61,6 @@ pub use runtime::{Container, Runtime, Status};
 pub use scratch::Scratch;
 pub use shim::Shim;
 pub use terminal::Terminal;
+pub use token_registry::TokenRegistry;
 pub use tree::Tree;
 pub use wait::{wait_for, wait_until};

@@ -33,13 +33,24 @@ impl Registry {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        Self::configured("")
+    }
+
+    /// Starts an empty registry with more settings (YAML).
+    ///
+    /// # Panics
+    /// As [`Registry::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn configured(yaml: &str) -> Self {
         let program = programs::installed("docker-registry").expect("docker-registry is missing");
         // A port that was free a moment ago may be taken by then: another is tried.
         for _ in 0..5 {
             let scratch = Scratch::new();
             let port = free_port();
             let data = scratch.directory("data");
-            let config = scratch.file("config.yml", config(&data.display().to_string(), port));
+            let config = config(&data.display().to_string(), port) + yaml;
+            let config = scratch.file("config.yml", config);
             let server = Tree::spawn(Command::new(&program).arg("serve").arg(config));
             let pid = server.main_pid();
             let up =

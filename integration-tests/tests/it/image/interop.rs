@@ -156,7 +156,14 @@ fn umoci_works_on_what_we_save_and_we_load_what_it_makes() {
     let source = format!("{}:made", layout.display());
     let bundle = run("umoci", &["unpack", "--image", &source, made.to_str().unwrap()]);
     let _ = bundle.success();
+    std::fs::write(made.join("rootfs/added"), "by umoci\n").unwrap();
+    let packed = run("umoci", &["repack", "--image", &source, made.to_str().unwrap()]);
+    let _ = packed.success();
 
+    for blob in Image::busybox().blobs() {
+        let path = layout.join("blobs/sha256").join(blob.hex());
+        assert_eq!(std::fs::read(path).unwrap(), blob.bytes);
+    }
     assert!(told.get("history").is_some(), "{told}");
     assert!(made.join("rootfs/bin/busybox").exists());
     let other = Daemon::new();
@@ -166,6 +173,16 @@ fn umoci_works_on_what_we_save_and_we_load_what_it_makes() {
     let commands: Vec<Value> =
         ids.lines().map(|id| other.inspect(id)["Config"]["Cmd"].clone()).collect();
     assert!(commands.contains(&serde_json::json!(["made"])), "{commands:?} {loaded:?}");
+    let at = commands.iter().position(|command| *command == serde_json::json!(["made"])).unwrap();
+    let id = ids.lines().nth(at).unwrap();
+    let ran = other.keg(["run", "--rm", id, "cat", "/added"]).success();
+    assert_eq!(ran.stdout, "by umoci\n");
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    let mut theirs = manifests.map(|manifest| manifest["digest"].clone());
+    let found = other.inspect(id)["Descriptor"]["digest"].clone();
+    assert!(theirs.any(|digest| digest == found), "{found} is not in {index}");
 }
 
 /// Tells which manifest a name stands for in a registry.

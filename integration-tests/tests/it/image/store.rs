@@ -167,7 +167,7 @@ fn filters_of_prune_and_images_choose_by_age_label_and_name() {
 
     assert_eq!(by_name.trim(), format!("{}/two", registry.address()));
     assert!(!young.contains("untagged") && !spared.contains("untagged"), "{young}{spared}");
-    assert_eq!(gone.matches("untagged: ").count(), 2, "{gone}");
+    assert_eq!(gone.matches("untagged: ").count(), 4, "{gone}");
 }
 
 /// A root directory with little room.

@@ -37,11 +37,6 @@ impl Transport {
     }
 
     fn build_client(&self, manner: &Manner) -> Result<Client, RegistryError> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Fails only if there is one already, which serves as well.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
         let authorities = authorities(&manner.tls)?;
         let builder = || {
             let builder = Client::builder()
@@ -124,6 +119,15 @@ impl Transport {
         schemes.insert(host.to_owned(), scheme);
         Ok(scheme)
     }
+}
+
+/// Chooses what TLS computes with, once for the process: without it no HTTP client can be made.
+pub(super) fn install_tls() {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // Fails only if there is one already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
 }
 
 fn authorities(tls: &TlsFiles) -> Result<Vec<Certificate>, RegistryError> {

@@ -102,6 +102,8 @@ impl RegistryClient {
     /// Returns a client; connects to nothing yet.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
+        // Builds make HTTP clients of their own, perhaps before this one talks to anybody.
+        clients::install_tls();
         Self { transport: Arc::new(transport::Transport::new(options)) }
     }
 
