@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keg_fixtures::registry::{HttpRequest, HttpResponse};
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{BadRegistry, Image, Outcome, requires};
+use keg_fixtures::{BadRegistry, Daemon, Image, Outcome, requires};
 
 use super::Project;
 
@@ -114,6 +114,22 @@ ADD --unpack=true {url}/a.tar.gz /unpacked/
     project.write("Dockerfile", &format!("FROM BASE\nADD {url}/missing /x\n"));
     let refused = project.build(&[]);
     assert!(refused.stderr.contains("404"), "{}", refused.stderr);
+}
+
+#[test]
+fn add_fetches_on_a_daemon_that_has_talked_to_no_registry() {
+    requires!(root);
+    let daemon = Daemon::new();
+    let served = daemon.scratch().directory("served");
+    fs::write(served.join("file.txt"), "fetched").unwrap();
+    let server = serve(served);
+    let context = daemon.scratch().directory("context");
+    let text = format!("FROM scratch\nADD http://{}/file.txt /\n", server.address());
+    fs::write(context.join("Dockerfile"), text).unwrap();
+
+    let built = daemon.keg(["build", "-q", context.to_str().unwrap()]).success();
+
+    assert!(built.stdout.starts_with("sha256:"), "{built:?}");
 }
 
 #[test]
