@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::image::Image;
 use crate::{Outcome, Scratch, programs};
 
@@ -86,17 +88,34 @@ impl Buildah {
         let _ = Outcome::of(skopeo.env("TMPDIR", self.scratch.join("tmp")), PATIENT).success();
     }
 
-    /// Writes an image into an OCI layout, which may hold others that share its layers.
+    /// Returns the directories of an image's layers, lowest first, as overlayfs keeps what each changed.
     ///
     /// # Panics
-    /// If that fails.
+    /// If there is no such image, or its store is not as containers/storage writes it.
+    #[must_use]
     #[track_caller]
-    pub fn export(&self, image: &str, layout: &Path, tag: &str) {
-        let policy = self.scratch.join("policy.json");
-        let target = format!("oci:{}:{tag}", layout.display());
-        let policy = policy.to_str().expect("UTF-8");
-        let fixed = ["push", "-q", "--disable-compression", "--signature-policy", policy];
-        let _ = self.run(fixed.iter().chain(&[image, target.as_str()]));
+    pub fn layers(&self, image: &str) -> Vec<PathBuf> {
+        let list = |name: &str| -> Vec<Value> {
+            let file = self.scratch.join("root").join(name);
+            let text = std::fs::read(file).expect("read what the store has");
+            serde_json::from_slice(&text).expect("JSON")
+        };
+        let tagged = json!(format!("{image}:latest"));
+        let images = list("overlay-images/images.json");
+        let is_named =
+            |entry: &&Value| entry["names"].as_array().is_some_and(|names| names.contains(&tagged));
+        let mut next = images.iter().find(is_named).map(|entry| entry["layer"].clone());
+        let known = list("overlay-layers/layers.json");
+        let mut layers = Vec::new();
+        while let Some(id) = next.as_ref().and_then(Value::as_str) {
+            let layer =
+                known.iter().find(|layer| layer["id"] == id).expect("a layer that is there");
+            layers.push(self.scratch.join("root/overlay").join(id).join("diff"));
+            next = layer.get("parent").cloned();
+        }
+        assert!(!layers.is_empty(), "buildah has no image {image}");
+        layers.reverse();
+        layers
     }
 
     /// Returns a directory for files that are to go with it.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keg_image::{ImageError, ImageRecord, Images, Platform, PullRequest, Reference};
+use keg_store::Digest;
 use serde_json::Value;
 
 use crate::build::Build;
@@ -91,14 +92,17 @@ impl Build {
             let (Some(chain_id), Some(blob), Some(diff_id)) = (
                 image.chain_ids.get(index),
                 image.layers.get(index),
-                diff_ids.get(index).and_then(Value::as_str),
+                diff_ids
+                    .get(index)
+                    .and_then(Value::as_str)
+                    .and_then(|id| id.parse::<Digest>().ok()),
             ) else {
                 return Err(BuildError::Malformed {
                     problem: format!("the image {} does not name all its layers", image.id),
                 });
             };
             let is_whole = self.shared.layers.are_whole();
-            below = Some(Layer::of_image(dir, below, chain_id, diff_id, blob, is_whole));
+            below = Some(Layer::of_image(dir, below, chain_id, &diff_id, blob, is_whole));
         }
         Ok(Files { id: top.to_string(), top: below })
     }

@@ -316,7 +316,9 @@ impl Build {
         };
         // Which image it is depends on the platform; files of the client do not.
         let known = match &source {
-            Some(ContextSource::Image { .. }) => format!("{name}\0{}", self.platform),
+            Some(ContextSource::Image { .. } | ContextSource::Layout { .. }) => {
+                format!("{name}\0{}", self.platform)
+            }
             _ => name.to_owned(),
         };
         let mut contexts = self.inputs.contexts.lock().await;
@@ -342,6 +344,11 @@ impl Build {
             Some(ContextSource::Archive) => self.archive_context(name).await?,
             Some(ContextSource::Remote { url }) => self.remote_context(&url).await?,
             Some(ContextSource::Image { reference }) => self.image_context(&reference).await?,
+            Some(ContextSource::Layout { tag, digest }) => {
+                let which = (tag.as_deref(), digest.as_deref());
+                let image = self.layout_image(name, which, &self.platform).await?;
+                self.files_context(image.files).await?
+            }
         };
         contexts.insert(known, files.clone());
         Ok(Some(files))

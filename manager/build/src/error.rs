@@ -15,6 +15,7 @@ use keg_store::{
 
 use crate::dockerfile::{ParseError, WordError};
 use crate::ignore::IgnoreError;
+use crate::layout::LayoutError;
 use crate::session::SessionError;
 use crate::tree::TreeError;
 
@@ -144,6 +145,15 @@ pub enum BuildError {
         /// Why.
         #[source]
         source: Box<PullError>,
+    },
+    /// A named context is an OCI layout that cannot be used.
+    #[error("the image in the context {context:?} cannot be used")]
+    Layout {
+        /// Name of the context.
+        context: String,
+        /// Why.
+        #[source]
+        source: Box<LayoutError>,
     },
     /// A name of an image is malformed.
     #[error("{name:?} names neither a stage nor an image")]
@@ -453,6 +463,7 @@ impl Explain for BuildError {
             | Self::NotAllowed { .. }
             | Self::User { .. }
             | Self::Findings { .. }
+            | Self::Layout { .. }
             | Self::Session { .. }
             | Self::ClientProtocol { .. } => Reason::InvalidArgument,
             Self::Exit { .. } => Reason::RuntimeFailed,
@@ -490,6 +501,9 @@ impl Explain for BuildError {
                     .into()
             }
             Self::NoStage { .. } => "name one of the Dockerfile's stages (FROM … AS NAME)".into(),
+            Self::Layout { .. } => {
+                "see what index.json has in it, and name it by oci-layout://DIRECTORY:TAG".into()
+            }
             Self::NoSecret { id } => format!("give it by --secret id={id},src=FILE").into(),
             Self::NoAgent { id } => format!("start ssh-agent, and give --ssh {id}").into(),
             Self::NotAllowed { what } => {

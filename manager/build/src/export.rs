@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use keg_image::diff::{DiffOptions, Timestamps, archive_tree};
+use keg_image::diff::{DiffOptions, Timestamps, archive_trees};
 use keg_image::manifest::chain_ids;
-use keg_image::{ImageRecord, Listed, Reference};
+use keg_image::{ImageRecord, Listed, Platform, Reference};
 use keg_store::{Descriptor, Digest};
 use serde_json::{Value, json};
 
@@ -40,8 +40,16 @@ pub struct Built {
 /// The files of a result, as long as nobody removes them from the cache.
 #[derive(Debug, Clone, Default)]
 pub struct ResultFiles {
-    dirs: Vec<PathBuf>,
     epoch_secs: Option<i64>,
+    parts: Vec<PartFiles>,
+}
+
+/// The files of a result for one platform.
+#[derive(Debug, Clone)]
+struct PartFiles {
+    /// Directory that they are below, if there are several platforms.
+    below: Option<String>,
+    dirs: Vec<PathBuf>,
     /// Names and contents of further files.
     beside: Vec<(String, Vec<u8>)>,
 }
@@ -59,15 +67,22 @@ impl ResultFiles {
             },
             ..DiffOptions::default()
         };
-        for (name, bytes) in &self.beside {
-            write_entry(&mut output, name, bytes)
-                .map_err(BuildError::io("archive what is attested"))?;
+        let mut trees = Vec::new();
+        for part in &self.parts {
+            for (name, bytes) in &part.beside {
+                let name = match &part.below {
+                    Some(directory) => format!("{directory}/{name}"),
+                    None => name.clone(),
+                };
+                write_entry(&mut output, &name, bytes)
+                    .map_err(BuildError::io("archive what is attested"))?;
+            }
+            if !part.dirs.is_empty() {
+                trees.push((Tree::layers(&part.dirs)?, part.below.as_deref()));
+            }
         }
-        if self.dirs.is_empty() {
-            return Ok(());
-        }
-        let tree = Tree::layers(&self.dirs)?;
-        archive_tree(tree.root(), &options, output)
+        let trees: Vec<_> = trees.iter().map(|(tree, below)| (tree.root(), *below)).collect();
+        archive_trees(&trees, &options, output)
             .map(drop)
             .map_err(|source| BuildError::Diff { source })
     }
@@ -103,20 +118,15 @@ pub(crate) async fn export(variants: Vec<Variant>) -> Result<Built, BuildError> 
         (None, first.finished.stage.files.layers())
     };
     let caches = build.export_caches(&own).await?;
-    let mut files = ResultFiles {
-        dirs: first.finished.stage.files.dirs(),
-        epoch_secs: build.epoch_secs,
-        beside: Vec::new(),
-    };
+    let mut files = ResultFiles { epoch_secs: build.epoch_secs, parts: Vec::new() };
     if build.request.sends_files {
-        if variants.len() > 1 {
-            return Err(BuildError::Malformed {
-                problem: "the files of several platforms have no place in one archive: give one \
-                          --platform, or -o type=oci"
-                    .to_owned(),
+        for variant in &variants {
+            files.parts.push(PartFiles {
+                below: (variants.len() > 1).then(|| directory_of(&variant.build.platform)),
+                dirs: variant.finished.stage.files.dirs(),
+                beside: attested_files(variant).await?,
             });
         }
-        files.beside = attested_files(&first).await?;
     }
     build.warn_of_unused();
     Ok(Built {
@@ -127,6 +137,11 @@ pub(crate) async fn export(variants: Vec<Variant>) -> Result<Built, BuildError> 
         files,
         caches,
     })
+}
+
+/// Where the files for a platform go, if there are several: as with BuildKit.
+fn directory_of(platform: &Platform) -> String {
+    platform.to_string().replace('/', "_")
 }
 
 /// Makes the images; returns the one for this machine, or the first, and all their layers.

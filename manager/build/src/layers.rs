@@ -71,16 +71,11 @@ impl Layer {
         dir: PathBuf,
         below: Option<Arc<Self>>,
         chain_id: &Digest,
-        diff_id: &str,
+        diff_id: &Digest,
         blob: &Descriptor,
         is_whole: bool,
     ) -> Arc<Self> {
-        let exported = Exported {
-            diff_id: diff_id.to_owned(),
-            media_type: blob.media_type.clone(),
-            digest: blob.digest.to_string(),
-            size_bytes: blob.size_bytes,
-        };
+        let exported = Exported::stored(blob, diff_id);
         let state =
             State { key: chain_id.to_string(), is_committed: true, exported: Some(exported) };
         Self::new(dir, below, Timestamp::UNIX_EPOCH, is_whole, state)
@@ -342,7 +337,7 @@ impl Layers {
     }
 
     /// Makes a snapshot a layer that was filled from its blob, which is here.
-    pub(crate) fn filled_from(
+    fn filled_from(
         &self,
         upper: Upper,
         below: Option<Arc<Layer>>,

@@ -35,6 +35,7 @@ mod export;
 mod ignore;
 mod inputs;
 mod layers;
+mod layout;
 mod mounts;
 mod overlay;
 mod owners;
@@ -62,6 +63,7 @@ pub use builder::{Builder, BuilderSettings};
 pub use error::{BuildError, FetchError};
 pub use export::{Built, ResultFiles};
 pub use ignore::{Ignore, IgnoreError, PathPattern};
+pub use layout::LayoutError;
 pub use progress::{Event, Progress, StepState};
 pub use remote_cache::CacheArchive;
 pub use request::{

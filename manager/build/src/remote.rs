@@ -267,7 +267,18 @@ impl Build {
         name: &str,
     ) -> Result<SourceFiles, BuildError> {
         let image = self.image(name, &self.platform).await?;
-        let files: Files = self.image_files(&image)?;
+        self.files_context(self.image_files(&image)?).await
+    }
+
+    /// A context that is files of an image.
+    pub(crate) async fn files_context(&self, files: Files) -> Result<SourceFiles, BuildError> {
+        if files.top.is_none() {
+            let dir = self.shared.content.temporary_dir();
+            let dir = dir.map_err(BuildError::io("make an empty directory"))?;
+            let tree = Arc::new(Tree::directory(dir.path())?);
+            self.keep_directory(dir);
+            return Ok(SourceFiles::Tree(tree, Arc::default()));
+        }
         let tree = self.shared.blocking(move |_| Ok(Tree::layers(&files.dirs())?)).await?;
         Ok(SourceFiles::Tree(Arc::new(tree), Arc::default()))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use keg_engine::model::Ulimit;
+use keg_engine::model::{Resources, Ulimit};
 use keg_image::{Platform, Reference};
 
 use crate::dockerfile::Network;
@@ -28,6 +28,13 @@ pub enum ContextSource {
     Image {
         /// Its name.
         reference: String,
+    },
+    /// An image in a directory of the client, an OCI layout, which is asked for by the context's name.
+    Layout {
+        /// Its tag; `None`: "latest", or the only one that there is.
+        tag: Option<String>,
+        /// Its digest, which then counts and not the tag.
+        digest: Option<String>,
     },
 }
 
@@ -68,6 +75,10 @@ pub struct BuildRequest {
     pub shm_size_bytes: Option<u64>,
     /// Limits of setrlimit(2).
     pub ulimits: Vec<Ulimit>,
+    /// Limits of each step. A result does not depend on them.
+    pub resources: Resources,
+    /// Where the control groups of steps are made; empty: where those of containers are.
+    pub cgroup_parent: String,
     /// Steps may ask for `--security=insecure`.
     pub allow_insecure: bool,
     /// Steps may ask for `--network=host`.

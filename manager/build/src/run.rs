@@ -312,6 +312,8 @@ impl Stage {
             extra_hosts: self.build.request.extra_hosts.clone(),
             shm_size_bytes: self.build.request.shm_size_bytes,
             ulimits: self.build.request.ulimits.clone(),
+            resources: self.build.request.resources.clone(),
+            cgroup_parent: self.build.request.cgroup_parent.clone(),
             terminal: None,
             keeps: None,
         };

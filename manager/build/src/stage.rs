@@ -33,6 +33,14 @@ pub(crate) struct Stage {
     steps: usize,
 }
 
+/// An image that a stage begins with.
+#[derive(Debug)]
+pub(crate) struct BaseImage {
+    pub(crate) config_json: Vec<u8>,
+    pub(crate) platform: Platform,
+    pub(crate) files: Files,
+}
+
 /// What a stage has come to.
 #[derive(Debug)]
 pub(crate) struct BuiltStage {
@@ -115,6 +123,9 @@ impl Stage {
             (Some(crate::request::ContextSource::Image { reference }), _) => {
                 this.begin_at_image(&reference).await?;
             }
+            (Some(crate::request::ContextSource::Layout { tag, digest }), _) => {
+                this.begin_at_layout(&base, (tag.as_deref(), digest.as_deref())).await?;
+            }
             (Some(_), _) => {
                 return Err(BuildError::Malformed {
                     problem: format!(
@@ -184,12 +195,33 @@ impl Stage {
     async fn begin_at_image(&mut self, name: &str) -> Result<(), BuildError> {
         let step = self.begin_step(&format!("FROM {name}"));
         let image = self.build.image(name, &self.platform).await?;
-        self.config = ImageConfig::from_json(&image.config_json).map_err(|_| {
+        let files = self.build.image_files(&image)?;
+        let base = BaseImage { config_json: image.config_json, platform: image.platform, files };
+        self.begin_at(name, base)?;
+        step.cached();
+        Ok(())
+    }
+
+    /// Begins with an image that is in a directory of the client.
+    async fn begin_at_layout(
+        &mut self,
+        context: &str,
+        which: (Option<&str>, Option<&str>),
+    ) -> Result<(), BuildError> {
+        let step = self.begin_step(&format!("FROM {context}"));
+        let base = self.build.layout_image(context, which, &self.platform).await;
+        let base = base.inspect_err(|error| step.failed(error.to_string()))?;
+        self.begin_at(context, base)?;
+        step.cached();
+        Ok(())
+    }
+
+    fn begin_at(&mut self, name: &str, base: BaseImage) -> Result<(), BuildError> {
+        self.config = ImageConfig::from_json(&base.config_json).map_err(|_| {
             BuildError::Malformed { problem: format!("the configuration of {name} is not JSON") }
         })?;
-        self.platform = image.platform.clone();
-        self.files = self.build.image_files(&image)?;
-        step.cached();
+        self.platform = base.platform;
+        self.files = base.files;
         Ok(())
     }
 

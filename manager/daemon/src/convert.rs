@@ -28,6 +28,7 @@ pub(crate) use self::image::{
     credentials_from_pb, descriptor_to_pb, history_step_to_pb, image_to_pb, platform_to_pb,
     rate_limit_to_pb, referrer_to_pb, variant_to_pb,
 };
+pub(crate) use self::resources::resources_from_pb;
 pub(crate) use self::stats::{stats_to_pb, update_from_pb};
 pub(crate) use self::volumes::{volume_from_pb, volume_to_pb};
 use crate::status::{invalid, to_status};

@@ -23,7 +23,7 @@ use keg_store::Mount as RootMount;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::container::Container;
-use crate::create::random;
+use crate::create::{check_limits, random};
 use crate::devices::DeviceEdits;
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
@@ -34,7 +34,7 @@ use crate::labels::Modules;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
     Attachment, ContainerConfig, ExtraHost, HostConfig, IdRange, ImageUse, Mount, MountSource,
-    ProcessPlan, Record, TerminalSize, Ulimit,
+    ProcessPlan, Record, Resources, TerminalSize, Ulimit,
 };
 use crate::shim::io::{FromProcess, StreamsWanted, connect as io_connect};
 use crate::shim::launch::runtime_options;
@@ -74,6 +74,10 @@ pub struct StepPlan {
     pub shm_size_bytes: Option<u64>,
     /// Limits of setrlimit(2).
     pub ulimits: Vec<Ulimit>,
+    /// Limits of its control group.
+    pub resources: Resources,
+    /// Where that is made; empty: where those of containers are.
+    pub cgroup_parent: String,
     /// Gives it a terminal of this size, and standard input.
     pub terminal: Option<TerminalSize>,
     /// Dropped when nothing of the step is left, whoever waited for it.
@@ -126,6 +130,7 @@ impl Engine {
         Self::detached("a build step", async move {
             let id = ContainerId::from_random(random()?);
             let record = record(&plan, id)?;
+            check_limits(&engine.shared, &record.host)?;
             let outcome = engine.run_recorded(&plan, &record, output, input, gone).await;
             let dir = engine.shared.dir(&record.id);
             let path = dir.path().to_owned();
@@ -288,6 +293,8 @@ fn record(plan: &StepPlan, id: ContainerId) -> Result<Record, EngineError> {
         privileged: plan.privileged,
         shm_size_bytes: plan.shm_size_bytes,
         ulimits: plan.ulimits.clone(),
+        resources: plan.resources.clone(),
+        cgroup_parent: plan.cgroup_parent.clone(),
         ..HostConfig::default()
     };
     Ok(Record {

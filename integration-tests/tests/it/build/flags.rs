@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Registry, requires};
@@ -236,4 +237,46 @@ fn progress_is_for_people_on_a_terminal_and_for_programs_as_json() {
     terminal.expect(" last words");
     terminal.expect(">>> RUN echo last words");
     assert_eq!(terminal.wait_exit(PATIENCE), 1);
+}
+
+/// Removes the empty control groups of a name from all hierarchies; returns how many there were.
+fn remove_cgroups(name: &str) -> usize {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let hierarchies = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        kind.starts_with("cgroup").then(|| Path::new(place).join(name))
+    });
+    hierarchies.filter(|group| group.is_dir()).map(|group| fs::remove_dir(group).unwrap()).count()
+}
+
+#[test]
+fn steps_are_limited_as_the_flags_say() {
+    requires!(root);
+    let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max";
+    let file = format!(
+        "FROM BASE\nRUN {{ {limit}; }} > /limit\n\
+         RUN grep Cpus_allowed_list /proc/self/status > /cpus\n"
+    );
+    let project = Project::new(&[("Dockerfile", &file)]);
+    let parent = format!("keg-test-{}", std::process::id());
+    let flags = ["-m", "64m", "--memory-swap", "64m", "--cpuset-cpus", "0", "-c", "512"];
+    let time = ["--cpu-period", "50000", "--cpu-quota", "25000", "--cgroup-parent", &parent];
+    let build = |args: &[&str]| project.build(args);
+
+    let _ = build(&[&flags[..], &time].concat()).success();
+
+    let told = project.run("cat /limit /cpus");
+    assert_eq!(
+        told.split_whitespace().collect::<Vec<_>>(),
+        ["67108864", "Cpus_allowed_list:", "0"]
+    );
+    // What limits a step is no part of what it makes.
+    let again = build(&[]).success();
+    assert_eq!(again.stderr.matches("CACHED").count(), 3, "{}", again.stderr);
+    assert!(remove_cgroups(&parent) > 0, "none was made below {parent}");
+    let refused = build(&["-m", "1k", "--no-cache"]);
+    assert!(refused.stderr.contains("6 MiB"), "{refused:?}");
+    let refused = build(&["--cgroup-parent", "../up", "--no-cache"]);
+    assert!(refused.stderr.contains("cgroup-parent"), "{refused:?}");
 }

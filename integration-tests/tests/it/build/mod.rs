@@ -8,6 +8,7 @@ mod dockerfiles;
 mod flags;
 mod full;
 mod ignoring;
+mod image_files;
 mod killed;
 mod language;
 mod mounts;

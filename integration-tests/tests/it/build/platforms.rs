@@ -97,13 +97,37 @@ fn a_command_for_another_processor_needs_an_emulator_and_says_so() {
 }
 
 #[test]
-fn files_of_several_platforms_do_not_go_into_one_place() {
+fn files_of_several_platforms_have_a_directory_each() {
     requires!(root);
-    let project = Project::new(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let file = "FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /of/$TARGETARCH\n";
+    let project = Project::new(&[("Dockerfile", file)]);
     let out = project.scratch.path().join("out");
-    let platforms = ["--platform", "linux/amd64", "--platform", "linux/arm64"];
+    let archive = project.scratch.path().join("out.tar");
+    let platforms = ["--platform", "linux/amd64,linux/arm/v7", "--provenance"];
+    let build = |place: &str| {
+        let _ = project.build_only(&[&platforms[..], &["-o", place]].concat()).success();
+    };
 
-    let refused = project.build_only(&[&platforms[..], &["-o", out.to_str().unwrap()]].concat());
+    build(out.to_str().unwrap());
+    build(&format!("type=tar,dest={}", archive.display()));
 
-    assert!(refused.stderr.contains("-o type=oci"), "{refused:?}");
+    let mut expected = Vec::new();
+    for (directory, architecture) in [("linux_amd64", "amd64"), ("linux_arm_v7", "arm")] {
+        for name in [format!("of/{architecture}"), "provenance.json".to_owned()] {
+            let name = format!("{directory}/{name}");
+            assert!(out.join(&name).is_file(), "{name}");
+            expected.push(name);
+        }
+    }
+    let mut archive = tar::Archive::new(std::fs::File::open(archive).unwrap());
+    let mut files: Vec<String> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.header().entry_type().is_file())
+        .map(|entry| entry.path().unwrap().display().to_string())
+        .collect();
+    files.sort();
+    expected.sort();
+    assert_eq!(files, expected);
 }

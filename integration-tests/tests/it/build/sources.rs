@@ -282,3 +282,39 @@ FROM app
     let _ = build(flags(&context("extra", &repository))).success();
     assert_eq!(project.run("cat /file /mounted"), "firstfirst");
 }
+
+#[test]
+fn a_layout_of_the_client_is_an_image_to_build_on_and_to_copy_from() {
+    requires!(root);
+    let file = "FROM own\nRUN echo \"$FROM_IMAGE\" > /made\nCOPY --from=own /etc/passwd /copied\n";
+    let project = Project::new(&[("Dockerfile", file)]);
+    let layout = project.scratch.path().join("layout");
+    let image = Image::busybox();
+    image.write_layout(&layout, "v1");
+    let build = |place: &str| {
+        let context = format!("own=oci-layout://{}{place}", layout.display());
+        project.build(&["--build-context", &context])
+    };
+
+    let _ = build(":v1").success();
+
+    assert_eq!(project.run("cat /made; head -n 1 /copied"), "yes\nroot:x:0:0:root:/root:/bin/sh\n");
+    let layers = project.daemon.inspect("built")["RootFS"]["Layers"].clone();
+    let config: serde_json::Value = serde_json::from_slice(&image.config.bytes).unwrap();
+    let own = config["rootfs"]["diff_ids"].as_array().unwrap();
+    assert_eq!(&layers.as_array().unwrap()[..own.len()], own.as_slice());
+    // By its digest it is the same image, and nothing is done again.
+    let again = build(&format!("@{}", image.manifest.digest)).success();
+    assert_eq!(again.stderr.matches("CACHED").count(), 3, "{}", again.stderr);
+    let missing = build(":v2");
+    assert!(missing.stderr.contains("\"v2\" is not in the directory"), "{missing:?}");
+    // Bytes that are not what their name says are not used.
+    let wrong = project.scratch.path().join("wrong");
+    image.write_layout(&wrong, "v1");
+    let mut bytes = image.config.bytes.clone();
+    bytes.push(b' ');
+    fs::write(wrong.join("blobs/sha256").join(image.config.hex()), bytes).unwrap();
+    let context = format!("own=oci-layout://{}", wrong.display());
+    let refused = project.build(&["--build-context", &context]);
+    assert!(refused.stderr.contains("is not what its digest says"), "{refused:?}");
+}

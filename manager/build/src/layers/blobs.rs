@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
 use keg_image::diff::{
     DiffOptions, LayerCompression, LayerWriter, Timestamps, diff_trees, diff_upper,
 };
-use keg_store::{Algorithm, Descriptor, Ingest, Labels, labels};
+use keg_image::{Images, LooseLayer};
+use keg_store::{Algorithm, Descriptor, Digest, Ingest, Labels, labels};
 use serde::{Deserialize, Serialize};
 
 use super::{Files, LEASE, Layer, Layers, lock};
@@ -26,6 +28,16 @@ pub(crate) struct Exported {
 }
 
 impl Exported {
+    /// A layer that came as a blob.
+    pub(crate) fn stored(blob: &Descriptor, diff_id: &Digest) -> Self {
+        Self {
+            diff_id: diff_id.to_string(),
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.to_string(),
+            size_bytes: blob.size_bytes,
+        }
+    }
+
     pub(crate) fn descriptor(&self) -> Option<Descriptor> {
         Some(Descriptor {
             media_type: self.media_type.clone(),
@@ -84,6 +96,23 @@ impl Layers {
         };
         layer.state().exported = Some(exported.clone());
         Ok(exported)
+    }
+
+    /// Makes a layer of a blob that is here, on top of `below`. Blocks.
+    pub(crate) fn unpack(
+        &self,
+        images: &Images,
+        layer: &LooseLayer,
+        below: &Files,
+        created: Timestamp,
+        exported: Exported,
+    ) -> Result<Arc<Layer>, BuildError> {
+        let upper = self.take(below, None)?;
+        if let Err(source) = images.unpack_layer(layer, &upper.dir, &below.dirs()) {
+            self.discard(&upper);
+            return Err(BuildError::CacheLayer { source: Box::new(source) });
+        }
+        Ok(self.filled_from(upper, below.top.clone(), created, exported))
     }
 
     /// Whether the blob is here still.

@@ -267,7 +267,14 @@ mod tests {
         let top = layer.map(|name| {
             let blob = exported(name).descriptor().unwrap();
             let id: Digest = digest(name).parse().unwrap();
-            Layer::of_image("/x".into(), None, &id, &exported(name).diff_id, &blob, false)
+            Layer::of_image(
+                "/x".into(),
+                None,
+                &id,
+                &exported(name).diff_id.parse().unwrap(),
+                &blob,
+                false,
+            )
         });
         let files = Files { id: format!("files {key}"), top };
         let created = Timestamp::from_second(1).unwrap();

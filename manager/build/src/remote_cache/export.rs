@@ -11,11 +11,11 @@ use keg_store::{ContentStore, Descriptor, Digest, Labels, Namespace};
 use serde_json::{Value, json};
 
 use super::config::{CACHE_CONFIG, CacheConfig, INLINE};
-use super::import::blob_path;
 use crate::build::Build;
 use crate::error::BuildError;
 use crate::inputs::Seen;
 use crate::layers::{Exported, LEASE, Layer};
+use crate::layout::blob_path;
 use crate::request::{CachePlace, CacheTarget};
 use crate::shell::whole;
 

@@ -1,11 +1,9 @@
 //! Results of other machines: found by their keys, fetched when a step asks for them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use keg_image::manifest::{Config, Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestError};
 use keg_image::registry::{RegistryError, Repository};
 use keg_image::{LooseLayer, Reference};
@@ -17,8 +15,8 @@ use super::config::{CACHE_CONFIG, CacheConfig, CacheRecord, INLINE, Known};
 use crate::build::Build;
 use crate::error::BuildError;
 use crate::layers::{Files, LEASE, StepResult};
+use crate::layout::LayoutError;
 use crate::request::CacheSource;
-use crate::session::SessionError;
 use crate::shell::whole;
 
 /// Largest document of a cache.
@@ -43,18 +41,14 @@ pub(crate) struct Imports(Vec<(Origin, BTreeMap<String, Known>)>);
 enum ImportError {
     #[error("the registry does not give it")]
     Registry(#[source] Box<RegistryError>),
-    #[error("the client does not give it")]
-    Client(#[source] SessionError),
-    #[error("{name:?} is not in the directory")]
-    Missing { name: String },
+    #[error(transparent)]
+    Layout(LayoutError),
     #[error("it is neither a cache nor an image with one")]
     NoCache,
     #[error("it is damaged")]
     Syntax(#[source] serde_json::Error),
     #[error("it is damaged")]
     Manifest(#[source] Box<ManifestError>),
-    #[error("{digest} is not what its digest says")]
-    Digest { digest: Digest },
     #[error("it is larger than {MAX_CACHE_CONFIG_BYTES} bytes")]
     TooLarge,
 }
@@ -189,66 +183,18 @@ impl Build {
         tag: &str,
         digest: Option<&str>,
     ) -> Result<(Origin, CacheConfig), ImportError> {
-        let listed = self.client_file(context, "index.json", MAX_MANIFEST_BYTES).await?;
-        let index: Value = serde_json::from_slice(&listed).map_err(ImportError::Syntax)?;
-        let entries = index["manifests"].as_array().cloned().unwrap_or_default();
-        let fits = |entry: &&Value| match digest {
-            Some(digest) => entry["digest"] == digest,
-            None => entry["annotations"]["org.opencontainers.image.ref.name"] == tag,
-        };
-        let name = digest.unwrap_or(tag);
-        let missing = || ImportError::Missing { name: name.to_owned() };
-        let entry = entries.iter().find(fits).ok_or_else(missing)?;
-        let target: Descriptor =
-            serde_json::from_value(entry.clone()).map_err(ImportError::Syntax)?;
-        let bytes = self.client_blob(context, &target.digest, MAX_MANIFEST_BYTES).await?;
+        let target = self.layout_entry(context, Some(tag), digest).await;
+        let target = target.map_err(ImportError::Layout)?;
+        let bytes = self.client_blob(context, &target.digest, MAX_MANIFEST_BYTES).await;
+        let bytes = bytes.map_err(ImportError::Layout)?;
         let document: AnyDocument = serde_json::from_slice(&bytes).map_err(ImportError::Syntax)?;
         let mut listed = document.manifests.iter().chain(&document.config);
         let blob =
             listed.find(|listed| listed.media_type == CACHE_CONFIG).ok_or(ImportError::NoCache)?;
-        let bytes = self.client_blob(context, &blob.digest, MAX_CACHE_CONFIG_BYTES).await?;
+        let bytes = self.client_blob(context, &blob.digest, MAX_CACHE_CONFIG_BYTES).await;
+        let bytes = bytes.map_err(ImportError::Layout)?;
         let config = serde_json::from_slice(&bytes).map_err(ImportError::Syntax)?;
         Ok((Origin::Directory(context.to_owned()), config))
-    }
-
-    async fn client_blob(
-        &self,
-        context: &str,
-        digest: &Digest,
-        limit_bytes: u64,
-    ) -> Result<Vec<u8>, ImportError> {
-        let path = blob_path(digest);
-        let bytes = self.client_file(context, &path, limit_bytes).await?;
-        if Digest::sha256(&bytes) != *digest {
-            return Err(ImportError::Digest { digest: digest.clone() });
-        }
-        Ok(bytes)
-    }
-
-    /// Reads a file of the client's whole.
-    async fn client_file(
-        &self,
-        context: &str,
-        path: &str,
-        limit_bytes: u64,
-    ) -> Result<Vec<u8>, ImportError> {
-        let (sender, mut pieces) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
-        let mut left = limit_bytes;
-        let sink = move |_: usize, bytes: Bytes, _: bool| {
-            left = left
-                .checked_sub(bytes.len() as u64)
-                .ok_or_else(|| std::io::Error::other("it is larger than such a file may be"))?;
-            sender.send(bytes).map_err(std::io::Error::other)
-        };
-        self.session
-            .fetch(context, vec![path.to_owned()], Box::new(sink))
-            .await
-            .map_err(ImportError::Client)?;
-        let mut whole = Vec::new();
-        while let Some(piece) = pieces.recv().await {
-            whole.extend_from_slice(&piece);
-        }
-        Ok(whole)
     }
 
     /// Returns a result of another machine, made one of this machine, and the step for people. What
@@ -281,13 +227,8 @@ impl Build {
             let result = self
                 .shared
                 .blocking(move |shared| {
-                    let upper = shared.layers.take(&below, None)?;
-                    let filled = shared.images.unpack_layer(&layer, &upper.dir, &below.dirs());
-                    if let Err(source) = filled {
-                        shared.layers.discard(&upper);
-                        return Err(BuildError::CacheLayer { source: Box::new(source) });
-                    }
-                    let top = shared.layers.filled_from(upper, below.top, created, exported);
+                    let layers = &shared.layers;
+                    let top = layers.unpack(&shared.images, &layer, &below, created, exported)?;
                     let files = Files { id, top: Some(top) };
                     Ok(StepResult { files, has_layer: true, created })
                 })
@@ -313,42 +254,6 @@ impl Build {
             }
         }
     }
-
-    /// Stores a blob that the client has.
-    async fn receive_blob(&self, context: &str, layer: &LooseLayer) -> Result<(), BuildError> {
-        let (store, ns) = (self.shared.images.store(), self.shared.layers.ns());
-        let name = format!("build-cache-{}", layer.blob.digest);
-        let algorithm = layer.blob.digest.algorithm();
-        let mut ingest = store.content().ingest(ns, &name, algorithm)?.transient();
-        ingest.restart()?;
-        let ingest = Arc::new(std::sync::Mutex::new(ingest));
-        let written = Arc::clone(&ingest);
-        let sink = move |_: usize, bytes: Bytes, _: bool| {
-            let mut ingest = written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            ingest.write(&bytes).map_err(std::io::Error::other)
-        };
-        self.session
-            .fetch(context, vec![blob_path(&layer.blob.digest)], Box::new(sink))
-            .await
-            .map_err(|source| BuildError::Session { source })?;
-        let Some(ingest) = Arc::into_inner(ingest) else {
-            return Err(BuildError::ClientProtocol { what: "a blob is still being sent" });
-        };
-        let ingest = ingest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let blob = layer.blob.clone();
-        self.shared
-            .blocking(move |_| {
-                let labels = keg_store::Labels::new();
-                ingest.commit(Some(blob.size_bytes), Some(&blob.digest), &labels, Some(LEASE))?;
-                Ok(())
-            })
-            .await
-    }
-}
-
-/// Where a blob is in an OCI layout.
-pub(super) fn blob_path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
 /// Reads the cache in an image's configuration.

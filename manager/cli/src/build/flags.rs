@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use keg_proto::keg::v1::{
-    BuildCacheSource, BuildCacheTarget, BuildContext, BuildOutputKind, ProvenanceOptions,
-    SbomOptions, build_cache_source, build_cache_target, build_context,
+    BuildCacheSource, BuildCacheTarget, BuildContext, BuildLayout, BuildOutputKind,
+    ProvenanceOptions, SbomOptions, build_cache_source, build_cache_target, build_context,
 };
 
 use super::output::Destination;
@@ -390,8 +390,8 @@ pub(crate) fn is_remote(text: &str) -> bool {
         .any(|start| text.starts_with(start))
 }
 
-/// Reads `NAME=PATH`, `NAME=docker-image://IMAGE` or `NAME=URL`. Returns the name, what the daemon is
-/// told, and the directory to serve.
+/// Reads `NAME=PATH`, `NAME=docker-image://IMAGE`, `NAME=oci-layout://DIRECTORY[:TAG][@DIGEST]` or
+/// `NAME=URL`. Returns the name, what the daemon is told, and the directory to serve.
 pub(crate) fn named_context(
     text: &str,
 ) -> Result<(String, BuildContext, Option<PathBuf>), FlagError> {
@@ -402,12 +402,33 @@ pub(crate) fn named_context(
     if let Some(image) = value.strip_prefix("docker-image://") {
         return Ok((name.to_owned(), source(build_context::Source::Image(image.to_owned())), None));
     }
+    if let Some(place) = value.strip_prefix("oci-layout://") {
+        let (directory, layout) = layout(place);
+        if directory.is_empty() {
+            return Err(error("build-context", text, "write NAME=oci-layout://DIRECTORY[:TAG]"));
+        }
+        let source = source(build_context::Source::Layout(layout));
+        return Ok((name.to_owned(), source, Some(directory.into())));
+    }
     if is_remote(value) {
         return Ok((name.to_owned(), source(build_context::Source::Url(value.to_owned())), None));
     }
     let path = PathBuf::from(value);
     let identity = identity(&path);
     Ok((name.to_owned(), source(build_context::Source::Client(identity)), Some(path)))
+}
+
+/// Reads `DIRECTORY[:TAG][@DIGEST]`.
+fn layout(place: &str) -> (&str, BuildLayout) {
+    let (place, digest) = match place.rsplit_once('@') {
+        Some((place, digest)) if digest.contains(':') => (place, digest),
+        _ => (place, ""),
+    };
+    let (directory, tag) = match place.rsplit_once(':') {
+        Some((directory, tag)) if !tag.contains('/') => (directory, tag),
+        _ => (place, ""),
+    };
+    (directory, BuildLayout { tag: tag.to_owned(), digest: digest.to_owned() })
 }
 
 /// What tells a directory from others: the machine and the path.
@@ -505,6 +526,27 @@ mod tests {
         assert_eq!(off.sbom, None);
         assert!(Attestations::default().attest("type=vex").is_err());
         assert!(Attestations::default().provenance("mode=medium").is_err());
+    }
+
+    #[test]
+    fn layouts_are_named_by_tag_digest_or_neither() {
+        let read = |text: &str| {
+            let (name, context, directory) = named_context(text).expect("a context");
+            let Some(build_context::Source::Layout(layout)) = context.source else {
+                panic!("{text} is another kind of context");
+            };
+            (name, directory.expect("a directory"), layout.tag, layout.digest)
+        };
+        let of = |directory: &str, tag: &str, digest: &str| {
+            ("base".to_owned(), PathBuf::from(directory), tag.to_owned(), digest.to_owned())
+        };
+
+        assert_eq!(read("base=oci-layout://a/b"), of("a/b", "", ""));
+        assert_eq!(read("base=oci-layout:///a/b:1.2"), of("/a/b", "1.2", ""));
+        assert_eq!(read("base=oci-layout:///a@sha256:ab"), of("/a", "", "sha256:ab"));
+        assert_eq!(read("base=oci-layout:///a:x@sha256:ab"), of("/a", "x", "sha256:ab"));
+        assert_eq!(read("base=oci-layout://./x:8/y"), of("./x:8/y", "", ""));
+        assert!(named_context("base=oci-layout://:tag").is_err());
     }
 
     #[test]

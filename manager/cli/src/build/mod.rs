@@ -13,6 +13,7 @@ pub(crate) mod agent;
 pub(crate) mod display;
 pub(crate) mod files;
 pub(crate) mod flags;
+pub(crate) mod limits;
 pub(crate) mod output;
 pub(crate) mod session;
 mod shell;

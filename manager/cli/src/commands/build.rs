@@ -17,6 +17,7 @@ use crate::build::agent::Agents;
 use crate::build::display::{Display, Style};
 use crate::build::files::Root;
 use crate::build::flags;
+use crate::build::limits::StepLimits;
 use crate::build::session::{Offer, build};
 use crate::client::Daemon;
 use crate::failure::Failure;
@@ -149,7 +150,7 @@ pub(crate) struct BuildArgs {
     /// Make an image here; done unless --output says otherwise
     #[arg(long)]
     load: bool,
-    /// Add a named context: NAME=PATH, NAME=URL or NAME=docker-image://IMAGE
+    /// Add a named context: NAME=PATH, NAME=URL, NAME=docker-image://IMAGE or NAME=oci-layout://DIRECTORY[:TAG]
     #[arg(long = "build-context", value_name = "NAME=WHERE")]
     build_contexts: Vec<String>,
     /// Add an entry to /etc/hosts of steps
@@ -158,6 +159,8 @@ pub(crate) struct BuildArgs {
     /// Size of /dev/shm of steps, such as 64m
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
+    #[command(flatten)]
+    limits: StepLimits,
     /// Limits of steps: nofile=1024:2048
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<String>,
@@ -305,6 +308,8 @@ fn start(args: &BuildArgs, offer: &mut Offer) -> Result<BuildStart, Failure> {
             .map_err(Failure::usage)?
             .unwrap_or(0),
         ulimits: args.ulimits.clone(),
+        resources: Some(args.limits.describe().map_err(Failure::usage)?),
+        cgroup_parent: args.limits.cgroup_parent.clone(),
         allow: args.allow.clone(),
         no_image: output.no_image && args.tags.is_empty() && !args.load,
         output: output.kind.map(|kind| BuildOutput { kind: kind.into() }),

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use crate::status::invalid;
 
-pub(super) fn resources_from_pb(resources: pb::Resources) -> Result<Resources, Status> {
+pub(crate) fn resources_from_pb(resources: pb::Resources) -> Result<Resources, Status> {
     let set = |value: i64| Some(value).filter(|value| *value != 0);
     let nano_cpus = match u64::try_from(resources.nano_cpus) {
         Ok(nano_cpus) => Some(nano_cpus).filter(|nano_cpus| *nano_cpus != 0),

@@ -72,6 +72,11 @@ impl<'a, W: Write> Archiver<'a, W> {
         Ok(self.output)
     }
 
+    /// Returns the output, for an archive that goes on.
+    pub(super) fn into_output(self) -> W {
+        self.output
+    }
+
     /// Writes the entry of a directory that has no name of its own: the root of a layer.
     pub(super) fn root(&mut self, node: &Node<'_>) -> Result<(), DiffError> {
         self.entry(b"./", EntryKind::Directory, b"", node, 0, None)

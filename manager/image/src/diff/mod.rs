@@ -144,18 +144,24 @@ pub fn diff_trees<W: Write>(
     archiver.finish()
 }
 
-/// Writes a whole tree as an archive, without its root and without any mark.
+/// Writes whole trees as one archive, without their roots and without any mark, each below the directory that is named beside it, if one is; it
+/// has no entry of its own.
 ///
 /// # Errors
 /// [`DiffError`]; `output` has then got a part of the archive.
-pub fn archive_tree<W: Write>(
-    root: BorrowedFd<'_>,
+pub fn archive_trees<W: Write>(
+    trees: &[(BorrowedFd<'_>, Option<&str>)],
     options: &DiffOptions,
-    output: W,
+    mut output: W,
 ) -> Result<W, DiffError> {
-    let mut archiver = Archiver::files(output, options, None);
-    walk::everything(root, b"", &mut archiver)?;
-    archiver.finish()
+    for (root, name) in trees {
+        let prefix = name.map(|name| format!("{name}/")).unwrap_or_default();
+        let mut archiver = Archiver::files(output, options, Some((b"", prefix.as_bytes())));
+        walk::everything(*root, b"", &mut archiver)?;
+        output = archiver.into_output();
+    }
+    header::end(&mut output).map_err(DiffError::write)?;
+    Ok(output)
 }
 
 /// Writes what the directories `layers`, uppermost first, show together, with a comment on the

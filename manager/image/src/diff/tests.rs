@@ -437,7 +437,8 @@ fn times_are_clamped_or_rewritten_for_builds() {
     let times = |timestamps| {
         let copy = tempfile::tempdir().unwrap();
         let options = DiffOptions { timestamps, ..DiffOptions::default() };
-        let archive = archive_tree(File::open(place.path()).unwrap().as_fd(), &options, Vec::new());
+        let root = File::open(place.path()).unwrap();
+        let archive = archive_trees(&[(root.as_fd(), None)], &options, Vec::new());
         extract(&archive.unwrap()[..], copy.path(), OVERLAY, 9).unwrap();
         ["now", "old"].map(|name| {
             let metadata = fs::metadata(copy.path().join(name)).unwrap();

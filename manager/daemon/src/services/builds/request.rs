@@ -69,7 +69,12 @@ impl Wanted {
             .map(|tag| Reference::parse(tag).map_err(|error| to_status(&error)))
             .collect::<Result<_, Status>>()?;
         let request = BuildRequest {
-            context: start.context.as_ref().map(source).transpose()?,
+            context: match start.context.as_ref().map(source).transpose()? {
+                Some(ContextSource::Layout { .. }) => {
+                    return Err(invalid("context", "an image can be a named context only"));
+                }
+                context => context,
+            },
             named_contexts,
             tags,
             target: Some(start.target.clone()).filter(|target| !target.is_empty()),
@@ -95,6 +100,8 @@ impl Wanted {
                 .collect(),
             shm_size_bytes: u64::try_from(start.shm_size_bytes).ok().filter(|bytes| *bytes > 0),
             ulimits: start.ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
+            resources: convert::resources_from_pb(start.resources.unwrap_or_default())?,
+            cgroup_parent: start.cgroup_parent,
             allow_insecure: allows("security.insecure"),
             allow_host_network: allows("network.host"),
             makes_image: !start.no_image || needs_image,
@@ -195,6 +202,10 @@ fn source(context: &pb::BuildContext) -> Result<ContextSource, Status> {
         Some(Source::Archive(true)) => ContextSource::Archive,
         Some(Source::Url(url)) => ContextSource::Remote { url: url.clone() },
         Some(Source::Image(reference)) => ContextSource::Image { reference: reference.clone() },
+        Some(Source::Layout(layout)) => {
+            let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+            ContextSource::Layout { tag: given(&layout.tag), digest: given(&layout.digest) }
+        }
         Some(Source::Archive(false)) | None => {
             return Err(invalid("context", "it does not say where its files come from"));
         }
