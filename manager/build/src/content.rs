@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,6 +118,9 @@ impl Content {
     pub(crate) fn temporary_dir(&self) -> io::Result<TemporaryDir> {
         let path = self.temporary();
         make(&path)?;
+        // It may become the root of a context, and its mode that of a directory in an image; what is
+        // above it keeps others out.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(TemporaryDir(path))
     }
 

@@ -347,7 +347,13 @@ impl Build {
         }
         let tree = Arc::new(Tree::directory(dir.path())?);
         self.keep_directory(dir);
-        SourceFiles::Tree(tree, Arc::default()).select("", &Arc::default(), true).await
+        let files = SourceFiles::Tree(tree, Arc::default());
+        let mut unpacked = files.select("", &Arc::default(), true).await?;
+        // What an archive says of its own root counts for nothing, as with BuildKit.
+        if let Some(root) = unpacked.items.first_mut() {
+            (root.mode, root.uid, root.gid) = (0o755, 0, 0);
+        }
+        Ok(unpacked)
     }
 }
 

@@ -253,7 +253,7 @@ fn small_base(scratch: &Scratch) -> DebianBase {
                  nobody:x:65534:65534:nobody:/:/bin/sh\n";
     let groups = "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\n";
     let mut layer = Layer::new().uncompressed();
-    for directory in ["bin/", "etc/", "usr/", "usr/local/"] {
+    for directory in ["bin/", "dev/", "etc/", "proc/", "run/", "sys/", "usr/", "usr/local/"] {
         layer = layer.directory(directory, 0o755);
     }
     layer = layer.directory("tmp/", 0o1777).file("bin/busybox", 0o755, busybox);
