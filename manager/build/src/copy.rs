@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -26,6 +26,8 @@ use crate::tree::{self, Tree, TreeError};
 
 /// Links followed on the way to one directory, as in the kernel.
 const MAX_LINKS: usize = 40;
+/// Bytes of a file that are copied at once before the kernel is asked to copy the rest.
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Where sources go, and how they look there.
 #[derive(Debug, Clone)]
@@ -58,7 +60,8 @@ pub(crate) fn place(
 }
 
 fn place_one(target: &Tree, source: &Source, placement: &Placement) -> Result<(), TreeError> {
-    let mut writer = Writer { target, source, placement, links: HashMap::new() };
+    let mut writer =
+        Writer { target, source, placement, links: HashMap::new(), buffer: Vec::new() };
     let destination = if source.parents.is_empty() {
         placement.destination.clone()
     } else {
@@ -92,6 +95,7 @@ struct Writer<'a> {
     placement: &'a Placement,
     /// The first name in the target of each file that has several.
     links: HashMap<(u64, u64), String>,
+    buffer: Vec<u8>,
 }
 
 impl Writer<'_> {
@@ -198,15 +202,16 @@ impl Writer<'_> {
         name: &str,
         item: &Item,
     ) -> Result<(), TreeError> {
-        remove(dir, path, name)?;
         match &item.kind {
             ItemKind::Directory => self.make_dir(dir, path, name).map(drop),
             ItemKind::Link { target } => {
+                remove(dir, path, name)?;
                 rfs::symlinkat(target.as_str(), dir, name)
                     .map_err(TreeError::io("make the link", path))?;
                 self.finish_name(dir, path, name, item)
             }
             ItemKind::Node { mode, device } => {
+                remove(dir, path, name)?;
                 let kind = FileType::from_raw_mode(*mode);
                 let mode = Mode::from_raw_mode(item.mode);
                 rfs::mknodat(dir, name, kind, mode, *device)
@@ -215,6 +220,7 @@ impl Writer<'_> {
             }
             ItemKind::File { origin, inode, .. } => {
                 if let Some(first) = inode.and_then(|inode| self.links.get(&inode)) {
+                    remove(dir, path, name)?;
                     let (parent, first) = first.rsplit_once('/').unwrap_or(("", first));
                     let parent = self.target.open_dir(parent);
                     return parent
@@ -231,25 +237,22 @@ impl Writer<'_> {
     }
 
     fn file(
-        &self,
+        &mut self,
         dir: BorrowedFd<'_>,
         path: &str,
         name: &str,
         item: &Item,
         origin: &Origin,
     ) -> Result<(), TreeError> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
-        let fd = rfs::openat(dir, name, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
-            .map_err(TreeError::io("make", path))?;
-        let mut to = File::from(fd);
+        let mut to = File::from(make_file(dir, path, name)?);
         let unreadable = |source| TreeError::Content { path: path.to_owned(), source };
         match origin {
             Origin::Inline(bytes) => {
-                io::Write::write_all(&mut to, bytes).map_err(unreadable)?;
+                to.write_all(bytes).map_err(unreadable)?;
             }
             Origin::Stored(stored) => {
                 let mut from = File::open(stored).map_err(unreadable)?;
-                io::copy(&mut from, &mut to).map_err(unreadable)?;
+                copy_content(&mut from, &mut to, &mut self.buffer).map_err(unreadable)?;
             }
             Origin::InTree => {
                 let tree = self.source.tree.as_deref().ok_or(Errno::NOENT);
@@ -257,7 +260,7 @@ impl Writer<'_> {
                 let from =
                     tree.and_then(|tree| tree.open(&join(&self.source.path, &item.path), flags));
                 let mut from = File::from(from.map_err(TreeError::io("open", path))?);
-                io::copy(&mut from, &mut to).map_err(unreadable)?;
+                copy_content(&mut from, &mut to, &mut self.buffer).map_err(unreadable)?;
                 let (uid, gid) = self.owner(item);
                 // Capabilities go when the owner changes, so they come after.
                 rfs::fchown(&to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
@@ -306,6 +309,34 @@ pub(crate) fn times(nsec: i64) -> Timestamps {
         tv_nsec: nsec.rem_euclid(1_000_000_000),
     };
     Timestamps { last_access: at, last_modification: at }
+}
+
+/// Makes a file, in place of what is there.
+fn make_file(dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<OwnedFd, TreeError> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let make = || rfs::openat(dir, name, flags, Mode::from_raw_mode(0o600));
+    match make() {
+        Err(Errno::EXIST) => remove(dir, path, name).and_then(|()| {
+            // What is gone is not there again: nobody else writes here.
+            make().map_err(TreeError::io("make", path))
+        }),
+        made => made.map_err(TreeError::io("make", path)),
+    }
+}
+
+/// Copies the bytes of a file. Most files of a context fit into the buffer, and the kernel's own ways of
+/// copying ask more of it than to read and write once.
+fn copy_content(from: &mut File, to: &mut File, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.resize(BUFFER_BYTES, 0);
+    loop {
+        let length = from.read(buffer)?;
+        to.write_all(&buffer[..length])?;
+        match length {
+            0 => return Ok(()),
+            BUFFER_BYTES => return io::copy(from, to).map(drop),
+            _ => {}
+        }
+    }
 }
 
 /// Removes what is not a directory.
