@@ -26,7 +26,7 @@ const MODES: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkView {
     /// A network.
-    Network(Network),
+    Network(Box<Network>),
     /// A mode.
     Mode {
         /// Its name.
@@ -208,7 +208,8 @@ impl Engine {
         filters: &NetworkFilters,
     ) -> Result<Vec<NetworkView>, EngineError> {
         let networks = self.shared.networking.networks()?.list().await?;
-        let mut views: Vec<NetworkView> = networks.into_iter().map(NetworkView::Network).collect();
+        let mut views: Vec<NetworkView> =
+            networks.into_iter().map(|network| NetworkView::Network(Box::new(network))).collect();
         let by_plugins = self.shared.networking.cni().list().into_iter();
         views.extend(
             by_plugins
@@ -257,7 +258,7 @@ impl Engine {
             return Ok((NetworkView::Cni { name: name.clone() }, on_it.collect()));
         }
         let (network, endpoints) = self.shared.networking.networks()?.inspect(name).await?;
-        Ok((NetworkView::Network(network), endpoints))
+        Ok((NetworkView::Network(Box::new(network)), endpoints))
     }
 
     /// Removes a network that no running container is on.
@@ -287,7 +288,9 @@ impl Engine {
         let networks = self.shared.networking.networks()?;
         let before = networks.list().await?;
         let removed = networks
-            .prune(move |network| !filters.matches(&NetworkView::Network(network.clone()), false))
+            .prune(move |network| {
+                !filters.matches(&NetworkView::Network(Box::new(network.clone())), false)
+            })
             .await?;
         for network in before.iter().filter(|network| removed.contains(&network.name)) {
             self.tell_of_network(network, "destroy", None);

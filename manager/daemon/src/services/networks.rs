@@ -29,7 +29,7 @@ impl pb::networks_server::Networks for Networks {
         let request = convert::request_from_pb(request.into_inner())?;
         let network =
             self.engine.create_network(request).await.map_err(|error| to_status(&error))?;
-        let network = Some(convert::network_to_pb(&NetworkView::Network(network)));
+        let network = Some(convert::network_to_pb(&NetworkView::Network(Box::new(network))));
         Ok(Response::new(pb::CreateNetworkResponse { network }))
     }
 
