@@ -180,13 +180,10 @@ fn compare(
         fs::write(context.join("Dockerfile"), file)?;
         builder.build(&context, &[])?;
         let round = Cell::new(0);
-        sides.push(Side {
-            name: builder.name.clone(),
-            run: Box::new(move || {
-                round.set(round.get() + 1);
-                run(builder, &context, round.get())
-            }),
-        });
+        sides.push(Side::new(&builder.name, move || {
+            round.set(round.get() + 1);
+            run(builder, &context, round.get())
+        }));
     }
     Ok(Comparison { task: task.to_owned(), figures: runner::compare(&mut sides, rounds)? })
 }

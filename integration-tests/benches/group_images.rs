@@ -479,7 +479,7 @@ impl<'a> Peers<'a> {
 }
 
 fn side<'a>(name: &str, run: impl FnMut() -> anyhow::Result<Sample> + 'a) -> Side<'a> {
-    Side { name: name.to_owned(), run: Box::new(run) }
+    Side::new(name, run)
 }
 
 /// A script that fetches and unpacks the layers of an image, one after the other as tar must, in the

@@ -31,6 +31,11 @@ const QUERIES: &str = "2000";
 const MANY_CONTAINERS: usize = 200;
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What Podman is told of limits on a machine that may not raise them: what it asks for otherwise is
+/// refused by the kernel.
+const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
+/// Rounds in which Podman takes part: a start with a hundred ports takes it ten seconds.
+const PODMAN_ROUNDS_MAX: usize = 3;
 /// Where the other machine finds the host.
 const HOST: &str = "192.0.2.1";
 
@@ -73,8 +78,6 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     comparisons.extend(traffic(&keg, &bypass, &peers, few)?);
     comparisons.push(compare("2,000 DNS queries", names(&keg, &peers, few)?));
     let versions = engines().iter().map(|one| (one.name().to_owned(), one.version())).collect();
-    drop(peers);
-    scratch.unmount();
     Ok(BenchResult {
         group: "network".into(),
         date: today()?,
@@ -89,6 +92,14 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
 /// An engine with Docker's command line, on a host of its own.
 trait Engine: Sync {
     fn name(&self) -> &str;
+    /// What every container of it is started with.
+    fn run_flags(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// In how many rounds of a comparison of starts it takes part.
+    fn rounds_max(&self) -> usize {
+        usize::MAX
+    }
     fn image(&self) -> &str;
     fn version(&self) -> String;
     fn command(&self, arguments: &[&str]) -> Command;
@@ -98,6 +109,11 @@ trait Engine: Sync {
     /// Runs a command to its end and measures it.
     fn measured(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
         self.host().run(|| runner::measure(&self.command(arguments), None))
+    }
+
+    /// Starts a container that stays.
+    fn start(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.told(&[&["run", "-d"], self.run_flags(), arguments].concat()).map(drop)
     }
 
     /// Runs a command to its end and returns what it prints.
@@ -114,7 +130,7 @@ fn run_side<'a>(engine: &'a dyn Engine, network: &'a str, ports: u16) -> Side<'a
     let range = |ports: u16| format!("20000-{0}:20000-{0}", 19999 + ports);
     let run = move || {
         let range = range(ports);
-        let mut arguments = vec!["run", "--rm"];
+        let mut arguments = [&["run", "--rm"], engine.run_flags()].concat();
         if !network.is_empty() {
             arguments.extend(["--network", network]);
         }
@@ -124,7 +140,7 @@ fn run_side<'a>(engine: &'a dyn Engine, network: &'a str, ports: u16) -> Side<'a
         arguments.extend([engine.image(), "/bin/busybox", "true"]);
         engine.measured(&arguments)
     };
-    Side { name: engine.name().to_owned(), run: Box::new(run) }
+    Side { rounds_max: engine.rounds_max(), ..Side::new(engine.name(), run) }
 }
 
 /// The same start alone, and beside many others.
@@ -162,10 +178,10 @@ fn traffic(
                 "source" => &["/probe", "pour", number],
                 _ => &["/probe", "serve", number, "x"],
             };
-            let flags = ["run", "-d", "--name", name, "-p", port, engine.image()];
-            engine.told(&[&flags[..], command].concat())?;
+            let flags = ["--name", name, "-p", port, engine.image()];
+            engine.start(&[&flags, command].concat())?;
         }
-        engine.told(&["run", "-d", "--name", "client", engine.image(), "/probe", "pause"])?;
+        engine.start(&["--name", "client", engine.image(), "/probe", "pause"])?;
         let format = "{{.NetworkSettings.IPAddress}}";
         let told = |name| engine.told(&["inspect", "-f", format, name]);
         addresses.push((told("source")?.trim().to_owned(), told("server")?.trim().to_owned()));
@@ -176,7 +192,7 @@ fn traffic(
             let run = move || {
                 taken(&engine.told(&["exec", "client", "/probe", action, &address, amount])?)
             };
-            Side { name: engine.name().to_owned(), run: Box::new(run) }
+            Side::new(engine.name(), run)
         });
         runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
     };
@@ -191,7 +207,7 @@ fn traffic(
                         .sh(&format!("{} {action} {address} {amount}", probe.display())),
                 )
             };
-            Side { name: engine.name().to_owned(), run: Box::new(run) }
+            Side::new(engine.name(), run)
         });
         runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
     };
@@ -224,7 +240,7 @@ fn names(keg: &Keg, peers: &[Box<dyn Engine>], rounds: usize) -> anyhow::Result<
         let run = move || {
             taken(&engine.told(&["exec", "asker", "/probe", "ask-names", "asked", QUERIES])?)
         };
-        Side { name: engine.name().to_owned(), run: Box::new(run) }
+        Side::new(engine.name(), run)
     });
     let figures = runner::compare(&mut sides.collect::<Vec<_>>(), rounds)?;
     for engine in &engines {
@@ -292,12 +308,35 @@ struct Peer {
     environment: Vec<(&'static str, PathBuf)>,
     host: Host,
     outside: Host,
+    run_flags: &'static [&'static str],
+    /// Its server, which ends before its directories go.
     _server: Option<Tree>,
+    /// Directories of its own, in which it leaves file systems mounted.
+    scratch: Option<Scratch>,
+}
+
+impl Drop for Peer {
+    /// Takes away what it leaves, also after a run that failed: that error is the one to be seen.
+    fn drop(&mut self) {
+        let Some(scratch) = self.scratch.take() else { return };
+        for arguments in [["rm", "-f", "-t", "0", "-a"].as_slice(), &["rmi", "-f", "-a"]] {
+            let _ = self.told(arguments);
+        }
+        scratch.unmount();
+    }
 }
 
 impl Engine for Peer {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn run_flags(&self) -> &'static [&'static str] {
+        self.run_flags
+    }
+
+    fn rounds_max(&self) -> usize {
+        if self.scratch.is_some() { PODMAN_ROUNDS_MAX } else { usize::MAX }
     }
 
     fn image(&self) -> &str {
@@ -329,12 +368,14 @@ impl Engine for Peer {
 /// The peers that are there and that can run a container here.
 fn peers(scratch: &Scratch) -> Vec<Box<dyn Engine>> {
     let archive = scratch.join("rootfs.tar");
-    let candidates = [docker(scratch), podman(scratch)];
+    let candidates = [docker(scratch), podman()];
     let mut peers: Vec<Box<dyn Engine>> = Vec::new();
     for peer in candidates.into_iter().flatten() {
         let ready = image(&archive).and_then(|()| {
             peer.told(&["import", &archive.to_string_lossy(), peer.image()])?;
-            peer.told(&["run", "--rm", peer.image(), "/bin/busybox", "true"])
+            let first = ["run", "--rm"];
+            let command = [peer.image(), "/bin/busybox", "true"];
+            peer.told(&[&first, peer.run_flags(), &command].concat())
         });
         match ready {
             Ok(_) => peers.push(Box::new(peer)),
@@ -375,11 +416,22 @@ fn docker(scratch: &Scratch) -> Option<Peer> {
     let environment =
         vec![("DOCKER_HOST", address), ("DOCKER_CONFIG", scratch.join("docker-client"))];
     let before = Vec::new();
-    Some(Peer { name: "docker", program, before, environment, host, outside, _server: Some(tree) })
+    Some(Peer {
+        name: "docker",
+        program,
+        before,
+        environment,
+        host,
+        outside,
+        run_flags: &[],
+        _server: Some(tree),
+        scratch: None,
+    })
 }
 
-fn podman(scratch: &Scratch) -> Option<Peer> {
+fn podman() -> Option<Peer> {
     let program = programs::installed("podman")?;
+    let scratch = Scratch::new();
     let (host, outside) = Host::pair();
     let place = |name: &str| scratch.join(name).to_string_lossy().into_owned();
     let before = vec![
@@ -393,5 +445,15 @@ fn podman(scratch: &Scratch) -> Option<Peer> {
         "--runtime=runc".to_owned(),
     ];
     let environment = vec![("CONTAINERS_CONF", scratch.file("containers.conf", PODMAN_CONFIG))];
-    Some(Peer { name: "podman", program, before, environment, host, outside, _server: None })
+    Some(Peer {
+        name: "podman",
+        program,
+        before,
+        environment,
+        host,
+        outside,
+        run_flags: &PODMAN_LIMITS,
+        _server: None,
+        scratch: Some(scratch),
+    })
 }

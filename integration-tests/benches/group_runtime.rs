@@ -63,14 +63,14 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     let floor = Floor::new(&scratch, &bundle, roots.path())?;
     let mut run_sides: Vec<Side<'_>> =
         runtimes.iter().map(|runtime| runtime.side(|one| one.run(&bundle))).collect();
-    run_sides.push(Side { name: "floor".into(), run: Box::new(|| floor.run()) });
+    run_sides.push(Side::new("floor", || floor.run()));
     let run = runner::compare(&mut run_sides, rounds)?;
 
     let mut step_sides: Vec<Side<'_>> = runtimes
         .iter()
         .map(|runtime| runtime.side(|one| one.create_start_delete(&bundle)))
         .collect();
-    step_sides.push(Side { name: "floor".into(), run: Box::new(|| floor.create_start_delete()) });
+    step_sides.push(Side::new("floor", || floor.create_start_delete()));
     let steps = runner::compare(&mut step_sides, rounds)?;
 
     let exec = measure_exec(&runtimes, rounds)?;
@@ -155,7 +155,7 @@ struct Peer {
 
 impl Peer {
     fn side<'a>(&'a self, run: impl Fn(&'a Self) -> anyhow::Result<Sample> + 'a) -> Side<'a> {
-        Side { name: self.name.clone(), run: Box::new(move || run(self)) }
+        Side::new(&self.name, move || run(self))
     }
 
     fn id(&self) -> String {

@@ -172,13 +172,12 @@ fn starts(peers: &[Peer], rounds: usize) -> anyhow::Result<Vec<runner::Figures>>
                 drop(container);
                 Ok(Sample { wall, ..Sample::default() })
             };
-            Side { name: peer.name().to_owned(), run: Box::new(run) }
+            Side::new(peer.name(), run)
         })
         .collect();
-    sides.push(Side {
-        name: "keg-runtime create + start".into(),
-        run: Box::new(|| supervised::runtime_alone(bundle(&command))),
-    });
+    sides.push(Side::new("keg-runtime create + start", || {
+        supervised::runtime_alone(bundle(&command))
+    }));
     runner::compare(&mut sides, rounds)
 }
 

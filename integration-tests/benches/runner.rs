@@ -34,6 +34,19 @@ impl Sample {
 pub(crate) struct Side<'a> {
     pub(crate) name: String,
     pub(crate) run: Box<dyn FnMut() -> anyhow::Result<Sample> + 'a>,
+    /// In how many rounds it takes part, the first ones: for programs so slow that they would cost
+    /// all others most of the time.
+    pub(crate) rounds_max: usize,
+}
+
+impl<'a> Side<'a> {
+    /// One that takes part in all rounds.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl FnMut() -> anyhow::Result<Sample> + 'a,
+    ) -> Self {
+        Self { name: name.into(), run: Box::new(run), rounds_max: usize::MAX }
+    }
 }
 
 /// A distribution, in the unit that its field's name tells.
@@ -68,6 +81,9 @@ pub(crate) fn compare(sides: &mut [Side<'_>], rounds: usize) -> anyhow::Result<V
         shuffle(&mut order, &mut random);
         for &index in &order {
             let side = &mut sides[index];
+            if round > side.rounds_max {
+                continue;
+            }
             let sample = (side.run)().with_context(|| side.name.clone())?;
             if round > 0 {
                 samples[index].push(sample);
