@@ -44,6 +44,9 @@ const FILES: usize = 100_000;
 /// Blobs that a collection finds.
 const BLOBS: usize = 10_000;
 
+/// How long a peer may take to bring an image or to remove one, on a busy disk.
+const LONG_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Measures the group.
 ///
 /// # Errors
@@ -189,8 +192,7 @@ fn push(
         .arg("--dest-force-compress-format")
         .arg(format!("oci:{}:it", layout.display()))
         .arg(format!("docker://{reference}"));
-    let patience = Duration::from_secs(600);
-    let mut outcome = Outcome::of(&mut skopeo, patience);
+    let mut outcome = Outcome::of(&mut skopeo, LONG_PATIENCE);
     if outcome.exit_code != 0 {
         // skopeo of before 1.14 has no such option, and compresses what is not compressed.
         let arguments: Vec<_> = skopeo
@@ -198,7 +200,7 @@ fn push(
             .filter(|argument| *argument != "--dest-force-compress-format")
             .map(std::ffi::OsStr::to_owned)
             .collect();
-        outcome = Outcome::of(Command::new(skopeo.get_program()).args(arguments), patience);
+        outcome = Outcome::of(Command::new(skopeo.get_program()).args(arguments), LONG_PATIENCE);
     }
     let _ = outcome.success();
     fs::remove_dir_all(layout)?;
@@ -232,7 +234,7 @@ impl<'a> Peers<'a> {
         Ok(Self {
             _registries: [registry, target].map(|one| one.serve_in_network_of(docker.pid())),
             target,
-            keg: Daemon::new(),
+            keg: Daemon::new().logging("info"),
             docker,
             containerd: Containerd::new(),
             scratch,
@@ -277,11 +279,14 @@ impl<'a> Peers<'a> {
 
     /// Removes an image on all sides; one that is not there is none.
     fn forget(&self, image: &str) {
-        let _ = self.keg.keg(["rmi", "-f", image]);
-        let _ = self.docker.docker(["rmi", "-f", image]);
-        let _ = self.containerd.ctr(["image", "rm", "--sync", image]);
-        if let Ok(mut podman) = self.podman(&["rmi", "-f", image]) {
-            let _ = Outcome::of(&mut podman, PATIENCE);
+        let commands = [
+            Ok(self.keg.keg_command(["rmi", "-f", image])),
+            Ok(self.docker.docker_command(["rmi", "-f", image])),
+            Ok(self.containerd.ctr_command(["image", "rm", "--sync", image])),
+            self.podman(&["rmi", "-f", image]),
+        ];
+        for mut command in commands.into_iter().flatten() {
+            let _ = Outcome::of(&mut command, LONG_PATIENCE);
         }
     }
 
@@ -335,7 +340,7 @@ impl<'a> Peers<'a> {
         let _ = self.docker.docker(["pull", "-q", image]).success();
         let _ = self.containerd.ctr(["image", "pull", "--plain-http", image]).success();
         let pulled = self.podman(&["pull", "-q", "--tls-verify=false", image]);
-        let _ = Outcome::of(&mut pulled?, Duration::from_secs(600)).success();
+        let _ = Outcome::of(&mut pulled?, LONG_PATIENCE).success();
         let path = |name: &str| self.scratch.join(name).display().to_string();
         let (keg, docker, podman, ctr) =
             (path("keg.tar"), path("docker.tar"), path("podman.tar"), path("ctr.tar"));
@@ -417,7 +422,7 @@ impl<'a> Peers<'a> {
                 }
                 _ => {
                     let mut pull = self.podman(&["pull", "-q", "--tls-verify=false", image])?;
-                    drop(Outcome::of(&mut pull, Duration::from_secs(600)).success());
+                    drop(Outcome::of(&mut pull, LONG_PATIENCE).success());
                 }
             }
             Ok(())
@@ -458,10 +463,9 @@ impl<'a> Peers<'a> {
             fs::write(layout.join("blobs/sha256").join(blob.hex()), blob.bytes)?;
         }
         let layout = layout.display().to_string();
-        let patience = Duration::from_secs(600);
         runner::compare(
             &mut [side("keg", || {
-                let _ = self.keg.keg_within(patience, ["load", "-q", "-i", &layout]).success();
+                let _ = self.keg.keg_within(LONG_PATIENCE, ["load", "-q", "-i", &layout]).success();
                 self.with_keg(&["image", "prune", "-af"])
             })],
             rounds,
