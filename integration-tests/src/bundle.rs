@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -203,8 +204,11 @@ pub fn fill_rootfs(root: &Path) {
         fs::create_dir_all(root.join(directory)).expect("make a directory");
     }
     let busybox = programs::installed("busybox").expect("busybox-static is not installed");
-    fs::copy(busybox, root.join("bin/busybox")).expect("copy busybox");
-    fs::copy(programs::ours("keg-probe"), root.join("probe")).expect("copy the probe");
+    // As `write_program` does.
+    let copy = "cp \"$0\" \"$2/bin/busybox\" && cp \"$1\" \"$2/probe\"";
+    let mut copy_both = Command::new("sh");
+    copy_both.args(["-c", copy]).arg(busybox).arg(programs::ours("keg-probe")).arg(root);
+    assert!(copy_both.status().is_ok_and(|status| status.success()), "copy busybox and the probe");
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).expect("link an applet");
     }

@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, umount2};
 
@@ -72,6 +74,24 @@ impl Scratch {
         fs::write(&path, content).expect("write a file");
         path
     }
+}
+
+/// Writes a program that anyone may execute.
+///
+/// By a process that is gone afterwards: a descriptor of ours for writing could live on for a moment in
+/// what another test starts, and a program that is written to cannot be executed.
+///
+/// # Panics
+/// If it cannot be written.
+#[track_caller]
+pub fn write_program(path: &Path, content: impl AsRef<[u8]>) {
+    let mut writer = Command::new("sh");
+    writer.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut writer = writer.spawn().expect("start sh");
+    let mut stdin = writer.stdin.take().expect("piped");
+    stdin.write_all(content.as_ref()).expect("write a program");
+    drop(stdin);
+    assert!(writer.wait().is_ok_and(|status| status.success()), "write {}", path.display());
 }
 
 impl Default for Scratch {

@@ -34,7 +34,7 @@ impl Layers<'_> {
     pub(crate) fn mount(&self) -> Result<OwnedFd, Errno> {
         match self.mount_by_descriptors() {
             // Before Linux 6.13 layers have names, and before 6.7 all of them are one option.
-            Err(Errno::INVAL | Errno::BADF | Errno::NOSYS) => self.mount_aside(),
+            Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP) => self.mount_aside(),
             other => other,
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn mount_overlay(options: &Options, target: &Target) -> Result<(), Ov
     match overlay.mount_by_descriptors(options, target) {
         // Such a kernel knows no descriptors as options, or not those of `O_PATH`, or not those of
         // detached mounts.
-        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS) => {}
+        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         other => return Ok(other?),
     }
     if options.id_map.is_none() {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use keg_fixtures::registry::HttpResponse;
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{BadRegistry, Daemon, Image, Outcome, requires};
 use serde_json::{Value, json};
@@ -89,8 +90,7 @@ get) [ -s "$kept" ] && cat "$kept" || { echo "credentials not found in native ke
 erase) rm -f "$kept" ;;
 esac
 "#;
-    std::fs::write(&helper, script).unwrap();
-    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&helper, script);
     let directory = daemon.scratch().directory(".docker");
     let config = json!({"credHelpers": {registry.address(): "it"}}).to_string();
     std::fs::write(directory.join("config.json"), config).unwrap();

@@ -3,12 +3,13 @@
 //! The runtime may refuse the bundle or run it harmlessly: what counts is what the container reached.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Outcome, Runtime, Scratch, requires};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -28,8 +29,8 @@ fn run_unless_refused(runtime: &Runtime, bundle: Bundle) -> Option<Outcome> {
 /// A copy of the runtime that a container may try to overwrite.
 fn expendable(runtime: &Runtime, scratch: &Scratch) -> (Runtime, PathBuf, Vec<u8>) {
     let program = scratch.join("runtime");
-    fs::copy(runtime.program(), &program).unwrap();
-    let content = fs::read(&program).unwrap();
+    let content = fs::read(runtime.program()).unwrap();
+    write_program(&program, &content);
     (Runtime::of(program.clone()), program, content)
 }
 
@@ -40,9 +41,7 @@ fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten_from_inside() {
     let (runtime, program, content) = expendable(&host.runtime(), &scratch);
     let mut bundle = Bundle::probe().args(["hunt"]).rootfs_edit(|root| {
         symlink("/proc/self/exe", root.join("bin/self")).unwrap();
-        fs::write(root.join("bin/again"), "#!/proc/self/exe\n").unwrap();
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(root.join("bin/again"), mode).unwrap();
+        write_program(&root.join("bin/again"), "#!/proc/self/exe\n");
     });
     for kind in ["bounding", "permitted", "effective"] {
         let all = json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]);

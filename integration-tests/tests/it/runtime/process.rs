@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Outcome, Runtime, requires};
 use serde_json::json;
@@ -220,9 +221,7 @@ fn a_command_without_slash_is_found_on_the_containers_path() {
         .command(["greet"])
         .rootfs_edit(|root| {
             fs::create_dir_all(root.join("opt/tools")).unwrap();
-            fs::write(root.join("opt/tools/greet"), "#!/bin/sh\necho found\n").unwrap();
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            fs::set_permissions(root.join("opt/tools/greet"), mode).unwrap();
+            write_program(&root.join("opt/tools/greet"), "#!/bin/sh\necho found\n");
         })
         .set("/process/env", json!(["PATH=/bin:/opt/tools"]));
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Outcome, Report, Runtime, Scratch, requires};
 use serde_json::{Value, json};
@@ -26,8 +27,7 @@ impl Home {
     fn new() -> Self {
         let scratch = Scratch::new();
         let program = scratch.join("keg-runtime");
-        fs::copy(Runtime::new().program(), &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, fs::read(Runtime::new().program()).unwrap());
         let root = scratch.directory("root");
         chown(root, Some(NOBODY), Some(NOBODY)).unwrap();
         let lent = format!("nobody:{FIRST}:{LENGTH}\n");

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Shim, programs, requires, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -253,8 +253,8 @@ fn a_runtime_that_is_killed_at_any_moment_leaves_nothing_in_the_way() {
             flag = flag.display(),
             runtime = runtime.display(),
         );
-        let wrapper = scratch.file("runtime", script);
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        let wrapper = scratch.join("runtime");
+        write_program(&wrapper, script);
         let shim = Shim::with_runtime(Bundle::busybox().sh("exit 8"), Some(wrapper));
 
         // It may have been quick enough.

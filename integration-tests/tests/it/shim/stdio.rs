@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Shim, requires, wait_until};
 use keg_proto::containerd::task::v2::{CloseIoRequest, ResizePtyRequest};
@@ -154,16 +155,7 @@ fn a_logging_program_gets_streams_environment_and_arguments() {
     let script = "#!/bin/sh\nexec 5>&-\n\
         { echo \"$CONTAINER_ID $CONTAINER_NAMESPACE\"; cat <&3; cat <&4; } > $2.tmp\n\
         mv $2.tmp $2\n";
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .mode(0o755)
-        .open(&program)
-        .unwrap()
-        .write_all(script.as_bytes())
-        .unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script);
 
     let uri = format!("binary://{}?-o={}", program.display(), log.display());
     shim.create_with(|request| {
