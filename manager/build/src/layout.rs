@@ -234,20 +234,23 @@ impl Build {
         let algorithm = layer.blob.digest.algorithm();
         let mut ingest = store.content().ingest(ns, &name, algorithm)?.transient();
         ingest.restart()?;
-        let ingest = Arc::new(Mutex::new(ingest));
+        // Taken out at the end, for the session lets go of the sink when it likes.
+        let ingest = Arc::new(Mutex::new(Some(ingest)));
         let written = Arc::clone(&ingest);
-        let sink = move |_: usize, bytes: Bytes, _: bool| {
-            let mut ingest = written.lock().unwrap_or_else(PoisonError::into_inner);
-            ingest.write(&bytes).map_err(std::io::Error::other)
+        let sink = move |_: usize, bytes: Bytes, _: bool| match written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
+            Some(ingest) => ingest.write(&bytes).map_err(std::io::Error::other),
+            None => Err(std::io::Error::other("nobody waits for it any more")),
         };
         self.session
             .fetch(context, vec![blob_path(&layer.blob.digest)], Box::new(sink))
             .await
             .map_err(|source| BuildError::Session { source })?;
-        let Some(ingest) = Arc::into_inner(ingest) else {
-            return Err(BuildError::ClientProtocol { what: "a blob is still being sent" });
-        };
-        let ingest = ingest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ingest = ingest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ingest = ingest.ok_or(BuildError::ClientProtocol { what: "a blob was not sent" })?;
         let blob = layer.blob.clone();
         self.shared
             .blocking(move |_| {

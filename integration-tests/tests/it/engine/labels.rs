@@ -2,11 +2,11 @@
 
 use keg_fixtures::{Daemon, requires};
 
-/// Which profile confines the shell that runs in a container of `flags`, and whether it may write.
-fn confinement(daemon: &Daemon, image: &str, flags: &[&str]) -> String {
-    let script = "cat /proc/self/attr/current; echo x 2>&1 >/proc/sysrq-trigger | grep -o denied";
-    let rest = [image, "sh", "-c", script];
-    daemon.keg(["run", "--rm"].iter().chain(flags).chain(&rest)).stdout
+/// Which profile confines what runs in a container of `flags`.
+fn profile(daemon: &Daemon, image: &str, flags: &[&str]) -> String {
+    let rest = [image, "cat", "/proc/self/attr/current"];
+    let outcome = daemon.keg(["run", "--rm"].iter().chain(flags).chain(&rest)).success();
+    outcome.stdout.trim_end().to_owned()
 }
 
 #[test]
@@ -14,14 +14,10 @@ fn a_container_is_confined_by_the_default_profile_or_the_one_asked_for() {
     requires!(root, apparmor);
     let (daemon, image) = Daemon::with_busybox();
 
-    let default = confinement(&daemon, &image, &[]);
-    let none = confinement(&daemon, &image, &["--security-opt", "apparmor=unconfined"]);
-    let privileged = confinement(&daemon, &image, &["--privileged"]);
-
-    assert!(default.starts_with("keg-default (enforce)\n"), "{default}");
-    assert!(default.ends_with("denied\n"), "{default}");
-    assert!(none.starts_with("unconfined\n"), "{none}");
-    assert!(privileged.starts_with("unconfined\n"), "{privileged}");
+    assert_eq!(profile(&daemon, &image, &[]), "keg-default (enforce)");
+    let unconfined = ["--security-opt", "apparmor=unconfined"];
+    assert_eq!(profile(&daemon, &image, &unconfined), "unconfined");
+    assert_eq!(profile(&daemon, &image, &["--privileged"]), "unconfined");
     assert!(daemon.keg(["info"]).success().stdout.contains("apparmor"));
 }
 
