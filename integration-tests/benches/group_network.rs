@@ -127,7 +127,11 @@ trait Engine: Sync {
 }
 
 fn run_side<'a>(engine: &'a dyn Engine, network: &'a str, ports: u16) -> Side<'a> {
-    let range = |ports: u16| format!("20000-{0}:20000-{0}", 19999 + ports);
+    // Podman has no ranges of one port.
+    let range = |ports: u16| match ports {
+        1 => "20000:20000".to_owned(),
+        _ => format!("20000-{0}:20000-{0}", 19999 + ports),
+    };
     let run = move || {
         let range = range(ports);
         let mut arguments = [&["run", "--rm"], engine.run_flags()].concat();
