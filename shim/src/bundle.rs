@@ -134,9 +134,13 @@ impl Bundle {
     }
 }
 
-/// Writes a small file that another program reads.
+/// Writes a small file that another program reads: whole or not at all, whenever the writer is killed.
 pub(crate) fn write(path: PathBuf, text: &[u8]) -> Result<(), BundleError> {
-    fs::write(&path, text).map_err(|source| BundleError::Write { path, source })
+    let mut unfinished = path.clone().into_os_string();
+    unfinished.push(".new");
+    fs::write(&unfinished, text)
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .map_err(|source| BundleError::Write { path, source })
 }
 
 /// Reads a process id that an OCI runtime wrote.
