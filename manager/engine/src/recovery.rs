@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use keg_store::Container as StoredContainer;
@@ -35,6 +36,10 @@ use crate::start::chain;
 
 /// Exit code of a container that was running when the machine went down; Docker's own.
 const UNKNOWN_EXIT: u32 = 255;
+
+/// How often, and after which pause, a leftover that is still used is tried again.
+const LEFTOVER_ATTEMPTS: usize = 20;
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -281,23 +286,38 @@ impl Engine {
             .await?;
         let count = bundles.union(&dirs).count();
         for id in &bundles {
-            let bundle = Bundle::new(&self.shared.settings.tasks(), id);
-            if let Ok(Some(address)) = bundle.address()
-                && let Ok(task) = TaskClient::connect(id, &address).await
-            {
-                let _ = task.kill("", crate::signal::Signal::KILL, true).await;
-                let _ = task.delete("").await;
-                let _ = task.shutdown().await;
-            } else if let Err(error) = self.shared.shim.delete(id, &bundle).await {
-                tracing::warn!(container = id, error = %chain(&error),
-                    "cannot clean up after a container that does not exist");
-            }
-            if let Err(error) = bundle.remove() {
-                tracing::warn!(container = id, error = %chain(&error), "cannot remove a bundle");
-            }
+            self.remove_leftover(id).await;
         }
         self.blocking("leftovers", move |shared| remove_dirs(shared, &dirs)).await?;
         Ok(count)
+    }
+
+    /// Removes the bundle of a container that does not exist, and what runs in it.
+    async fn remove_leftover(&self, id: &str) {
+        let bundle = Bundle::new(&self.shared.settings.tasks(), id);
+        if let Ok(Some(address)) = bundle.address()
+            && let Ok(task) = TaskClient::connect(id, &address).await
+        {
+            let _ = task.kill("", crate::signal::Signal::KILL, true).await;
+            let _ = task.delete("").await;
+            let _ = task.shutdown_now().await;
+        }
+        for attempt in 1..=LEFTOVER_ATTEMPTS {
+            // Also after a shim that answered: it may have been in the middle of a create.
+            let cleaned = self.shared.shim.delete(id, &bundle).await;
+            if let Err(error) = bundle.remove() {
+                if attempt < LEFTOVER_ATTEMPTS {
+                    tokio::time::sleep(LEFTOVER_PAUSE).await;
+                    continue;
+                }
+                tracing::warn!(container = id, error = %chain(&error), "cannot remove a bundle");
+            }
+            if let Err(error) = cleaned {
+                tracing::warn!(container = id, error = %chain(&error),
+                    "cannot clean up after a container that does not exist");
+            }
+            return;
+        }
     }
 }
 

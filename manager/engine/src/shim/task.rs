@@ -351,12 +351,24 @@ impl TaskClient {
         })
     }
 
-    /// Ends the shim.
+    /// Ends the shim, if it has no container.
     ///
     /// # Errors
     /// [`TaskError::Call`], unless it ended before it could answer.
     pub async fn shutdown(&self) -> Result<(), TaskError> {
-        let request = api::ShutdownRequest { id: self.id.clone(), now: false };
+        self.end(false).await
+    }
+
+    /// Ends the shim, whatever it is in the middle of.
+    ///
+    /// # Errors
+    /// [`TaskError::Call`], unless it ended before it could answer.
+    pub async fn shutdown_now(&self) -> Result<(), TaskError> {
+        self.end(true).await
+    }
+
+    async fn end(&self, now: bool) -> Result<(), TaskError> {
+        let request = api::ShutdownRequest { id: self.id.clone(), now };
         let outcome: Result<(), _> =
             self.call("Shutdown", "end", &request, Some(CALL_TIMEOUT)).await;
         match outcome {
