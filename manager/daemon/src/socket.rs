@@ -125,14 +125,16 @@ mod tests {
         drop(first);
         assert!(path.exists());
         // A process that another test is just starting may have it for a moment, too.
-        let again = (0..1000).find_map(|_| match listen(path.clone()) {
-            Err(SocketError::InUse { .. }) => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                None
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let again = loop {
+            match listen(path.clone()) {
+                Err(SocketError::InUse { .. }) if std::time::Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                other => break other,
             }
-            other => Some(other),
-        });
-        again.unwrap().unwrap();
+        };
+        again.unwrap();
     }
 
     #[tokio::test]
