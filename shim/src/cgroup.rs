@@ -39,16 +39,43 @@ impl Cgroups {
     pub(crate) fn of(pid: i32) -> Result<Self, CgroupError> {
         let read =
             |path: &str| fs::read_to_string(path).map_err(|source| CgroupError { pid, source });
-        Ok(Self::parse(&read(&format!("/proc/{pid}/cgroup"))?, &read("/proc/self/mountinfo")?))
+        let membership = read(&format!("/proc/{pid}/cgroup"))?;
+        match Self::at_the_usual_places(&membership) {
+            Some(cgroups) => Ok(cgroups),
+            None => Ok(Self::parse(&membership, &read("/proc/self/mountinfo")?)),
+        }
+    }
+
+    /// Looks where systems mount their hierarchies. `None` if one is not there: then the table of mounts
+    /// tells, which takes the kernel milliseconds to write where there are hundreds of containers.
+    fn at_the_usual_places(membership: &str) -> Option<Self> {
+        let base = Path::new("/sys/fs/cgroup");
+        let mut cgroups = Self::default();
+        for line in membership.lines() {
+            let (controllers, path) = fields_of(line)?;
+            let below = path.trim_start_matches('/');
+            if controllers.is_empty() {
+                let mut places = [base.join(below), base.join("unified").join(below)].into_iter();
+                cgroups.v2 = Some(places.find(|dir| is_on(dir, libc::CGROUP2_SUPER_MAGIC))?);
+                continue;
+            }
+            let name = controllers.strip_prefix("name=").unwrap_or(controllers);
+            let dir = base.join(name).join(below);
+            if !is_on(&dir, libc::CGROUP_SUPER_MAGIC) {
+                return None;
+            }
+            for controller in controllers.split(',') {
+                cgroups.v1.insert(controller.to_owned(), dir.clone());
+            }
+        }
+        Some(cgroups)
     }
 
     fn parse(membership: &str, mounts: &str) -> Self {
         let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
         let mut cgroups = Self::default();
         for line in membership.lines() {
-            // HIERARCHY:CONTROLLERS:PATH
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            let Some((controllers, path)) = fields_of(line) else { continue };
             if controllers.is_empty() {
                 let mount = mounts.iter().find(|mount| mount.kind == "cgroup2");
                 cgroups.v2 = mount.and_then(|mount| mount.dir_of(path));
@@ -68,6 +95,15 @@ impl Cgroups {
     pub(crate) fn v1(&self, controller: &str) -> Option<&Path> {
         self.v1.get(controller).map(PathBuf::as_path)
     }
+}
+
+/// Controllers and path of a line `HIERARCHY:CONTROLLERS:PATH`.
+fn fields_of(line: &str) -> Option<(&str, &str)> {
+    line.split_once(':')?.1.split_once(':')
+}
+
+fn is_on(dir: &Path, magic: libc::c_long) -> bool {
+    rustix::fs::statfs(dir).is_ok_and(|found| found.f_type == magic)
 }
 
 /// Takes the calling process into the cgroup `path`, in every hierarchy that has it.
@@ -141,6 +177,18 @@ mod tests {
         assert_eq!(cgroups.v1("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/c")));
         assert_eq!(cgroups.v2, Some("/sys/fs/cgroup/unified/u".into()));
         assert_eq!(cgroups.v1("pids"), None);
+    }
+
+    #[test]
+    fn the_usual_places_are_those_of_the_table_of_mounts() {
+        let membership = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+
+        if let Some(found) = Cgroups::at_the_usual_places(&membership) {
+            assert_eq!(found, Cgroups::parse(&membership, &mounts));
+        }
+        assert_eq!(Cgroups::at_the_usual_places("2:no_such_controller:/\n"), None);
+        assert_eq!(Cgroups::at_the_usual_places("0::/no/such/cgroup\n"), None);
     }
 
     #[test]

@@ -347,6 +347,24 @@ mod tests {
     };
 
     #[test]
+    fn a_number_stands_where_its_size_divides_the_place() {
+        for (value, bytes) in [
+            (Variant::Byte(7), &b"\x01y\0\x07"[..]),
+            (Variant::Short(-2), b"\x01n\0\0\xfe\xff"),
+            (Variant::UnsignedShort(2), b"\x01q\0\0\x02\0"),
+            (Variant::Int(-1), b"\x01i\0\0\xff\xff\xff\xff"),
+            (Variant::Unsigned(1), b"\x01u\0\0\x01\0\0\0"),
+            (Variant::Long(-1), b"\x01x\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff"),
+            (Variant::Number(1), b"\x01t\0\0\0\0\0\0\x01\0\0\0\0\0\0\0"),
+            (Variant::Double(1.0), b"\x01d\0\0\0\0\0\0\0\0\0\0\0\0\xf0\x3f"),
+        ] {
+            let mut writer = Writer::new();
+            writer.variant(&value);
+            assert_eq!(writer.into_bytes(), bytes, "{value:?}");
+        }
+    }
+
+    #[test]
     fn a_call_reads_back_as_it_was_written() {
         let mut body = Writer::new();
         body.string("text");
