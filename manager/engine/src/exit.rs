@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::container::{Container, Turn};
 use crate::engine::Engine;
@@ -30,18 +31,15 @@ impl Engine {
     pub(crate) fn watch_exit(&self, container: Arc<Container>, task: TaskClient) {
         let engine = self.clone();
         tokio::spawn(async move {
-            let answer = task.wait("").await;
-            let exit = match answer {
-                Ok(exit) => engine.exit_of(&container, Some(exit)).await,
+            let (answer, task) = match task.wait("").await {
+                Ok(exit) => (Some(exit), Some(task)),
                 Err(error) => {
                     tracing::warn!(container = %container.id(), error = %chain(&error),
                         "the shim of a running container does not answer any more");
-                    let exit = engine.exit_of(&container, None).await;
-                    engine.ended(&container, exit, None).await;
-                    return;
+                    (None, None)
                 }
             };
-            engine.ended(&container, exit, Some(task)).await;
+            engine.ended(&container, engine.exit_of(&container, answer), task).await;
         });
     }
 
@@ -76,11 +74,11 @@ impl Engine {
         }
     }
 
-    /// Stores and tells that a container has ended, and takes away what it left.
+    /// Stores and tells that a container has ended, and how, and takes away what it left.
     pub(crate) async fn ended(
         &self,
         container: &Arc<Container>,
-        exit: Exit,
+        exit: impl Future<Output = Exit>,
         task: Option<TaskClient>,
     ) {
         let turn = container.turn().await;
@@ -88,22 +86,47 @@ impl Engine {
         if !record.lifecycle.is_alive() {
             return;
         }
-        let tell = async {
-            let code = exit.code.to_string();
-            // Who is told that it has ended can have its ports at once.
-            self.leave_networks(&record).await;
-            self.remember_exit(container, &turn, &record, exit).await;
-            self.tell(&record, "die", &[("exitCode", code), ("execDuration", duration(&record))]);
-            container.clear_task();
-        };
         // The shim has written the exit down, so neither needs the other to be done.
-        tokio::join!(tell, self.tear_down(&record, task));
+        if record.host.auto_remove && record.mounts.is_empty() {
+            let (cleared, is_cleared) = oneshot::channel();
+            let removal = async {
+                self.tell_exit(container, &turn, &record, exit).await;
+                let cleared = async { is_cleared.await.unwrap_or_default() };
+                let removed = self.remove_ended(container, turn, true, cleared).await;
+                self.note_removal(container, removed);
+            };
+            let clearing = async {
+                self.clear_away(&record, task).await;
+                // Nobody waits where the removal has failed already.
+                let _ = cleared.send(());
+            };
+            tokio::join!(removal, clearing);
+            return;
+        }
+        let telling = self.tell_exit(container, &turn, &record, exit);
+        tokio::join!(telling, self.clear_away(&record, task));
         drop(turn);
         if record.host.auto_remove {
             self.auto_remove(container).await;
         } else {
             self.restart_if_wanted(container, &record);
         }
+    }
+
+    async fn tell_exit(
+        &self,
+        container: &Arc<Container>,
+        turn: &Turn<'_>,
+        record: &Record,
+        exit: impl Future<Output = Exit>,
+    ) {
+        let exit = exit.await;
+        let code = exit.code.to_string();
+        // Who is told that it has ended can have its ports at once.
+        self.leave_networks(record).await;
+        self.remember_exit(container, turn, record, exit).await;
+        self.tell(record, "die", &[("exitCode", code), ("execDuration", duration(record))]);
+        container.clear_task();
     }
 
     async fn remember_exit(
@@ -157,7 +180,12 @@ impl Engine {
 
     /// Removes a container whose maker asked for that, once it has ended.
     pub(crate) async fn auto_remove(&self, container: &Arc<Container>) {
-        match self.remove_container(container, false, true).await {
+        let removed = self.remove_container(container, false, true).await;
+        self.note_removal(container, removed);
+    }
+
+    fn note_removal(&self, container: &Container, removed: Result<(), EngineError>) {
+        match removed {
             Ok(())
             | Err(EngineError::BeingRemoved { .. } | EngineError::NoSuchContainer { .. }) => {}
             Err(error) => tracing::warn!(container = %container.id(), error = %error.chain(),

@@ -15,6 +15,7 @@
 //! Nothing is assumed of how the daemon ended: every step of every operation is one of these rows.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl Engine {
                 None => None,
             };
             let exit = self.exit_of(container, answer).await;
-            self.ended(container, exit, task).await;
+            self.ended(container, ready(exit), task).await;
             return;
         }
         // It was started and ended before its start was stored, or its clean-up was cut short.
@@ -225,7 +226,7 @@ impl Engine {
     /// The shim of a running container was killed.
     async fn shim_is_gone(&self, container: &Arc<Container>) {
         let exit = self.exit_of(container, None).await;
-        self.ended(container, exit, None).await;
+        self.ended(container, ready(exit), None).await;
     }
 
     /// The machine was restarted: nothing runs, and `--state` is empty.

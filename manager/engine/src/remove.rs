@@ -3,9 +3,10 @@
 //! The record goes first, with name, id range and snapshot, in one transaction; then the files. A
 //! crash between the two leaves files that nothing names, which the next start of the daemon finds.
 
+use std::future::ready;
 use std::sync::Arc;
 
-use crate::container::Container;
+use crate::container::{Container, Turn};
 use crate::engine::{Engine, Shared};
 use crate::error::EngineError;
 use crate::id::ContainerId;
@@ -52,26 +53,53 @@ impl Engine {
                 }
                 Lifecycle::Created { .. } | Lifecycle::Exited { .. } | Lifecycle::Dead { .. } => {}
             }
-            if let Ok(removing) = turn.after(Event::RemoveBegun) {
-                turn.commit(removing);
-            }
-            let heir = self.heir(&record);
-            let work = move |shared: &Shared| take_away(shared, &record, volumes, heir.as_ref());
-            let outcome = self.blocking("a removal", work).await;
-            let record = container.record();
-            if let Err(error) = outcome {
-                let failed = Event::RemoveFailed { error: error.chain() };
-                if let Err(error) = self.apply(&turn, failed).await {
-                    tracing::error!(container = %record.id, error = %error.chain(),
-                        "cannot store that a removal failed");
-                }
-                return Err(error);
-            }
-            self.forget(container.id());
-            turn.gone();
-            self.tell(&record, "destroy", &[]);
-            return Ok(());
+            return self.remove_ended(container, turn, volumes, ready(())).await;
         }
+    }
+
+    /// Removes a container that does not run: what is known of it at once, its files when `cleared`
+    /// says that nothing uses them any more.
+    pub(crate) async fn remove_ended(
+        &self,
+        container: &Arc<Container>,
+        turn: Turn<'_>,
+        volumes: bool,
+        cleared: impl Future<Output = ()>,
+    ) -> Result<(), EngineError> {
+        let record = container.record();
+        if let Ok(removing) = turn.after(Event::RemoveBegun) {
+            turn.commit(removing);
+        }
+        let heir = self.heir(&record);
+        let to_forget = Arc::clone(&record);
+        let forgetting = self.blocking("a removal", move |shared| {
+            forget_rows(shared, &to_forget, volumes, heir.as_ref())
+        });
+        let (forgotten, ()) = tokio::join!(forgetting, cleared);
+        let removed = match forgotten {
+            Ok(volumes) => {
+                let work = move |shared: &Shared| {
+                    remove_files(shared, &record);
+                    shared.remove_volume_files(&volumes);
+                    Ok(())
+                };
+                self.blocking("a removal", work).await
+            }
+            Err(error) => Err(error),
+        };
+        let record = container.record();
+        if let Err(error) = removed {
+            let failed = Event::RemoveFailed { error: error.chain() };
+            if let Err(error) = self.apply(&turn, failed).await {
+                tracing::error!(container = %record.id, error = %error.chain(),
+                    "cannot store that a removal failed");
+            }
+            return Err(error);
+        }
+        self.forget(container.id());
+        turn.gone();
+        self.tell(&record, "destroy", &[]);
+        Ok(())
     }
 }
 
@@ -90,25 +118,22 @@ impl Engine {
     }
 }
 
-/// Takes the container out of the database, and then its files away.
-fn take_away(
+/// Takes the container out of the database; returns the volumes that went with it.
+fn forget_rows(
     shared: &Shared,
     record: &Record,
     volumes: bool,
     heir: Option<&ContainerId>,
-) -> Result<(), EngineError> {
+) -> Result<Vec<String>, EngineError> {
     let (ns, id) = (&shared.settings.namespace, record.id.as_str());
-    let volumes = shared.store.transaction_outliving(record.durability(), |tx| {
+    shared.store.transaction_outliving(record.durability(), |tx| {
         if let Some(heir) = heir {
             tx.pass_id_range(ns, id, heir.as_str())?;
         }
         tx.delete_container(ns, id)?;
         shared.snapshotter.remove_in(tx, ns, &record.snapshot_key)?;
         if volumes { shared.remove_anonymous_in(tx, record) } else { Ok(Vec::new()) }
-    })?;
-    remove_files(shared, record);
-    shared.remove_volume_files(&volumes);
-    Ok(())
+    })
 }
 
 /// Takes away what nothing names any more. What cannot be is found when the daemon starts next.

@@ -1,9 +1,9 @@
 //! Starts containers, and undoes what a start that fails has made.
 //!
 //! ```text
-//!  prepare          files of /etc, volumes, user, specification
-//!  bundle           state/tasks/NS/ID with config.json      ◀─ from here on a crash is found
-//!  shim start       a process, an address
+//!  bundle           state/tasks/NS/ID                       ◀─ from here on a crash is found
+//!  shim start       a process, an address    ║ meanwhile prepare: files of /etc, volumes, user,
+//!                                            ║ specification, which become the bundle's config.json
 //!  Task.Create      root file system mounted, init waits
 //!  networks         its namespace is there: interfaces, addresses, ports, names
 //!  attach           clients that wait are connected: nothing is missed
@@ -49,7 +49,6 @@ const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct Prepared {
     mounts: Vec<TaskMount>,
     pub(crate) stdio: Stdio,
-    runtime: String,
     /// Kept until the task is made.
     sources: MountSources,
 }
@@ -143,15 +142,10 @@ impl Engine {
         let to_prepare = Arc::clone(record);
         let network_of = self.network_of(record)?;
         let joins = self.joins(record)?;
-        let prepared = self
-            .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare, network_of.as_ref(), &joins).inspect_err(|_| {
-                    let _ = shared.bundle(&to_prepare.id).remove();
-                    shared.release_volumes(&to_prepare);
-                })
-            })
-            .await?;
-        match self.run(container, turn, record, &bundle, prepared).await {
+        let preparing = self.blocking("a bundle", move |shared| {
+            prepare(shared, &to_prepare, network_of.as_ref(), &joins)
+        });
+        match self.run(container, turn, record, &bundle, preparing).await {
             Ok(task) => Ok(task),
             Err(error) => {
                 let task = container.task();
@@ -168,10 +162,10 @@ impl Engine {
         turn: &Turn<'_>,
         record: &Arc<Record>,
         bundle: &Bundle,
-        prepared: Prepared,
+        preparing: impl Future<Output = Result<Prepared, EngineError>>,
     ) -> Result<TaskClient, EngineError> {
         let label = || record.name.as_str().to_owned();
-        let (task, made) = self.make_task(record, bundle, prepared).await;
+        let (task, made) = self.make_task(record, bundle, preparing).await;
         let (task, pid) = match (task, made) {
             (Some(task), Ok(pid)) => (task, pid),
             (task, made) => {
@@ -208,29 +202,38 @@ impl Engine {
         Ok(task)
     }
 
-    /// Starts a shim and lets it make the container, whose program then waits. Returns the
-    /// connection, also if the making failed, and the process.
+    /// Makes a bundle, starts a shim in it while `preparing` fills it, and lets the shim make the
+    /// container, whose program then waits. Returns the connection, also if the making failed, and
+    /// the process.
     pub(crate) async fn make_task(
         &self,
         record: &Record,
         bundle: &Bundle,
-        prepared: Prepared,
+        preparing: impl Future<Output = Result<Prepared, EngineError>>,
     ) -> (Option<TaskClient>, Result<u32, EngineError>) {
         let label = || record.name.as_str().to_owned();
-        let options =
-            runtime_options(&prepared.runtime, record.id_range.map_or(0, |range| range.start));
+        let launch = |source| EngineError::Launch { container: label(), source };
+        let program = self.shared.settings.runtime_program(&record.host.runtime);
+        let options = runtime_options(
+            &program.unwrap_or_default().to_string_lossy(),
+            record.id_range.map_or(0, |range| range.start),
+        );
         let id = record.id.as_str();
-        let address = match self.shared.shim.start(id, bundle, options.as_ref()).await {
-            Ok(address) => address,
-            Err(source) => {
-                return (None, Err(EngineError::Launch { container: label(), source }));
-            }
+        if let Err(source) = bundle.make() {
+            return (None, Err(launch(source)));
+        }
+        let connecting = async {
+            let address =
+                self.shared.shim.start(id, bundle, options.as_ref()).await.map_err(launch)?;
+            TaskClient::connect(id, &address)
+                .await
+                .map_err(|source| EngineError::Task { container: label(), source })
         };
-        let task = match TaskClient::connect(id, &address).await {
-            Ok(task) => task,
-            Err(source) => {
-                return (None, Err(EngineError::Task { container: label(), source }));
-            }
+        let (prepared, task) = match tokio::join!(preparing, connecting) {
+            (Ok(prepared), Ok(task)) => (prepared, task),
+            // What is wrong with the container tells more than what became of its shim.
+            (Err(error), task) => return (task.ok(), Err(error)),
+            (Ok(_), Err(error)) => return (None, Err(error)),
         };
         let create = CreateTask {
             bundle: bundle.path().to_owned(),
@@ -246,9 +249,19 @@ impl Engine {
     /// Takes away what a start has made, or what is left of a container that has ended: task,
     /// shim, mounts, bundle. Whatever fails is logged; the next start of the daemon tries again.
     pub(crate) async fn tear_down(&self, record: &Record, task: Option<TaskClient>) {
+        self.leave_networks(record).await;
+        if let Some(task) = &task {
+            // A task that has ended, or that was never made, cannot be killed, and need not be.
+            let _ = task.kill("", Signal::KILL, true).await;
+        }
+        self.clear_away(record, task).await;
+    }
+
+    /// Takes away what is left of a container that has ended, its networks aside: task, shim, mounts,
+    /// bundle. Failures are treated as by [`Self::tear_down`].
+    pub(crate) async fn clear_away(&self, record: &Record, task: Option<TaskClient>) {
         let bundle = self.shared.bundle(&record.id);
         let id = record.id.as_str();
-        self.leave_networks(record).await;
         let asked = match task {
             Some(task) => end_task(&task).await,
             None => false,
@@ -301,10 +314,8 @@ async fn connect_waiting(task: &TaskClient, waiting: Waiting) {
     let _ = waiting.reply.send(streams);
 }
 
-/// Kills and deletes a task and ends its shim. Returns whether the shim did all of it.
+/// Deletes a task that has ended and ends its shim. Returns whether the shim did all of it.
 async fn end_task(task: &TaskClient) -> bool {
-    // A task that has ended, or that was never made, cannot be killed, and need not be.
-    let _ = task.kill("", Signal::KILL, true).await;
     let deleted = match task.delete("").await {
         Ok(_) => true,
         Err(error) => error.is_not_found(),
@@ -312,7 +323,7 @@ async fn end_task(task: &TaskClient) -> bool {
     deleted && task.shutdown().await.is_ok()
 }
 
-/// Writes the bundle and all that it refers to.
+/// Fills the bundle, and makes all that it refers to.
 pub(crate) fn prepare(
     shared: &Shared,
     record: &Record,
@@ -364,21 +375,13 @@ pub(crate) fn prepare(
         source,
     })?;
 
-    let tasks = shared.settings.tasks();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(&tasks)
-        .map_err(file_error("make", &tasks))?;
-    shared.bundle(&record.id).make(&json).map_err(|source| EngineError::Launch {
+    shared.bundle(&record.id).configure(&json).map_err(|source| EngineError::Launch {
         container: record.name.as_str().to_owned(),
         source,
     })?;
-    let runtime = shared.settings.runtime_program(&record.host.runtime).unwrap_or_default();
     Ok(Prepared {
         mounts: mounts.into_iter().map(task_mount).collect(),
         stdio: stdio(shared, record, &dir)?,
-        runtime: runtime.to_string_lossy().into_owned(),
         sources,
     })
 }

@@ -325,14 +325,11 @@ fn record(plan: &StepPlan, id: ContainerId) -> Result<Record, EngineError> {
 /// Writes the bundle and all that it refers to.
 fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared, EngineError> {
     let dir = shared.dir(&record.id);
-    let make = |path: &std::path::Path| {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(path)
-            .map_err(file_error("make", path))
-    };
-    make(dir.path())?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir.path())
+        .map_err(file_error("make", dir.path()))?;
     etc_files::write(record, &dir, plan.id_range.start)?;
     let sources = plan
         .mounts
@@ -361,8 +358,8 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         container: record.id.as_str().to_owned(),
         source,
     })?;
-    make(&shared.settings.tasks())?;
-    shared.bundle(&record.id).make(&json).map_err(|source| EngineError::Launch {
+    let bundle = shared.bundle(&record.id);
+    bundle.make().and_then(|()| bundle.configure(&json)).map_err(|source| EngineError::Launch {
         container: record.name.as_str().to_owned(),
         source,
     })?;

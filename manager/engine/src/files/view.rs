@@ -107,22 +107,18 @@ impl<'a> View<'a> {
             engine.tear_down(&record, None).await;
         }
         let to_prepare = Arc::clone(&record);
-        let mut prepared = engine
-            .blocking("a bundle", move |shared| {
-                prepare(shared, &to_prepare, None, &Joins::default()).inspect_err(|_| {
-                    let _ = shared.bundle(&to_prepare.id).remove();
-                    shared.release_volumes(&to_prepare);
-                })
-            })
-            .await?;
-        // Nothing is written, and nobody shall take this for the end of a run.
-        prepared.stdio = Stdio {
-            terminal: false,
-            stdin: String::new(),
-            stdout: String::new(),
-            stderr: String::new(),
-        };
-        let (task, outcome) = engine.make_task(&record, &bundle, prepared).await;
+        let preparing = engine.blocking("a bundle", move |shared| {
+            let mut prepared = prepare(shared, &to_prepare, None, &Joins::default())?;
+            // Nothing is written, and nobody shall take this for the end of a run.
+            prepared.stdio = Stdio {
+                terminal: false,
+                stdin: String::new(),
+                stdout: String::new(),
+                stderr: String::new(),
+            };
+            Ok(prepared)
+        });
+        let (task, outcome) = engine.make_task(&record, &bundle, preparing).await;
         let opened = match outcome {
             Ok(pid) => root_of(pid).map_err(|source| EngineError::Files {
                 container: record.name.as_str().to_owned(),

@@ -98,17 +98,30 @@ impl Bundle {
         &self.0
     }
 
-    /// Makes the directory with its `rootfs` and `config.json`.
+    /// Makes the directory with its `rootfs`, and those above it that are missing.
     ///
     /// # Errors
     /// [`LaunchError::Bundle`], also if it is there already.
-    pub fn make(&self, config_json: &[u8]) -> Result<(), LaunchError> {
+    pub fn make(&self) -> Result<(), LaunchError> {
         // Passable, since the container's root, who is nobody here, must reach `rootfs`.
         let mut directory = std::fs::DirBuilder::new();
-        directory.mode(0o711);
-        for path in [self.0.clone(), self.0.join("rootfs")] {
-            directory.create(&path).map_err(|source| LaunchError::Bundle { path, source })?;
+        directory.mode(0o711).recursive(true);
+        let fail = |path: &Path, source| LaunchError::Bundle { path: path.to_owned(), source };
+        if let Some(tasks) = self.0.parent() {
+            directory.create(tasks).map_err(|source| fail(tasks, source))?;
         }
+        directory.recursive(false);
+        for path in [self.0.clone(), self.0.join("rootfs")] {
+            directory.create(&path).map_err(|source| fail(&path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `config.json`.
+    ///
+    /// # Errors
+    /// [`LaunchError::Bundle`].
+    pub fn configure(&self, config_json: &[u8]) -> Result<(), LaunchError> {
         let path = self.0.join("config.json");
         std::fs::write(&path, config_json).map_err(|source| LaunchError::Bundle { path, source })
     }
@@ -321,7 +334,8 @@ mod tests {
 
     fn bundle(dir: &Path) -> Bundle {
         let bundle = Bundle::new(dir, "abc");
-        bundle.make(b"{}").unwrap();
+        bundle.make().unwrap();
+        bundle.configure(b"{}").unwrap();
         bundle
     }
 
