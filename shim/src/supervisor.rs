@@ -114,6 +114,8 @@ pub(crate) struct Supervisor {
     shutdown: Notify,
     /// Told when the container's first process has ended.
     ended: Notify,
+    /// Told when a container has come to be, or has not.
+    settled: Notify,
 }
 
 /// Whether there is a container.
@@ -151,7 +153,8 @@ impl Supervisor {
         events: Rc<Publisher>,
     ) -> Self {
         let task = RefCell::new(Slot::Free);
-        Self { flags, socket, reaper, events, task, shutdown: Notify::new(), ended: Notify::new() }
+        let [shutdown, ended, settled] = [Notify::new(), Notify::new(), Notify::new()];
+        Self { flags, socket, reaper, events, task, shutdown, ended, settled }
     }
 
     fn stdio_context<'a>(&'a self, task: &'a Task) -> Context<'a> {
@@ -279,6 +282,17 @@ impl Supervisor {
     pub(crate) fn shut_down(&self, now: bool) {
         if now || matches!(*self.task.borrow(), Slot::Free) {
             self.shutdown.notify_one();
+        }
+    }
+
+    /// Waits until no container is about to come to be.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if !matches!(*self.task.borrow(), Slot::Taken) {
+                return;
+            }
+            settled.await;
         }
     }
 

@@ -87,7 +87,7 @@ impl TaskService {
             "Update" => self.update(request.decode()?).await,
             "Checkpoint" => self.checkpoint(request.decode()?).await,
             "Stats" => encoded(self.stats(&request.decode()?)?),
-            "Connect" => encoded(self.connect(&request.decode()?)?),
+            "Connect" => encoded(self.connect(request.decode()?).await?),
             "Shutdown" => {
                 let input: pb::ShutdownRequest = request.decode()?;
                 self.supervisor.shut_down(input.now);
@@ -216,13 +216,14 @@ impl TaskService {
         Ok(pb::StatsResponse { stats: Some(stats::measure(&cgroups)) })
     }
 
-    fn connect(&self, input: &pb::ConnectRequest) -> Result<pb::ConnectResponse, Status> {
+    async fn connect(&self, input: pb::ConnectRequest) -> Result<pb::ConnectResponse, Status> {
+        // What is being made for a daemon that was killed may yet fail.
+        self.supervisor.settled().await;
         if self.supervisor.is_idle() {
             // A daemon that was killed before `Create` asks this when it comes back, and would keep a
             // shim that answers: nobody could make or remove the container any more (containerd 1.6).
-            return Err(status(TaskError::NoTask { id: input.id.clone() }));
+            return Err(status(TaskError::NoTask { id: input.id }));
         }
-        // None while it is being made.
         let task = self.supervisor.task(&input.id).ok();
         let pid = task.and_then(|task| task.init.phase().pid());
         Ok(pb::ConnectResponse {

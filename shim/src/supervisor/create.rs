@@ -33,6 +33,7 @@ impl Supervisor {
                 let pid = task.init.phase().pid().unwrap_or(Pid(0));
                 *slot = Slot::Task(Rc::clone(&task));
                 drop(slot);
+                self.settled.notify_waiters();
                 self.announce_create(&task, &request, pid);
                 Ok(pid)
             }
@@ -40,6 +41,7 @@ impl Supervisor {
                 *slot = Slot::Free;
                 // The daemon may have gone meanwhile, and wants no shim any more.
                 self.ended.notify_waiters();
+                self.settled.notify_waiters();
                 Err(error)
             }
         }
