@@ -23,6 +23,7 @@ use crate::runner::{self, Figures, Sample, Side};
 
 /// Mebibytes that are sent to measure throughput.
 const MEBIBYTES: &str = "256";
+const TRAFFIC_ROUNDS_MIN: usize = 15;
 /// Connections that are made to measure latency.
 const CONNECTIONS: &str = "500";
 /// Names that are asked for.
@@ -75,7 +76,8 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     comparisons.push(compare("run, published ports", runner::compare(&mut sides, few)?));
     drop(sides);
     comparisons.push(compare("run, first and 200th container", many(&keg, rounds)?));
-    comparisons.extend(traffic(&keg, &bypass, &peers, few)?);
+    // These take moments, and one run tells little.
+    comparisons.extend(traffic(&keg, &bypass, &peers, rounds.max(TRAFFIC_ROUNDS_MIN))?);
     comparisons.push(compare("2,000 DNS queries", names(&keg, &peers, few)?));
     let versions = engines().iter().map(|one| (one.name().to_owned(), one.version())).collect();
     Ok(BenchResult {
