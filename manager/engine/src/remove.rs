@@ -57,8 +57,8 @@ impl Engine {
         }
     }
 
-    /// Removes a container that does not run: what is known of it at once, its files when `cleared`
-    /// says that nothing uses them any more.
+    /// Removes a container that does not run: what is known of it at once, which is when whoever waits
+    /// for that is told; its files when `cleared` says that nothing uses them any more.
     pub(crate) async fn remove_ended(
         &self,
         container: &Arc<Container>,
@@ -75,31 +75,27 @@ impl Engine {
         let forgetting = self.blocking("a removal", move |shared| {
             forget_rows(shared, &to_forget, volumes, heir.as_ref())
         });
-        let (forgotten, ()) = tokio::join!(forgetting, cleared);
-        let removed = match forgotten {
-            Ok(volumes) => {
-                let work = move |shared: &Shared| {
-                    remove_files(shared, &record);
-                    shared.remove_volume_files(&volumes);
-                    Ok(())
-                };
-                self.blocking("a removal", work).await
+        let volumes = match forgetting.await {
+            Ok(volumes) => volumes,
+            Err(error) => {
+                let failed = Event::RemoveFailed { error: error.chain() };
+                if let Err(error) = self.apply(&turn, failed).await {
+                    tracing::error!(container = %record.id, error = %error.chain(),
+                        "cannot store that a removal failed");
+                }
+                return Err(error);
             }
-            Err(error) => Err(error),
         };
-        let record = container.record();
-        if let Err(error) = removed {
-            let failed = Event::RemoveFailed { error: error.chain() };
-            if let Err(error) = self.apply(&turn, failed).await {
-                tracing::error!(container = %record.id, error = %error.chain(),
-                    "cannot store that a removal failed");
-            }
-            return Err(error);
-        }
         self.forget(container.id());
         turn.gone();
         self.tell(&record, "destroy", &[]);
-        Ok(())
+        cleared.await;
+        let work = move |shared: &Shared| {
+            remove_files(shared, &record);
+            shared.remove_volume_files(&volumes);
+            Ok(())
+        };
+        self.blocking("a removal", work).await
     }
 }
 
