@@ -1,4 +1,4 @@
-//! Images against the peers: pull, load, save, push, removal, from a registry on this machine.
+//! Images against the peers: pull, save, push, removal, load, from a registry on this machine.
 //!
 //! ```text
 //! docker-registry ─┬─ this network namespace: keg, podman, ctr, skopeo, curl
@@ -7,30 +7,36 @@
 //!
 //! The images hold the same files of this machine's `/usr/lib`, in many layers and in a single one. No two
 //! layers are alike: an engine that knows a layer in another compression fetches nothing. What a daemon
-//! does is measured with its client: its processor time is added, and its peak memory is that of the run. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer; skopeo stores
-//! layers as they come and unpacks none.
+//! does is measured with its client: its processor time is added, and its peak memory is that of the run,
+//! file pages that are mapped included. The *floor* of a pull is `curl | pigz -d | tar -x` for each layer;
+//! skopeo stores layers as they come and unpacks none.
 //!
 //! What is pushed goes to a registry of its own that is emptied each time, so that nothing is there
 //! already and nothing can be mounted.
 //!
-//! `KEG_BENCH_IMAGE_MIB`, `KEG_BENCH_FILES` and `KEG_BENCH_BLOBS` make it smaller, to see that it works.
+//! Each case is printed as soon as it is over, and a peer that fails is missing from it and from nothing
+//! else. `KEG_BENCH_IMAGE_MIB`, `KEG_BENCH_IMAGE_FILES` and `KEG_BENCH_IMAGE_BLOBS` make it smaller, to see
+//! that it works; as it is, a round takes about five minutes.
+
+mod content;
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{
-    Containerd, Daemon, Dockerd, Image, Layer, Outcome, Registry, Scratch, Tree, programs,
-};
+use keg_fixtures::{Containerd, Daemon, Dockerd, Outcome, Registry, Scratch, Tree, programs};
 use nix::unistd::Pid;
 
+use self::content::Content;
 use crate::machine::{self, Machine};
 use crate::report::{self, BenchResult, Comparison};
-use crate::runner::{self, Figures, Sample, Side};
+use crate::runner::{self, Sample, Side};
 
 /// Bytes of the images, unpacked, in MiB.
 const CONTENT_MIB: usize = 320;
@@ -44,61 +50,56 @@ const FILES: usize = 100_000;
 /// Blobs that a collection finds.
 const BLOBS: usize = 10_000;
 
+/// Most rounds: a run takes seconds, not milliseconds, and varies the less.
+const MAX_ROUNDS: usize = 3;
+
 /// How long a peer may take to bring an image or to remove one, on a busy disk.
-const LONG_PATIENCE: Duration = Duration::from_secs(600);
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures the group.
 ///
 /// # Errors
-/// If our programs or a peer's are missing, or a run fails.
+/// If our programs are missing, or the registry cannot be filled.
 pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the images group starts daemons as root: run it as root");
     }
+    let rounds = rounds.clamp(1, MAX_ROUNDS);
     let scratch = Scratch::new();
-    let registry = Registry::new();
-    eprintln!("making the images");
+    let (registry, target) = (Registry::new(), Registry::new());
     let content_mib = size("KEG_BENCH_IMAGE_MIB", CONTENT_MIB);
+    let (files, blobs) =
+        (size("KEG_BENCH_IMAGE_FILES", FILES), size("KEG_BENCH_IMAGE_BLOBS", BLOBS));
     let content = Content::collect(Path::new("/usr/lib"), (content_mib as u64) << 20)?;
-    let many = push(&registry, &content.image(LAYERS, "many")?, "bench/many:1", "gzip", &scratch)?;
-    let [gzip, zstd] = ["gzip", "zstd"].map(|compression| -> anyhow::Result<String> {
-        let name = format!("bench/{compression}:1");
-        push(&registry, &content.image(1, compression)?, &name, compression, &scratch)
-    });
-    let (gzip, zstd) = (gzip?, zstd?);
-    drop(content);
-    let count = size("KEG_BENCH_FILES", FILES);
-    let files = push(&registry, &of_many_files(count), "bench/files:1", "gzip", &scratch)?;
+    let make = |layers: usize, name: &str, compression: &str| {
+        eprintln!("making the image {name:?}");
+        let tag = format!("bench/{name}:1");
+        content::push(&registry, &content.image(layers, name), &tag, compression, &scratch)
+    };
+    let peers = Peers::start(&registry, &target, &scratch);
+    let mut cases = Cases { rounds, done: Vec::new() };
 
-    let target = Registry::new();
-    let peers = Peers::start(&registry, &target, &scratch)?;
-    let mut comparisons = Vec::new();
-    let pulls = [
-        (format!("pull, {LAYERS} layers"), &many, true),
-        ("pull, one layer, gzip".to_owned(), &gzip, true),
-        ("pull, one layer, zstd".to_owned(), &zstd, false),
-        (format!("pull, {count} files"), &files, true),
-    ];
-    for (task, image, docker_can) in pulls {
-        eprintln!("{task}");
-        let figures = peers.pull(image, docker_can, rounds)?;
-        peers.forget(image);
-        comparisons.push(Comparison { task, figures });
+    let many = make(LAYERS, "many", "gzip")?;
+    cases.measure(&format!("pull, {LAYERS} layers"), peers.pulls(&many, true));
+    cases.measure("save", peers.saves(&many));
+    cases.measure(&format!("push, {LAYERS} layers"), peers.pushes(&many));
+    cases.measure("removal", peers.removals(&many));
+    cases.measure("load", peers.loads(&many));
+    peers.forget(&many);
+    for (compression, docker_can) in [("gzip", true), ("zstd", false)] {
+        let single = make(1, compression, compression)?;
+        let task = format!("pull, one layer, {compression}");
+        cases.measure(&task, peers.pulls(&single, docker_can));
+        peers.forget(&single);
     }
-    for (task, figures) in peers.archives(&many, rounds)? {
-        comparisons.push(Comparison { task: task.into(), figures });
-    }
-    eprintln!("push");
-    comparisons.push(Comparison {
-        task: format!("push, {LAYERS} layers"),
-        figures: peers.push(&many, rounds)?,
-    });
-    eprintln!("removal");
-    comparisons.push(Comparison { task: "removal".into(), figures: peers.remove(&many, rounds)? });
-    eprintln!("collection");
-    let blobs = size("KEG_BENCH_BLOBS", BLOBS);
-    let figures = peers.collect(blobs, rounds)?;
-    comparisons.push(Comparison { task: format!("collection of {blobs} blobs"), figures });
+    drop(content);
+    eprintln!("making the image of {files} files");
+    let image = content::of_many_files(files);
+    let image = content::push(&registry, &image, "bench/files:1", "gzip", &scratch)?;
+    cases.measure(&format!("pull, {files} files"), peers.pulls(&image, true));
+    cases.measure(&format!("removal, {files} files"), peers.removals(&image));
+    let layout = content::layout_with_blobs(&scratch, blobs)?;
+    cases.measure(&format!("collection of {blobs} blobs"), peers.collections(&layout));
     Ok(BenchResult {
         group: "images".into(),
         date: report::today()?,
@@ -109,7 +110,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
              their clients"
         ),
         measures: Vec::new(),
-        comparisons,
+        comparisons: cases.done,
     })
 }
 
@@ -118,199 +119,161 @@ fn size(variable: &str, default: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Files of this machine, to make layers of.
-struct Content {
-    files: Vec<(String, Vec<u8>)>,
-}
-
-impl Content {
-    /// Reads regular files, largest directories first come, until there are enough bytes.
-    fn collect(root: &Path, wanted_bytes: u64) -> anyhow::Result<Self> {
-        let mut files = Vec::new();
-        let mut bytes = 0;
-        let mut pending = vec![root.to_owned()];
-        while let Some(directory) = pending.pop() {
-            let mut entries: Vec<_> = fs::read_dir(&directory)?
-                .filter_map(Result::ok)
-                .map(|entry| entry.path())
-                .collect();
-            entries.sort();
-            for path in entries {
-                let metadata = fs::symlink_metadata(&path)?;
-                if metadata.is_dir() {
-                    pending.push(path);
-                } else if metadata.is_file() && metadata.len() < 16 << 20 && bytes < wanted_bytes {
-                    let Ok(content) = fs::read(&path) else { continue };
-                    bytes += content.len() as u64;
-                    files.push((format!("f/{:02}/{}", files.len() % 100, files.len()), content));
-                }
-            }
-        }
-        if bytes < wanted_bytes {
-            bail!("{} holds too little to make an image of", root.display());
-        }
-        Ok(Self { files })
-    }
-
-    /// Makes an image of so many layers, none of which is in an image of another name.
-    fn image(&self, layers: usize, name: &str) -> anyhow::Result<Image> {
-        let mark = |layer: usize| format!("{name} {layer}");
-        let mut all: Vec<Layer> =
-            (0..layers).map(|layer| Layer::new().file("mark", 0o644, mark(layer))).collect();
-        for (index, (name, content)) in self.files.iter().enumerate() {
-            let place = index % layers;
-            let layer = std::mem::take(&mut all[place]);
-            all[place] = layer.file(name, 0o644, content);
-        }
-        Ok(Image::new(all, &serde_json::json!({"Cmd": ["true"]})))
-    }
-}
-
-/// Makes an image of one layer with so many small files.
-fn of_many_files(count: usize) -> Image {
-    let layer = (0..count).fold(Layer::new(), |layer, number| {
-        layer.file(&format!("f/{:03}/{number}", number % 500), 0o644, number.to_string())
-    });
-    Image::new(vec![layer], &serde_json::json!({"Cmd": ["true"]}))
-}
-
-/// Pushes an image with its layers compressed by a program that people use; returns its name.
-fn push(
-    registry: &Registry,
-    image: &Image,
-    name: &str,
-    compression: &str,
-    scratch: &Scratch,
-) -> anyhow::Result<String> {
-    let layout = scratch.directory("layout");
-    image.write_layout(&layout, "it");
-    let reference = format!("{}/{name}", registry.address());
-    let mut skopeo = Command::new(installed("skopeo")?);
-    skopeo
-        .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
-        .args(["--dest-compress", "--dest-compress-format", compression])
-        .arg("--dest-force-compress-format")
-        .arg(format!("oci:{}:it", layout.display()))
-        .arg(format!("docker://{reference}"));
-    let mut outcome = Outcome::of(&mut skopeo, LONG_PATIENCE);
-    if outcome.exit_code != 0 {
-        // skopeo of before 1.14 has no such option, and compresses what is not compressed.
-        let arguments: Vec<_> = skopeo
-            .get_args()
-            .filter(|argument| *argument != "--dest-force-compress-format")
-            .map(std::ffi::OsStr::to_owned)
-            .collect();
-        outcome = Outcome::of(Command::new(skopeo.get_program()).args(arguments), LONG_PATIENCE);
-    }
-    let _ = outcome.success();
-    fs::remove_dir_all(layout)?;
-    Ok(reference)
-}
-
 fn installed(name: &str) -> anyhow::Result<PathBuf> {
     programs::installed(name).with_context(|| format!("{name} is not installed"))
+}
+
+/// What was measured so far.
+struct Cases {
+    rounds: usize,
+    done: Vec<Comparison>,
+}
+
+impl Cases {
+    /// Measures a case, and tells of it.
+    fn measure(&mut self, task: &str, mut sides: Vec<Side<'_>>) {
+        eprintln!("{task}");
+        match runner::compare_long(&mut sides, self.rounds) {
+            Ok(figures) => {
+                let comparison = Comparison { task: task.to_owned(), figures };
+                eprintln!("{}", report::comparison_table(&comparison));
+                self.done.push(comparison);
+            }
+            Err(error) => eprintln!("{task}: left out, since we fail ourselves: {error:#}"),
+        }
+    }
 }
 
 /// All sides, each on directories of its own.
 struct Peers<'a> {
     keg: Daemon,
-    docker: Dockerd,
-    containerd: Containerd,
+    docker: Option<Dockerd>,
+    containerd: Option<Containerd>,
     /// Where images are pushed to.
     target: &'a Registry,
     /// End before the registries whose files they serve.
-    _registries: [Tree; 2],
+    _registries: Vec<Tree>,
     scratch: &'a Scratch,
     counter: Cell<u32>,
 }
 
 impl<'a> Peers<'a> {
-    fn start(
-        registry: &Registry,
-        target: &'a Registry,
-        scratch: &'a Scratch,
-    ) -> anyhow::Result<Self> {
-        let docker = Dockerd::new();
-        Ok(Self {
-            _registries: [registry, target].map(|one| one.serve_in_network_of(docker.pid())),
+    fn start(registry: &Registry, target: &'a Registry, scratch: &'a Scratch) -> Self {
+        // Whoever does not come up is missing from each case, and has said why.
+        let docker = catch_unwind(Dockerd::new).ok();
+        let serve = |docker: &Dockerd| {
+            [registry, target].map(|one| one.serve_in_network_of(docker.pid())).into()
+        };
+        Self {
+            _registries: docker.as_ref().map(serve).unwrap_or_default(),
             target,
             keg: Daemon::new().logging("info"),
             docker,
-            containerd: Containerd::new(),
+            containerd: catch_unwind(Containerd::new).ok(),
             scratch,
             counter: Cell::new(0),
-        })
+        }
     }
 
     fn versions(&self) -> std::collections::BTreeMap<String, String> {
         let first_line = |outcome: Outcome| outcome.stdout.lines().next().unwrap_or("").to_owned();
         let of = |program: &str| {
-            let program = programs::installed(program).unwrap_or_else(|| program.into());
-            first_line(Outcome::of(Command::new(program).arg("--version"), PATIENCE))
+            let found = programs::installed(program)?;
+            Some(first_line(Outcome::of(Command::new(found).arg("--version"), PATIENCE)))
         };
-        [
-            ("keg".to_owned(), first_line(self.keg.keg(["--version"]))),
-            ("docker".to_owned(), of("dockerd")),
-            ("podman".to_owned(), of("podman")),
-            ("ctr".to_owned(), of("ctr")),
-            ("skopeo".to_owned(), of("skopeo")),
-        ]
-        .into()
+        let peers =
+            [("docker", "dockerd"), ("podman", "podman"), ("ctr", "ctr"), ("skopeo", "skopeo")];
+        let known = peers.iter().filter_map(|(side, program)| Some(((*side).into(), of(program)?)));
+        known.chain([("keg".to_owned(), first_line(self.keg.keg(["--version"])))]).collect()
     }
 
-    fn podman(&self, arguments: &[&str]) -> anyhow::Result<Command> {
-        let mut command = Command::new(installed("podman")?);
-        command.args(["--storage-driver", "overlay", "--root"]).arg(self.scratch.join("podman"));
-        command.arg("--runroot").arg(self.scratch.join("podman-run")).args(arguments);
-        Ok(command)
+    fn command<S: AsRef<OsStr>>(&self, side: &str, arguments: &[S]) -> anyhow::Result<Command> {
+        match side {
+            "keg" => Ok(self.keg.keg_command(arguments)),
+            "docker" => Ok(self.docker()?.docker_command(arguments)),
+            "ctr" => Ok(self.containerd()?.ctr_command(arguments)),
+            _ => {
+                let mut command = Command::new(installed("podman")?);
+                command.args(["--storage-driver", "overlay", "--root"]);
+                command.arg(self.scratch.join("podman"));
+                command.arg("--runroot").arg(self.scratch.join("podman-run")).args(arguments);
+                Ok(command)
+            }
+        }
     }
 
-    fn with_keg(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
-        with_daemon(self.keg.pid(), &mut self.keg.keg_command(arguments))
+    fn docker(&self) -> anyhow::Result<&Dockerd> {
+        self.docker.as_ref().context("dockerd does not run")
     }
 
-    fn with_docker(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
-        with_daemon(self.docker.pid(), &mut self.docker.docker_command(arguments))
+    fn containerd(&self) -> anyhow::Result<&Containerd> {
+        self.containerd.as_ref().context("containerd does not run")
     }
 
-    fn with_ctr(&self, arguments: &[&str]) -> anyhow::Result<Sample> {
-        with_daemon(self.containerd.pid(), &mut self.containerd.ctr_command(arguments))
+    /// Measures a command of a side, with its daemon if it has one.
+    fn run(&self, side: &str, arguments: &[&str]) -> anyhow::Result<Sample> {
+        let mut command = self.command(side, arguments)?;
+        let daemon = match side {
+            "keg" => self.keg.pid(),
+            "docker" => self.docker()?.pid(),
+            "ctr" => self.containerd()?.pid(),
+            _ => return runner::measure(&command, None),
+        };
+        with_daemon(daemon, &mut command)
     }
 
-    /// Removes an image on all sides; one that is not there is none.
+    /// Runs a command of a side that is not measured.
+    fn prepare(&self, side: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = self.command(side, arguments)?;
+        let outcome = Outcome::of(&mut command, LONG_PATIENCE);
+        if outcome.exit_code != 0 {
+            bail!("{command:?} ended with {}: {}", outcome.exit_code, outcome.error);
+        }
+        Ok(())
+    }
+
+    /// Removes an image of a side, if it is there, and waits until its files are gone.
+    fn remove(&self, side: &str, image: &str) {
+        let remove: &[&str] = match side {
+            "ctr" => &["image", "rm", "--sync", image],
+            _ => &["rmi", "-f", image],
+        };
+        let _ = self.prepare(side, remove);
+        if side == "keg" {
+            let _ = self.prepare(side, &["image", "prune", "-f"]);
+        }
+    }
+
+    /// Removes an image on all sides.
     fn forget(&self, image: &str) {
-        let commands = [
-            Ok(self.keg.keg_command(["rmi", "-f", image])),
-            Ok(self.docker.docker_command(["rmi", "-f", image])),
-            Ok(self.containerd.ctr_command(["image", "rm", "--sync", image])),
-            self.podman(&["rmi", "-f", image]),
-        ];
-        for mut command in commands.into_iter().flatten() {
-            let _ = Outcome::of(&mut command, LONG_PATIENCE);
+        for side in ["keg", "docker", "podman", "ctr"] {
+            // One that hangs costs its own figures alone.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.remove(side, image)));
         }
     }
 
-    fn pull(&self, image: &str, docker_can: bool, rounds: usize) -> anyhow::Result<Vec<Figures>> {
-        let floor = floor_script(image)?;
-        let mut sides: Vec<Side<'_>> = vec![side("keg", || {
-            self.forget(image);
-            self.with_keg(&["pull", "-q", image])
-        })];
-        if docker_can {
-            sides.push(side("docker", || {
-                self.forget(image);
-                self.with_docker(&["pull", "-q", image])
-            }));
+    /// Makes sure that a side has an image.
+    fn have(&self, side: &str, image: &str) -> anyhow::Result<()> {
+        let question = question_for(side, image);
+        let there = Outcome::of(&mut self.command(side, &question)?, LONG_PATIENCE);
+        if there.exit_code == 0 && !there.stdout.trim().is_empty() {
+            return Ok(());
         }
-        sides.push(side("podman", || {
-            self.forget(image);
-            runner::measure(&self.podman(&["pull", "-q", "--tls-verify=false", image])?, None)
-        }));
-        sides.push(side("ctr", || {
-            self.forget(image);
-            self.with_ctr(&["image", "pull", "--plain-http", image])
-        }));
-        sides.push(side("skopeo, no unpacking", || {
+        self.prepare(side, &pull_of(side, image))
+    }
+
+    fn pulls<'s>(&'s self, image: &'s str, docker_can: bool) -> Vec<Side<'s>> {
+        let names = ["keg", "docker", "podman", "ctr"];
+        let names = names.into_iter().filter(|name| docker_can || *name != "docker");
+        let mut sides: Vec<Side<'s>> = names
+            .map(|name| {
+                Side::new(name, move || {
+                    self.remove(name, image);
+                    self.run(name, &pull_of(name, image))
+                })
+            })
+            .collect();
+        sides.push(Side::new("skopeo, no unpacking", move || {
             let directory = self.fresh("skopeo");
             let mut skopeo = Command::new(installed("skopeo")?);
             skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
@@ -319,171 +282,128 @@ impl<'a> Peers<'a> {
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
-        sides.push(side("floor: curl, decompress, tar", || {
+        sides.push(Side::new("floor: curl, decompress, tar", move || {
             let directory = self.fresh("floor");
             fs::create_dir_all(&directory)?;
             let mut shell = Command::new("bash");
-            shell.args(["-euo", "pipefail", "-c", &floor]).arg(&directory);
+            shell.args(["-euo", "pipefail", "-c", &floor_script(image)?]).arg(&directory);
             let sample = runner::measure(&shell, None)?;
             fs::remove_dir_all(directory)?;
             Ok(sample)
         }));
-        runner::compare(&mut sides, rounds)
+        sides
     }
 
-    fn archives(
-        &self,
-        image: &str,
-        rounds: usize,
-    ) -> anyhow::Result<Vec<(&'static str, Vec<Figures>)>> {
-        let _ = self.keg.keg(["pull", "-q", image]).success();
-        let _ = self.docker.docker(["pull", "-q", image]).success();
-        let _ = self.containerd.ctr(["image", "pull", "--plain-http", image]).success();
-        let pulled = self.podman(&["pull", "-q", "--tls-verify=false", image]);
-        let _ = Outcome::of(&mut pulled?, LONG_PATIENCE).success();
-        let path = |name: &str| self.scratch.join(name).display().to_string();
-        let (keg, docker, podman, ctr) =
-            (path("keg.tar"), path("docker.tar"), path("podman.tar"), path("ctr.tar"));
-        eprintln!("save");
-        let save = runner::compare(
-            &mut [
-                side("keg", || self.with_keg(&["save", "-o", &keg, image])),
-                side("docker", || self.with_docker(&["save", "-o", &docker, image])),
-                side("podman", || {
-                    // It refuses to write over a file.
-                    let _ = fs::remove_file(&podman);
-                    runner::measure(&self.podman(&["save", "-q", "-o", &podman, image])?, None)
-                }),
-                side("ctr", || self.with_ctr(&["image", "export", &ctr, image])),
-            ],
-            rounds,
-        )?;
-        eprintln!("load");
-        // All load the same archive: Docker's, which all of them read.
-        let load = runner::compare(
-            &mut [
-                side("keg", || {
-                    self.forget(image);
-                    self.with_keg(&["load", "-q", "-i", &docker])
-                }),
-                side("docker", || {
-                    self.forget(image);
-                    self.with_docker(&["load", "-q", "-i", &docker])
-                }),
-                side("podman", || {
-                    self.forget(image);
-                    runner::measure(&self.podman(&["load", "-q", "-i", &docker])?, None)
-                }),
-            ],
-            rounds,
-        )?;
-        Ok(vec![("save", save), ("load", load)])
+    fn saves<'s>(&'s self, image: &'s str) -> Vec<Side<'s>> {
+        let save = move |side: &'static str| {
+            Side::new(side, move || {
+                self.have(side, image)?;
+                let archive = self.archive_of(side);
+                // Podman refuses to write over a file.
+                let _ = fs::remove_file(&archive);
+                match side {
+                    "ctr" => self.run(side, &["image", "export", &archive, image]),
+                    _ => self.run(side, &["save", "-o", &archive, image]),
+                }
+            })
+        };
+        ["keg", "docker", "podman", "ctr"].map(save).into()
     }
 
-    fn push(&self, image: &str, rounds: usize) -> anyhow::Result<Vec<Figures>> {
-        self.forget(image);
-        let _ = self.keg.keg(["pull", "-q", image]).success();
-        let _ = self.docker.docker(["pull", "-q", image]).success();
+    /// All load the same archive: Docker's, which all of them read, or else ours, which is as good.
+    fn loads<'s>(&'s self, image: &'s str) -> Vec<Side<'s>> {
+        let archives = ["docker", "keg"].map(|side| self.archive_of(side));
+        let archive = archives.into_iter().find(|path| Path::new(path).exists());
+        let archive = archive.unwrap_or_default();
+        let load = move |side: &'static str| {
+            let archive = archive.clone();
+            Side::new(side, move || {
+                self.remove(side, image);
+                self.run(side, &["load", "-q", "-i", &archive])
+            })
+        };
+        ["keg", "docker", "podman"].map(load).into()
+    }
+
+    fn pushes<'s>(&'s self, image: &'s str) -> Vec<Side<'s>> {
         let name = |side: &str| {
             self.target.clear();
             format!("{}/{side}:1", self.target.address())
         };
-        let copied = |command: &mut Command| runner::measure(command, None);
-        runner::compare(
-            &mut [
-                side("keg", || {
-                    let name = name("keg");
-                    let _ = self.keg.keg(["tag", image, &name]).success();
-                    self.with_keg(&["push", "-q", &name])
-                }),
-                side("docker", || {
-                    let name = name("docker");
-                    let _ = self.docker.docker(["tag", image, &name]).success();
-                    self.with_docker(&["push", "-q", &name])
-                }),
-                side("skopeo, registry to registry", || {
-                    let mut skopeo = Command::new(installed("skopeo")?);
-                    skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
-                    skopeo.arg("--dest-tls-verify=false").arg(format!("docker://{image}"));
-                    copied(skopeo.arg(format!("docker://{}", name("skopeo"))))
-                }),
-            ],
-            rounds,
-        )
-    }
-
-    fn remove(&self, image: &str, rounds: usize) -> anyhow::Result<Vec<Figures>> {
-        let again = |side: &str| -> anyhow::Result<()> {
-            match side {
-                "keg" => drop(self.keg.keg(["pull", "-q", image]).success()),
-                "docker" => drop(self.docker.docker(["pull", "-q", image]).success()),
-                "ctr" => {
-                    drop(self.containerd.ctr(["image", "pull", "--plain-http", image]).success());
-                }
-                _ => {
-                    let mut pull = self.podman(&["pull", "-q", "--tls-verify=false", image])?;
-                    drop(Outcome::of(&mut pull, LONG_PATIENCE).success());
-                }
-            }
-            Ok(())
+        let push = move |side: &'static str| {
+            Side::new(side, move || {
+                self.have(side, image)?;
+                let name = name(side);
+                self.prepare(side, &["tag", image, &name])?;
+                let sample = self.run(side, &["push", "-q", &name]);
+                self.prepare(side, &["rmi", &name])?;
+                sample
+            })
         };
-        self.forget(image);
-        runner::compare(
-            &mut [
-                side("keg", || {
-                    again("keg")?;
-                    let _ = self.keg.keg(["image", "prune", "-af"]);
-                    again("keg")?;
-                    self.with_keg(&["rmi", image])
-                }),
-                side("docker", || {
-                    again("docker")?;
-                    self.with_docker(&["rmi", "-f", image])
-                }),
-                side("podman", || {
-                    again("podman")?;
-                    runner::measure(&self.podman(&["rmi", image])?, None)
-                }),
-                side("ctr", || {
-                    again("ctr")?;
-                    self.with_ctr(&["image", "rm", "--sync", image])
-                }),
-            ],
-            rounds,
-        )
+        let mut sides: Vec<Side<'s>> = ["keg", "docker"].map(push).into();
+        sides.push(Side::new("skopeo, registry to registry", move || {
+            let mut skopeo = Command::new(installed("skopeo")?);
+            skopeo.args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false"]);
+            skopeo.arg("--dest-tls-verify=false").arg(format!("docker://{image}"));
+            skopeo.arg(format!("docker://{}", name("skopeo")));
+            runner::measure(&skopeo, None)
+        }));
+        sides
     }
 
-    /// Loads an archive with blobs that no image needs, and measures their collection.
-    fn collect(&self, blobs: usize, rounds: usize) -> anyhow::Result<Vec<Figures>> {
-        let image = Image::new(vec![Layer::new().file("x", 0o644, "x")], &serde_json::json!({}));
-        let layout = self.scratch.directory("blobs");
-        image.write_layout(&layout, "keg.test/blobs:1");
-        for number in 0..blobs {
-            let blob = keg_fixtures::image::Blob::new("", number.to_string().into_bytes());
-            fs::write(layout.join("blobs/sha256").join(blob.hex()), blob.bytes)?;
-        }
-        let layout = layout.display().to_string();
-        runner::compare(
-            &mut [side("keg", || {
-                let _ = self.keg.keg_within(LONG_PATIENCE, ["load", "-q", "-i", &layout]).success();
-                self.with_keg(&["image", "prune", "-af"])
-            })],
-            rounds,
-        )
+    fn removals<'s>(&'s self, image: &'s str) -> Vec<Side<'s>> {
+        let remove = move |side: &'static str| {
+            Side::new(side, move || {
+                self.have(side, image)?;
+                match side {
+                    "ctr" => self.run(side, &["image", "rm", "--sync", image]),
+                    _ => self.run(side, &["rmi", "-f", image]),
+                }
+            })
+        };
+        let mut sides: Vec<Side<'s>> = vec![remove("keg")];
+        sides.push(Side::new("keg, until the files are gone", move || {
+            self.have("keg", image)?;
+            let named = self.run("keg", &["rmi", "-f", image])?;
+            Ok(named.then(self.run("keg", &["image", "prune", "-f"])?))
+        }));
+        sides.extend(["docker", "podman", "ctr"].map(remove));
+        sides
+    }
+
+    /// Loads a layout with blobs that no image needs, and measures their collection.
+    fn collections<'s>(&'s self, layout: &'s str) -> Vec<Side<'s>> {
+        vec![Side::new("keg", move || {
+            self.prepare("keg", &["load", "-q", "-i", layout])?;
+            self.run("keg", &["image", "prune", "-af"])
+        })]
+    }
+
+    fn archive_of(&self, side: &str) -> String {
+        self.scratch.join(format!("{side}.tar")).display().to_string()
     }
 
     fn fresh(&self, name: &str) -> PathBuf {
-        self.scratch.join(format!("{name}-{}", self.next()))
-    }
-
-    fn next(&self) -> u32 {
         self.counter.set(self.counter.get() + 1);
-        self.counter.get()
+        self.scratch.join(format!("{name}-{}", self.counter.get()))
     }
 }
 
-fn side<'a>(name: &str, run: impl FnMut() -> anyhow::Result<Sample> + 'a) -> Side<'a> {
-    Side::new(name, run)
+/// Says how a side pulls.
+fn pull_of<'s>(side: &str, image: &'s str) -> Vec<&'s str> {
+    match side {
+        "ctr" => vec!["image", "pull", "--plain-http", image],
+        "podman" => vec!["pull", "-q", "--tls-verify=false", image],
+        _ => vec!["pull", "-q", image],
+    }
+}
+
+/// Says how a side is asked for an image: it prints something if it is there.
+fn question_for(side: &str, image: &str) -> Vec<String> {
+    match side {
+        "ctr" => ["image", "ls", "-q", &format!("name=={image}")].map(str::to_owned).into(),
+        _ => ["images", "-q", image].map(str::to_owned).into(),
+    }
 }
 
 /// A script that fetches and unpacks the layers of an image, one after the other as tar must, in the

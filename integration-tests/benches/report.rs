@@ -84,30 +84,36 @@ pub(crate) fn table(result: &BenchResult) -> String {
         result.date,
     );
     for comparison in &result.comparisons {
-        let _ = writeln!(
-            text,
-            "\n{:<24}{:>10}{:>16}{:>10}{:>10}{:>12}{:>8}",
-            comparison.task, "wall ms", "(p25 – p75)", "ratio", "CPU ms", "peak KiB", "runs",
-        );
-        for figures in &comparison.figures {
-            let _ = writeln!(
-                text,
-                "  {:<22}{:>10.2}{:>16}{:>10.2}{:>10.2}{:>12.0}{:>8}",
-                figures.side,
-                figures.wall_ms.median,
-                format!("({:.1} – {:.1})", figures.wall_ms.p25, figures.wall_ms.p75),
-                ratio(comparison, figures),
-                figures.cpu_ms.median,
-                figures.peak_kib.median,
-                figures.runs,
-            );
-        }
+        text.push('\n');
+        text.push_str(&comparison_table(comparison));
     }
     for measure in &result.measures {
         let _ = writeln!(text, "\n{}, {}", measure.task, measure.unit);
         for Value { side, value } in &measure.values {
             let _ = writeln!(text, "  {side:<22}{value:>10.2}");
         }
+    }
+    text
+}
+
+/// Renders one comparison for a terminal.
+pub(crate) fn comparison_table(comparison: &Comparison) -> String {
+    let mut text = format!(
+        "{:<24}{:>10}{:>16}{:>10}{:>10}{:>12}{:>8}\n",
+        comparison.task, "wall ms", "(p25 – p75)", "ratio", "CPU ms", "peak KiB", "runs",
+    );
+    for figures in &comparison.figures {
+        let _ = writeln!(
+            text,
+            "  {:<22}{:>10.2}{:>16}{:>10.2}{:>10.2}{:>12.0}{:>8}",
+            figures.side,
+            figures.wall_ms.median,
+            format!("({:.1} – {:.1})", figures.wall_ms.p25, figures.wall_ms.p75),
+            ratio(comparison, figures),
+            figures.cpu_ms.median,
+            figures.peak_kib.median,
+            figures.runs,
+        );
     }
     text
 }

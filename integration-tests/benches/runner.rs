@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use keg_fixtures::programs;
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
+
+/// How long a run of a long task may take for there to be another one.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// What one run of one side cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,6 +95,41 @@ pub(crate) fn compare(sides: &mut [Side<'_>], rounds: usize) -> anyhow::Result<V
         }
     }
     Ok(sides.iter().zip(&samples).map(|(side, samples)| figures(&side.name, samples)).collect())
+}
+
+/// Runs `sides` as [`compare`] does, for tasks of many seconds: there is no round that does not count, a side
+/// that takes longer than [`SLOW`] is run no more, and one that fails is left out, with a word on standard
+/// error.
+///
+/// # Errors
+/// If the first side, which is ours, fails.
+pub(crate) fn compare_long(sides: &mut [Side<'_>], rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); sides.len()];
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut order: Vec<usize> = (0..sides.len()).collect();
+    for _ in 0..rounds {
+        shuffle(&mut order, &mut random);
+        let mut still = Vec::new();
+        for index in order {
+            let side = &mut sides[index];
+            // Fixtures panic where a test would have failed.
+            let outcome = catch_unwind(AssertUnwindSafe(|| (side.run)()));
+            match outcome.unwrap_or_else(|_| bail!("it panicked")) {
+                Ok(sample) => {
+                    samples[index].push(sample);
+                    still.extend((sample.wall < SLOW).then_some(index));
+                }
+                Err(error) if index == 0 => return Err(error.context(side.name.clone())),
+                Err(error) => {
+                    eprintln!("{}: left out: {error:#}", side.name);
+                    samples[index].clear();
+                }
+            }
+        }
+        order = still;
+    }
+    let all = sides.iter().zip(&samples).filter(|(_, samples)| !samples.is_empty());
+    Ok(all.map(|(side, samples)| figures(&side.name, samples)).collect())
 }
 
 /// Runs `command` to its end, in `namespace` if it is open on a mount namespace, and measures it.
