@@ -344,6 +344,7 @@ fn read_request(connection: &TcpStream) -> Option<HttpRequest> {
 
 /// Answers as the distribution specification has it.
 fn right_answer(image: &Image, path: &str) -> HttpResponse {
+    let path = path.split('?').next().unwrap_or(path);
     if path == "/v2/" {
         return HttpResponse::new(200, "{}");
     }

@@ -44,6 +44,11 @@ fn a_mirror_is_asked_first_and_the_registry_where_it_fails() {
     daemon.pull(&image);
 
     assert_eq!(asked_at_first, 0, "the mirror has everything");
+    let meant = format!("ns={}", registry.address());
+    let tells = |path: &str| path.contains(&meant) || path.contains(&meant.replace(':', "%3A"));
+    let asked = mirror.requests();
+    let of_image = |path: &str| path.contains("/manifests/") || path.contains("/blobs/");
+    assert!(asked.iter().all(|one| tells(&one.path) || !of_image(&one.path)), "{asked:?}");
     assert!(registry.requests().iter().any(|request| request.path.contains("/blobs/")));
 }
 

@@ -532,6 +532,35 @@ async fn a_redirect_to_another_host_does_not_take_the_password_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_a_redirect_leads_to_does_not_name_a_server_for_the_password() {
+    let thief = TestRegistry::start().await;
+    let realm = format!("Bearer realm=\"http://{}/token\"", thief.address);
+    let elsewhere = TestRegistry::meddling(move |_, _| {
+        Some(Answer::new(401, b"").header("www-authenticate", realm.as_str()))
+    })
+    .await;
+    let target = elsewhere.address;
+    let registry = TestRegistry::meddling(move |asked, answer| {
+        if asked.path.contains("/blobs/") {
+            let location = format!("http://{target}{}", asked.path);
+            return Some(Answer::new(307, b"").header("location", location));
+        }
+        answer
+    })
+    .await;
+    let reference = registry.add("app", "1", &two_layers());
+    let credentials =
+        Some(Credentials::Basic { username: "me".to_owned(), password: "secret".to_owned() });
+
+    let request = PullRequest { credentials, ..request(&reference) };
+    let error = Fixture::copying().images.pull(request, silent()).await.unwrap_err();
+
+    assert!(!elsewhere.asked().is_empty());
+    assert!(thief.asked().is_empty(), "{:?}", thief.asked());
+    assert!(chain(&error).contains(&target.to_string()), "{}", chain(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redirects_lead_to_files_or_in_circles_or_nowhere_in_vain() {
     for location in
         ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://example.com/x", "/v2/again", ""]

@@ -27,6 +27,8 @@ struct Uploads {
     questions: usize,
     /// How many uploads were begun.
     begun: usize,
+    /// How many blobs were to be taken from another repository.
+    mounts: usize,
     has_cut: bool,
 }
 
@@ -41,6 +43,8 @@ enum Habit {
     CutsAndForgets,
     /// It knows no chunks.
     RefusesChunks,
+    /// It does not tell what it has, and takes nothing from another repository.
+    KnowsUploadsOnly,
 }
 
 impl Uploads {
@@ -48,6 +52,11 @@ impl Uploads {
         const UPLOADS: &str = "/v2/app/blobs/uploads/";
         let path = asked.path.split('?').next()?;
         match (asked.method.as_str(), path) {
+            ("HEAD", _) if habit == Habit::KnowsUploadsOnly => Some(Answer::new(405, b"")),
+            ("POST", UPLOADS) if asked.path.contains("mount=") => {
+                self.mounts += 1;
+                Some(Answer::new(403, b""))
+            }
             ("POST", UPLOADS) => {
                 let upload = format!("{UPLOADS}{}", self.begun);
                 self.begun += 1;
@@ -116,6 +125,10 @@ async fn push_to(habit: Habit) -> (Vec<u8>, Uploads) {
     let request = ImportRequest { reference: Some(reference.clone()), ..ImportRequest::default() };
     let pieces = [Ok(Bytes::from(layer.clone()))];
     fixture.images.import(request, stream::iter(pieces)).await.unwrap();
+    if habit == Habit::KnowsUploadsOnly {
+        let elsewhere = reference.domain().to_owned() + "/base:1";
+        fixture.images.note_repository(&blob(&layer), &elsewhere.parse().unwrap()).await;
+    }
     let request = PushRequest { reference, platform: None, referrers: false, credentials: None };
 
     fixture.images.push(request, silent()).await.unwrap();
@@ -123,6 +136,11 @@ async fn push_to(habit: Habit) -> (Vec<u8>, Uploads) {
     drop(fixture);
     let uploads = std::mem::take(&mut *uploads.lock().unwrap());
     (layer, uploads)
+}
+
+fn blob(layer: &[u8]) -> Descriptor {
+    let (media_type, size_bytes) = (String::new(), layer.len() as u64);
+    Descriptor { media_type, digest: Digest::sha256(layer), size_bytes }
 }
 
 fn has(uploads: &Uploads, layer: &[u8]) -> bool {
@@ -166,4 +184,12 @@ async fn a_registry_that_knows_no_chunks_gets_one_piece() {
 
     assert!(has(&uploads, &layer));
     assert_eq!(uploads.chunks, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_answers_no_question_and_mounts_nothing_gets_all() {
+    let (layer, uploads) = push_to(Habit::KnowsUploadsOnly).await;
+
+    assert!(has(&uploads, &layer));
+    assert_eq!(uploads.mounts, 1);
 }

@@ -179,8 +179,8 @@ impl Repository {
         let mut pages = Vec::new();
         while pages.len() < MAX_PAGES {
             let answer = self.transport.ask(self.caller(), &ask).await?;
-            let link = answer.headers().get(header::LINK).and_then(|link| link.to_str().ok());
-            let next = link.and_then(|link| next_page(answer.url(), link));
+            let links = answer.headers().get_all(header::LINK);
+            let next = links.iter().find_map(|link| next_page(answer.url(), link.to_str().ok()?));
             let reading =
                 self.transport.read_body(self.registry(), answer, what, MAX_MANIFEST_BYTES);
             let page = serde_json::from_slice(&reading.await?).map_err(|_| {
@@ -255,13 +255,25 @@ impl Repository {
     }
 }
 
-/// Returns where a list goes on, on the same server: `<URL>; rel="next"`.
-fn next_page(from: &Url, link: &str) -> Option<Url> {
-    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    if !parameters.contains("rel=\"next\"") && !parameters.contains("rel=next") {
-        return None;
+/// Returns the page that comes next by a `Link` header (RFC 8288), which may name others too. It is on the
+/// same host; scheme and port are those that the host was reached by, of which a server behind another one
+/// knows nothing.
+fn next_page(from: &Url, header: &str) -> Option<Url> {
+    let mut rest = header;
+    loop {
+        let (target, after) = rest.split_once('<')?.1.split_once('>')?;
+        let end = after.find('<').unwrap_or(after.len());
+        let (parameters, others) = after.split_at(end);
+        rest = others;
+        if !parameters.contains("rel=\"next\"") && !parameters.contains("rel=next") {
+            continue;
+        }
+        let target = from.join(target).ok().filter(|url| url.host() == from.host())?;
+        let mut next = from.clone();
+        next.set_path(target.path());
+        next.set_query(target.query());
+        return Some(next);
     }
-    from.join(target).ok().filter(|url| url.origin() == from.origin())
 }
 
 /// Tells credentials apart without keeping them.
@@ -285,6 +297,11 @@ mod tests {
 
         let relative = next("</v2/a/referrers/sha256:0?n=2>; rel=\"next\"");
         assert_eq!(relative.as_deref(), Some("https://r.example/v2/a/referrers/sha256:0?n=2"));
+        let unaware = next("<http://r.example:5000/v2/a?n=2>; rel=\"next\"");
+        assert_eq!(unaware.as_deref(), Some("https://r.example/v2/a?n=2"));
+        let one_of_several =
+            next("</v2/a?n=0>; rel=first, </v2/a?n=2>; rel=next, </v2/a>; rel=last");
+        assert_eq!(one_of_several.as_deref(), Some("https://r.example/v2/a?n=2"));
         assert_eq!(next("<https://elsewhere.example/x>; rel=\"next\""), None);
         assert_eq!(next("</x>; rel=\"last\""), None);
         assert_eq!(next("garbage"), None);

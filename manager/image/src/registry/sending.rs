@@ -60,7 +60,8 @@ impl Repository {
         let ask = Ask::new(Method::HEAD, self.blob_path(digest));
         match self.transport.ask(self.caller(), &ask).await {
             Ok(_) => Ok(true),
-            Err(RegistryError::Refused { status: 404, .. }) => Ok(false),
+            // One that does not know the question is sent the blob, which does no harm.
+            Err(RegistryError::Refused { status: 404 | 405 | 501, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -132,7 +133,7 @@ impl Sending<'_> {
             self.recover().await?;
             let session = match self.session.take() {
                 Some(session) => session,
-                None => match self.begin(mount_from).await? {
+                None => match self.begin_or_mount(mount_from).await? {
                     Some(session) => session,
                     None => return Ok(false),
                 },
@@ -150,6 +151,21 @@ impl Sending<'_> {
                 }
                 other => return other.map(|()| true),
             }
+        }
+    }
+
+    /// Begins an upload, also where the registry does not let the other repository be read.
+    async fn begin_or_mount(
+        &self,
+        mount_from: Option<&str>,
+    ) -> Result<Option<Session>, RegistryError> {
+        match self.begin(mount_from).await {
+            Err(RegistryError::Refused { .. } | RegistryError::Unauthorized { .. })
+                if mount_from.is_some() =>
+            {
+                self.begin(None).await
+            }
+            other => other,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::answer::{challenge_of, is_passing, is_redirect, told_by, transfer_error};
 use super::auth::{Grant, Tokens};
 use super::clients::Manner;
-use super::endpoint::{Endpoint, Trust, host_of, without_query};
+use super::endpoint::{Endpoint, Trust, host_of, without_secrets};
 use super::rate::{RateLimit, retry_after};
 use super::upload::Body;
 use super::{RegistryError, RegistryOptions, ranges};
@@ -121,14 +121,28 @@ impl Transport {
         ask: &Ask,
     ) -> Result<Response, RegistryError> {
         let url = match &ask.target {
-            Address::Path(path) => self.url(&caller.endpoint, path).await?,
+            Address::Path(path) => {
+                let mut url = self.url(&caller.endpoint, path).await?;
+                if caller.endpoint.is_mirror {
+                    // One that mirrors several registries cannot know which is meant (containerd's way).
+                    url.query_pairs_mut().append_pair("ns", &caller.registry);
+                }
+                url
+            }
             Address::Url(url) => url.clone(),
         };
+        let own = self.url(&caller.endpoint, "").await?.origin();
         let mut authorization = self.tokens.get(&caller.grant);
         let mut is_second_try = false;
         loop {
             let answer = self.follow(caller, ask, url.clone(), authorization.as_deref()).await?;
             match answer.status() {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+                    if answer.url().origin() != own =>
+                {
+                    // Whoever a redirect leads to does not get to name a server for our credentials.
+                    return Err(self.refusal(&host_of(answer.url()), answer).await);
+                }
                 StatusCode::UNAUTHORIZED if !is_second_try => {
                     let challenge = challenge_of(&answer).ok_or(RegistryError::Challenge {
                         registry: caller.registry.clone(),
@@ -240,7 +254,7 @@ impl Transport {
         }
         Err(RegistryError::Redirect {
             registry: caller.registry.clone(),
-            target: without_query(&url),
+            target: without_secrets(&url),
             problem: "that is one redirect too many",
         })
     }
@@ -303,7 +317,7 @@ impl Transport {
             None => Ok(target),
             Some(problem) => Err(RegistryError::Redirect {
                 registry: registry.clone(),
-                target: without_query(&target),
+                target: without_secrets(&target),
                 problem,
             }),
         }
