@@ -114,7 +114,9 @@ impl ConfigFile {
 
     /// Returns the credentials that the file itself has.
     pub(crate) fn find(&self, registry: &str) -> Option<RegistryAuth> {
-        let entry = self.auths.iter().find(|(key, _)| key_matches(key, registry))?.1;
+        // The name as we would write it comes before what others wrote of the same host.
+        let others = || self.auths.iter().find(|(key, _)| key_matches(key, registry));
+        let entry = self.auths.get(key(registry)).or_else(|| Some(others()?.1))?;
         let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         let identity_token = text("identitytoken").to_owned();
         let (username, password) = match text("auth") {
@@ -229,6 +231,8 @@ mod tests {
             r#"{"auths": {
                 "https://index.docker.io/v1/": {"auth": "bWU6c2VjcmV0"},
                 "https://old.example/v2/": {"username": "u", "password": "p"},
+                "http://both.example/v1/": {"username": "old", "password": "p"},
+                "both.example": {"username": "new", "password": "p"},
                 "token.example:5000": {"identitytoken": "t"},
                 "empty.example": {}
             }}"#,
@@ -236,6 +240,7 @@ mod tests {
 
         assert_eq!(file.find("docker.io"), Some(basic("me", "secret")));
         assert_eq!(file.find("old.example"), Some(basic("u", "p")));
+        assert_eq!(file.find("both.example"), Some(basic("new", "p")));
         let token = RegistryAuth { identity_token: "t".to_owned(), ..RegistryAuth::default() };
         assert_eq!(file.find("token.example:5000"), Some(token));
         assert_eq!(file.find("token.example"), None);
