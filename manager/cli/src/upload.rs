@@ -33,16 +33,8 @@ pub(crate) fn open(path: &Path) -> Result<Stdio<File>, Failure> {
     } else {
         File::open(path)
     };
-    file.map(Stdio::new).map_err(|source| {
-        let is_url = ["http://", "https://"].iter().any(|s| path.to_string_lossy().starts_with(s));
-        let path = path.to_owned();
-        let url = path.display().to_string();
-        let failure = Failure::client(OpenError { path, source });
-        match is_url {
-            true => failure.with_remedy(format!("fetch it first: curl -L {url} | keg import -")),
-            false => failure,
-        }
-    })
+    file.map(Stdio::new)
+        .map_err(|source| Failure::client(OpenError { path: path.to_owned(), source }))
 }
 
 /// Opens a directory as an archive of what is in it, written as it is read.

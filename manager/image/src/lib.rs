@@ -21,6 +21,7 @@ mod compression;
 mod config_comment;
 mod credentials;
 pub mod diff;
+mod download;
 pub mod extract;
 mod feed;
 #[cfg(feature = "fuzzing")]
@@ -66,6 +67,7 @@ pub use changes::ChangeError;
 pub use commit::{CommitError, CommitRequest};
 pub use config_comment::config_comment;
 pub use credentials::Credentials;
+pub use download::DownloadError;
 pub use history::HistoryStep;
 pub use images::{ImageError, ImageUser, Images, Removed};
 pub use import::{ImportError, ImportRequest};

@@ -3,6 +3,7 @@
 
 mod archive;
 mod bad_registry;
+mod import_url;
 mod interop;
 mod layers;
 mod login;

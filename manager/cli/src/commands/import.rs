@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use futures_util::stream;
 use keg_proto::keg::v1::import_image_request::Part;
-use keg_proto::keg::v1::{ImportImageRequest, ImportImageStart};
+use keg_proto::keg::v1::{ImportImageRequest, ImportImageResponse, ImportImageStart};
 
 use crate::client::Daemon;
 use crate::failure::Failure;
@@ -14,7 +15,8 @@ use crate::{output, upload};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   keg import rootfs.tar.gz base:1
-  tar -C rootfs -c . | keg import -c 'CMD [\"/bin/sh\"]' - base:1")]
+  tar -C rootfs -c . | keg import -c 'CMD [\"/bin/sh\"]' - base:1
+  keg import https://example.com/rootfs.tar.gz base:1      the daemon fetches it")]
 pub(crate) struct ImportArgs {
     /// Change the image's configuration, in Dockerfile syntax
     #[arg(short = 'c', long, value_name = "INSTRUCTION")]
@@ -25,8 +27,8 @@ pub(crate) struct ImportArgs {
     /// Platform of the image, as in linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// The archive, plain or compressed by gzip or zstd; "-" for standard input
-    #[arg(value_name = "FILE|-")]
+    /// The archive, plain or compressed by gzip or zstd: a file, a URL, or "-" for standard input
+    #[arg(value_name = "FILE|URL|-")]
     file: PathBuf,
     /// Name of the image
     #[arg(value_name = "NAME[:TAG]", default_value = "", hide_default_value = true)]
@@ -37,17 +39,23 @@ pub(crate) struct ImportArgs {
 pub(crate) async fn run(args: ImportArgs, host: &str) -> Result<u8, Failure> {
     let platform =
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
-    let archive = upload::open(&args.file)?;
+    let url = args.file.to_str().filter(|text| is_url(text)).unwrap_or_default();
+    let archive = if url.is_empty() { Some(upload::open(&args.file)?) } else { None };
     let daemon = Daemon::connect(host).await?;
     let start = ImportImageStart {
         reference: args.name,
         changes: args.change,
         message: args.message,
         platform,
+        url: url.to_owned(),
     };
     let (failed, failure) = tokio::sync::oneshot::channel();
     let message = |part| ImportImageRequest { part: Some(part) };
     let first = message(Part::Start(start));
+    let Some(archive) = archive else {
+        let response = daemon.images().import(stream::iter([first])).await?;
+        return told(&response.into_inner());
+    };
     let data = move |piece| message(Part::Data(piece));
     let pieces = upload::pieces(archive, first, data, failed);
     let response = daemon.images().import(pieces).await;
@@ -56,7 +64,15 @@ pub(crate) async fn run(args: ImportArgs, host: &str) -> Result<u8, Failure> {
     if let Ok(error) = failure.await {
         return Err(Failure::stream(&error, "read the archive"));
     }
-    let image = response?.into_inner().image.unwrap_or_default();
-    output::print_line(&image.id)?;
+    told(&response?.into_inner())
+}
+
+/// Tells an address from a file, as Docker does.
+fn is_url(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
+fn told(response: &ImportImageResponse) -> Result<u8, Failure> {
+    output::print_line(response.image.as_ref().map_or("", |image| image.id.as_str()))?;
     Ok(0)
 }

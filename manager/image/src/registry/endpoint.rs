@@ -100,14 +100,19 @@ pub(super) fn host_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Returns a URL without its query, which may hold a signature.
-pub(super) fn without_query(url: &Url) -> String {
+/// Returns a URL without its query, which may hold a signature, and without a user.
+pub(crate) fn without_secrets(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
     let _ = url.set_password(None);
     let _ = url.set_username("");
     url.into()
+}
+
+/// Tells whether a URL is of this machine.
+pub(crate) fn is_on_loopback(url: &Url) -> bool {
+    is_loopback(host_name(url.host_str().unwrap_or_default()))
 }
 
 fn host_name(host: &str) -> &str {
@@ -152,7 +157,7 @@ mod tests {
     fn what_is_told_of_a_url_has_no_secret() {
         let url = Url::parse("https://u:p@cdn.example/b?Signature=s#f").unwrap();
 
-        assert_eq!(without_query(&url), "https://cdn.example/b");
+        assert_eq!(without_secrets(&url), "https://cdn.example/b");
         assert_eq!(host_of(&Url::parse("http://[::1]:5000/v2/").unwrap()), "[::1]:5000");
     }
 

@@ -37,6 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use endpoint::{is_on_loopback, without_secrets};
 pub use error::RegistryError;
 pub use hosts::HostsError;
 pub use ranges::BlobTransfer;
@@ -102,9 +103,14 @@ impl RegistryClient {
     /// Returns a client; connects to nothing yet.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
-        // Builds make HTTP clients of their own, perhaps before this one talks to anybody.
+        // Builds and downloads have HTTP clients of their own, perhaps before this one talks to anybody.
         clients::install_tls();
         Self { transport: Arc::new(transport::Transport::new(options)) }
+    }
+
+    /// Returns how registries are talked to.
+    pub(crate) fn options(&self) -> &RegistryOptions {
+        self.transport.options()
     }
 
     /// Returns the memory that transfers share.

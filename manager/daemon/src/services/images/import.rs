@@ -32,10 +32,13 @@ pub(super) async fn import(
         message: start.message,
         platform: start.platform.as_ref().map(convert::platform_from_pb),
     };
-    let archive = archive::pieces(requests, |request| match request.part {
-        Some(Part::Data(data)) => Some(data.into()),
-        _ => None,
-    });
+    let archive: archive::Pieces = match start.url.as_str() {
+        "" => archive::pieces(requests, |request| match request.part {
+            Some(Part::Data(data)) => Some(data.into()),
+            _ => None,
+        }),
+        url => Box::pin(images.download(url).await.map_err(|error| to_status(&error))?),
+    };
     let image = images.import(request, archive).await.map_err(|error| to_status(&error))?;
     engine.events().publish(EngineEvent {
         time: Timestamp::now(),
