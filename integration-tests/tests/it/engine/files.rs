@@ -154,6 +154,22 @@ fn files_are_copied_both_ways_whether_it_runs_or_not() {
 }
 
 #[test]
+fn files_of_a_container_whose_program_cannot_be_run_are_copied() {
+    requires!(root);
+    let (daemon, image) = Daemon::with_busybox();
+    let scratch = Scratch::new();
+    let _ = daemon.keg(["create", "--name", "box", &image, "/missing"]).success();
+    let file = text(scratch.file("f", "content"));
+
+    let _ = daemon.keg(["cp", &file, "box:/etc/here"]).success();
+    let back = daemon.keg(["cp", "box:/etc/here", "-"]).success();
+    let started = daemon.keg(["start", "box"]);
+
+    assert!(back.stdout.contains("content"), "{back:?}");
+    assert!(started.stderr.contains("/missing"), "{started:?}");
+}
+
+#[test]
 fn what_cannot_be_copied_is_told_by_name() {
     requires!(root);
     let (daemon, image) = Daemon::with_busybox();

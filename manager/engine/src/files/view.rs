@@ -17,6 +17,10 @@ use crate::start::prepare;
 
 use super::FilesError;
 
+/// The program of a container that is made for looking at: a runtime wants one that can be executed, and
+/// the container's own may be missing, as in an image that holds files to be copied out and nothing else.
+const NEVER_RUN: &str = "/proc/self/exe";
+
 /// A container's root. One that was made for looking at is taken away by [`View::close`].
 pub(super) struct View<'a> {
     engine: Engine,
@@ -106,7 +110,8 @@ impl<'a> View<'a> {
         if bundle.path().exists() {
             engine.tear_down(&record, None).await;
         }
-        let to_prepare = Arc::clone(&record);
+        let mut to_prepare = Record::clone(&record);
+        to_prepare.process.args = vec![NEVER_RUN.to_owned()];
         let preparing = engine.blocking("a bundle", move |shared| {
             let mut prepared = prepare(shared, &to_prepare, None, &Joins::default())?;
             // Nothing is written, and nobody shall take this for the end of a run.
