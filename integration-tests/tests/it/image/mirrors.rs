@@ -185,3 +185,40 @@ fn an_empty_registry_of_debians_is_searched() {
 
     assert_eq!(found.stdout.trim(), reference.trim_end_matches(":latest"));
 }
+
+#[test]
+fn a_mirror_lists_referrers_where_the_operator_says_that_it_can() {
+    requires!(root);
+    let settings = Scratch::new();
+    let list = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": format!("sha256:{}", "a".repeat(64)),
+            "size": 7,
+            "artifactType": "application/spdx+json",
+        }],
+    });
+    let mirror = BadRegistry::new(Image::busybox(), move |request, right| {
+        match request.path.contains("/referrers/") {
+            true => HttpResponse::new(200, list.to_string()),
+            false => right,
+        }
+    });
+    let registry = BadRegistry::new(Image::busybox(), |_, right| right);
+    let image = format!("{}/it", registry.address());
+    let says = |capabilities: &str| {
+        let text = format!("[host.\"http://{}\"]\ncapabilities = {capabilities}", mirror.address());
+        write(&settings, &registry.address(), &text);
+    };
+    let daemon = daemon(&settings);
+
+    says("[\"pull\", \"resolve\", \"referrers\"]");
+    let with = daemon.keg(["image", "referrers", &image]).success();
+    says("[\"pull\", \"resolve\"]");
+    let without = daemon.keg(["image", "referrers", &image]).success();
+
+    assert!(with.stdout.contains("application/spdx+json"), "{with:?}");
+    assert!(!without.stdout.contains("application/spdx+json"), "{without:?}");
+}

@@ -56,6 +56,9 @@ pub(super) struct Endpoint {
     pub(super) resolves: bool,
     /// Whether it takes pushes.
     pub(super) pushes: bool,
+    /// Whether it is a mirror that lists referrers too, as the operator says; the registry itself is asked
+    /// in any case.
+    pub(super) refers: bool,
 }
 
 impl Endpoint {
@@ -74,6 +77,7 @@ impl Endpoint {
             pulls: true,
             resolves: true,
             pushes: true,
+            refers: false,
         }
     }
 }

@@ -63,7 +63,9 @@ pub enum HostsError {
         name: String,
     },
     /// There is no such capability.
-    #[error("{path:?}: there is no capability {name:?}; there are pull, resolve and push")]
+    #[error(
+        "{path:?}: there is no capability {name:?}; there are pull, resolve, push and referrers"
+    )]
     Capability {
         /// The file.
         path: PathBuf,
@@ -219,7 +221,8 @@ impl HostEntry {
             let has = |name: &str| names.iter().any(|one| one == name);
             (endpoint.pulls, endpoint.resolves, endpoint.pushes) =
                 (has("pull"), has("resolve"), has("push"));
-            let known = ["pull", "resolve", "push"];
+            endpoint.refers = has("referrers");
+            let known = ["pull", "resolve", "push", "referrers"];
             if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
                 let (path, name) = (path.to_owned(), name.clone());
                 return Err(HostsError::Capability { path, name });
@@ -307,7 +310,7 @@ mod tests {
         let text = r#"
             server = "https://registry-1.docker.io"
             [host."https://z.example"]
-              capabilities = ["pull"]
+              capabilities = ["pull", "referrers"]
               ca = ["one.crt", "/etc/two.crt"]
               [host."https://z.example".header]
                 X-Team = ["a", "b"]
@@ -334,7 +337,8 @@ mod tests {
             ]
         );
         let [z, a, m, server] = endpoints.as_slice() else { panic!("four") };
-        assert_eq!((z.pulls, z.resolves, z.pushes), (true, false, false));
+        assert_eq!((z.pulls, z.resolves, z.pushes, z.refers), (true, false, false, true));
+        assert!(!a.refers, "a mirror lists referrers if that is said");
         assert_eq!(z.tls.authorities, [Path::new("/certs/x/one.crt"), Path::new("/etc/two.crt")]);
         assert_eq!(z.headers.get_all("x-team").iter().count(), 2);
         assert_eq!(a.trust, Trust::Insecure);

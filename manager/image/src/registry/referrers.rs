@@ -100,8 +100,16 @@ impl Repository {
             path.push_str(&format!("?{query}"));
         }
         let ask = Ask::new(Method::GET, path);
-        let pages: Vec<List> = self.pages(ask, "a list of referrers").await?;
-        Ok(pages.into_iter().flat_map(|page| page.manifests).collect())
+        let what = "a list of referrers";
+        let all = |pages: Vec<List>| pages.into_iter().flat_map(|page| page.manifests).collect();
+        let mirrors = self.callers.iter().filter(|caller| caller.endpoint.is_mirror);
+        for mirror in mirrors.filter(|mirror| mirror.endpoint.refers) {
+            match self.pages(mirror, ask.clone(), what).await {
+                Ok(pages) => return Ok(all(pages)),
+                Err(error) => self.pass_over(mirror, &error),
+            }
+        }
+        Ok(all(self.pages(self.caller(), ask, what).await?))
     }
 
     /// Fetches the list that clients keep, if there is one.

@@ -160,25 +160,30 @@ impl Repository {
     /// [`RegistryError::Unknown`] if the registry does not know the repository.
     pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let ask = Ask::new(Method::GET, format!("{}/tags/list", self.path));
-        let pages: Vec<TagList> =
-            self.pages(ask, "a list of tags").await.map_err(|error| match error {
+        let pages: Vec<TagList> = self.pages(self.caller(), ask, "a list of tags").await.map_err(
+            |error| match error {
                 RegistryError::Refused { registry, status: 404, .. } => {
                     RegistryError::Unknown { registry, image: self.path.clone() }
                 }
                 other => other,
-            })?;
+            },
+        )?;
         Ok(pages.into_iter().flat_map(|page| page.tags.unwrap_or_default()).collect())
     }
 
     /// Fetches a list, which may come in several pages.
     pub(super) async fn pages<T: DeserializeOwned>(
         &self,
+        caller: &Caller,
         mut ask: Ask,
         what: &'static str,
     ) -> Result<Vec<T>, RegistryError> {
         let mut pages = Vec::new();
         while pages.len() < MAX_PAGES {
-            let answer = self.transport.ask(self.caller(), &ask).await?;
+            let answer = match caller.endpoint.is_mirror {
+                true => self.transport.ask_once(caller, &ask).await?,
+                false => self.transport.ask(caller, &ask).await?,
+            };
             let links = answer.headers().get_all(header::LINK);
             let next = links.iter().find_map(|link| next_page(answer.url(), link.to_str().ok()?));
             let reading =
