@@ -6,7 +6,7 @@
 //!             └─ a stage fails ─▶ all others are given up ─▶ what is done is committed all the same
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use keg_image::Platform;
@@ -75,7 +75,7 @@ impl Build {
             request.platforms.push(host_platform());
         }
         let mut build = Self {
-            epoch_secs: epoch(&request.build_args)?,
+            epoch_secs: None,
             file: Arc::new(Dockerfile {
                 directives: crate::dockerfile::Directives::default(),
                 global_args: Vec::new(),
@@ -93,9 +93,14 @@ impl Build {
             request: Arc::new(request),
         };
         let text = build.dockerfile_text().await?;
-        let file = Dockerfile::parse(&text).map_err(|source| BuildError::Parse { source })?;
+        let mut file = Dockerfile::parse(&text).map_err(|source| BuildError::Parse { source })?;
+        // Build arguments say it for files that cannot be changed.
+        let given = |name: &str| build.request.build_args.get(name).cloned();
+        file.directives.syntax = given("BUILDKIT_SYNTAX").or(file.directives.syntax);
+        file.directives.check = given("BUILDKIT_DOCKERFILE_CHECK").or(file.directives.check);
         build.file = Arc::new(file);
         build.check_frontend()?;
+        build.resolve_epoch().await?;
         if !build.request.check_only {
             build.imports = Arc::new(build.load_imports().await?);
         }
@@ -147,7 +152,10 @@ impl Build {
         let name = syntax.split_whitespace().next().unwrap_or_default();
         let name = name.strip_prefix("docker.io/").unwrap_or(name);
         let repository = name.split([':', '@']).next().unwrap_or(name);
-        if matches!(repository, "docker/dockerfile" | "docker/dockerfile-upstream" | "") {
+        // The last is how BuildKit calls its own.
+        let is_ours =
+            |name| ["docker/dockerfile", "docker/dockerfile-upstream", ""].contains(&name);
+        if is_ours(repository) || name == "dockerfile.v0" {
             return Ok(());
         }
         Err(BuildError::Malformed {
@@ -158,7 +166,7 @@ impl Build {
         })
     }
 
-    fn evaluate_globals(
+    pub(crate) fn evaluate_globals(
         &self,
         host: &Platform,
     ) -> Result<Vec<(String, Option<String>)>, BuildError> {
@@ -223,7 +231,7 @@ impl Build {
     /// Warns of build arguments that nothing has asked for.
     pub(crate) fn warn_of_unused(&self) {
         let known = |key: &str| {
-            PROXY_ARGS.contains(&key) || key == "SOURCE_DATE_EPOCH" || key.starts_with("BUILDKIT_")
+            PROXY_ARGS.contains(&key) || key == crate::epoch::NAME || key.starts_with("BUILDKIT_")
         };
         let unused: Vec<&str> = self
             .request
@@ -468,15 +476,5 @@ fn mount_source(mount: &str) -> Option<String> {
     match RunMount::parse(mount).ok()?.kind {
         MountKind::Bind { from, .. } | MountKind::Cache { from, .. } => from,
         _ => None,
-    }
-}
-
-/// Reads `SOURCE_DATE_EPOCH`.
-fn epoch(args: &BTreeMap<String, String>) -> Result<Option<i64>, BuildError> {
-    match args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
-        None | Some("") => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| BuildError::Malformed {
-            problem: format!("SOURCE_DATE_EPOCH is {text:?}, which is no number of seconds"),
-        }),
     }
 }

@@ -167,6 +167,13 @@ impl Writer<'_> {
         self.placement.owner.unwrap_or((item.uid, item.gid))
     }
 
+    fn mode(&self, item: &Item, is_dir: bool) -> RawMode {
+        match &self.placement.mode {
+            Some(change) => change.apply(item.mode, is_dir),
+            None => item.mode,
+        }
+    }
+
     fn times(&self, item: &Item) -> Timestamps {
         let nsec = match self.placement.mtime_secs {
             Some(secs) => secs.saturating_mul(1_000_000_000),
@@ -183,10 +190,7 @@ impl Writer<'_> {
         is_dir: bool,
     ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(item);
-        let mode = match &self.placement.mode {
-            Some(change) => change.apply(item.mode, is_dir),
-            None => item.mode,
-        };
+        let mode = self.mode(item, is_dir);
         rfs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             // After the owner, which takes set-user-id bits away.
             .and_then(|()| rfs::fchmod(fd, Mode::from_raw_mode(mode)))
@@ -244,7 +248,8 @@ impl Writer<'_> {
         item: &Item,
         origin: &Origin,
     ) -> Result<(), TreeError> {
-        let mut to = File::from(make_file(dir, path, name)?);
+        let (owner, mode) = (self.owner(item), self.mode(item, false));
+        let mut to = File::from(make_file(dir, path, name, mode)?);
         let unreadable = |source| TreeError::Content { path: path.to_owned(), source };
         match origin {
             Origin::Inline(bytes) => {
@@ -270,15 +275,25 @@ impl Writer<'_> {
                 return self.finish_owned(to.as_fd(), path, item);
             }
         }
-        self.finish(to.as_fd(), path, item, false)
+        // Most look as they should already, and each call that finds it so is saved.
+        rfs::fstat(&to)
+            .and_then(|stat| {
+                let is_owned = (stat.st_uid, stat.st_gid) == owner;
+                if !is_owned {
+                    let (uid, gid) = owner;
+                    rfs::fchown(&to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                }
+                // The owner takes set-user-id bits away.
+                if !is_owned || stat.st_mode & 0o7777 != mode {
+                    rfs::fchmod(&to, Mode::from_raw_mode(mode))?;
+                }
+                rfs::futimens(&to, &self.times(item))
+            })
+            .map_err(TreeError::io("set owner, mode and time of", path))
     }
 
     fn finish_owned(&self, fd: BorrowedFd<'_>, path: &str, item: &Item) -> Result<(), TreeError> {
-        let mode = match &self.placement.mode {
-            Some(change) => change.apply(item.mode, false),
-            None => item.mode,
-        };
-        rfs::fchmod(fd, Mode::from_raw_mode(mode))
+        rfs::fchmod(fd, Mode::from_raw_mode(self.mode(item, false)))
             .and_then(|()| rfs::futimens(fd, &self.times(item)))
             .map_err(TreeError::io("set mode and time of", path))
     }
@@ -311,10 +326,15 @@ pub(crate) fn times(nsec: i64) -> Timestamps {
     Timestamps { last_access: at, last_modification: at }
 }
 
-/// Makes a file, in place of what is there.
-fn make_file(dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<OwnedFd, TreeError> {
+/// Makes a file, in place of what is there. Its mode may have less than `mode`, and has nothing more.
+fn make_file(
+    dir: BorrowedFd<'_>,
+    path: &str,
+    name: &str,
+    mode: RawMode,
+) -> Result<OwnedFd, TreeError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let make = || rfs::openat(dir, name, flags, Mode::from_raw_mode(0o600));
+    let make = || rfs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o777));
     match make() {
         Err(Errno::EXIST) => remove(dir, path, name).and_then(|()| {
             // What is gone is not there again: nobody else writes here.

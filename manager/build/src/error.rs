@@ -14,6 +14,7 @@ use keg_store::{
 };
 
 use crate::dockerfile::{ParseError, WordError};
+use crate::git::GitAddressError;
 use crate::ignore::IgnoreError;
 use crate::layout::LayoutError;
 use crate::session::SessionError;
@@ -68,6 +69,15 @@ pub enum BuildError {
     Malformed {
         /// What is wrong.
         problem: String,
+    },
+    /// The address of a repository cannot be read.
+    #[error("{address:?} names no repository")]
+    Repository {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: GitAddressError,
     },
     /// A command failed.
     #[error("the command ended with exit code {code}")]
@@ -453,6 +463,7 @@ impl Explain for BuildError {
             | Self::Pattern { .. }
             | Self::Words { .. }
             | Self::Malformed { .. }
+            | Self::Repository { .. }
             | Self::NoSource { .. }
             | Self::LinkLoop { .. }
             | Self::ContextTooLarge { .. }

@@ -48,6 +48,8 @@ pub(crate) struct Inputs {
     consumed: Mutex<BTreeSet<String>>,
     materials: Mutex<BTreeSet<Material>>,
     seen: Mutex<BTreeMap<String, Seen>>,
+    /// When what is at an address was made, seconds since 1970.
+    times: Mutex<HashMap<String, i64>>,
     credentials: AsyncMutex<HashMap<String, Option<Credentials>>>,
 }
 
@@ -62,6 +64,7 @@ impl Default for Inputs {
             consumed: Mutex::default(),
             materials: Mutex::default(),
             seen: Mutex::default(),
+            times: Mutex::default(),
             credentials: AsyncMutex::default(),
         }
     }
@@ -91,6 +94,16 @@ impl Inputs {
     /// Returns what the build was made of.
     pub(crate) fn materials(&self) -> Vec<Material> {
         lock(&self.materials).iter().cloned().collect()
+    }
+
+    /// Notes when what is at an address was made: a commit, or a file as its server says.
+    pub(crate) fn note_time(&self, url: &str, time_secs: i64) {
+        lock(&self.times).insert(url.to_owned(), time_secs);
+    }
+
+    /// Returns when what was fetched from an address was made, if that is known.
+    pub(crate) fn time_of(&self, url: &str) -> Option<i64> {
+        lock(&self.times).get(url).copied()
     }
 
     /// Notes a result.

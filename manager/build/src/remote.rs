@@ -1,4 +1,4 @@
-//! Sources from elsewhere: URLs, git repositories, archives.
+//! Sources from elsewhere: URLs and archives; see [`crate::git`] for repositories.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::process::Command;
 use crate::build::Build;
 use crate::content::TemporaryDir;
 use crate::error::{BuildError, FetchError};
+use crate::git::is_git;
 use crate::ignore::Ignore;
 use crate::inputs::Material;
 use crate::layers::Files;
@@ -19,69 +20,24 @@ use crate::tree::Tree;
 /// The build argument by which a repository that is the context keeps its history (BuildKit's).
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
-/// A git repository as an address names it: `URL#REF:DIRECTORY`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GitAddress {
-    url: String,
-    reference: Option<String>,
-    directory: String,
-}
-
 /// Tells whether a source is to be fetched.
 pub(crate) fn is_remote(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://") || git_address(source).is_some()
-}
-
-/// Reads the address of a git repository, if it is one.
-pub(crate) fn git_address(text: &str) -> Option<GitAddress> {
-    let (address, fragment) = match text.split_once('#') {
-        Some((address, fragment)) => (address, Some(fragment)),
-        None => (text, None),
-    };
-    let is_git = address.starts_with("git://")
-        || address.starts_with("ssh://")
-        || (address.starts_with("git@") && address.contains(':'))
-        || address.starts_with("github.com/")
-        // Not file://, which would be a repository of the daemon's machine.
-        || ((address.starts_with("http://") || address.starts_with("https://"))
-            && address.ends_with(".git"));
-    if !is_git {
-        return None;
-    }
-    let url = match address.strip_prefix("github.com/") {
-        Some(rest) => format!("https://github.com/{rest}"),
-        None => address.to_owned(),
-    };
-    let (reference, directory) = match fragment {
-        None => (None, ""),
-        Some(fragment) => match fragment.split_once(':') {
-            Some((reference, directory)) => (Some(reference), directory),
-            None => (Some(fragment), ""),
-        },
-    };
-    let reference = reference.filter(|reference| !reference.is_empty()).map(str::to_owned);
-    Some(GitAddress { url, reference, directory: directory.trim_matches('/').to_owned() })
+    source.starts_with("http://") || source.starts_with("https://") || is_git(source)
 }
 
 impl Build {
     /// Fetches what an `ADD` names. `names_a_file`: the destination says what a file is called.
     pub(crate) async fn fetch_source(
-        self: &Arc<Self>,
+        &self,
         url: &str,
         checksum: Option<&str>,
         (keep_git_dir, unpack): (bool, Option<bool>),
         names_a_file: bool,
     ) -> Result<Vec<Source>, BuildError> {
-        if let Some(address) = git_address(url) {
-            let (tree, commit) = self.checkout(&address, keep_git_dir).await?;
-            if let Some(wanted) = checksum
-                && !commit.starts_with(wanted)
-            {
-                let (url, wanted) = (url.to_owned(), wanted.to_owned());
-                return Err(BuildError::Checksum { url, wanted, found: commit });
-            }
-            let (url, digest) = (url.to_owned(), commit.clone());
-            self.inputs.note_material(Material::Address { url, digest });
+        if is_git(url) {
+            let mut address = self.git_address(url)?;
+            address.commit = checksum.map(str::to_owned).or(address.commit);
+            let tree = self.checkout(url, &address, keep_git_dir).await?;
             let files = SourceFiles::Tree(tree, Arc::default());
             return Ok(vec![files.select("", &Arc::default(), true).await?]);
         }
@@ -118,14 +74,20 @@ impl Build {
             .user_agent(concat!("keg/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| failed(FetchError::Http(error)))?;
-        let response =
-            client.get(url).send().await.map_err(|error| failed(FetchError::Http(error)))?;
+        let mut request = client.get(url);
+        if let Some(value) = self.http_authorization(url).await? {
+            request = request.header(reqwest::header::AUTHORIZATION, value);
+        }
+        let response = request.send().await.map_err(|error| failed(FetchError::Http(error)))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             return Err(failed(FetchError::Status { status }));
         }
         let modified = response.headers().get(reqwest::header::LAST_MODIFIED);
         let modified_nsec = modified.and_then(|date| date.to_str().ok()).map_or(0, date_nsec);
+        if modified_nsec != 0 {
+            self.inputs.note_time(url, modified_nsec / 1_000_000_000);
+        }
         let mut writer =
             self.shared.content.writer().map_err(|error| failed(FetchError::Store(error)))?;
         let mut body = response.bytes_stream();
@@ -137,79 +99,26 @@ impl Build {
         Ok(Download { digest, modified_nsec })
     }
 
-    /// Checks a repository out; returns its files and its commit.
-    async fn checkout(
-        &self,
-        address: &GitAddress,
-        keep_git_dir: bool,
-    ) -> Result<(Arc<Tree>, String), BuildError> {
-        let dir = self
-            .shared
-            .content
-            .temporary_dir()
-            .map_err(BuildError::io("make a directory for a repository"))?;
-        let git = |args: &[&str]| {
-            let mut command = Command::new("git");
-            command
-                .arg("-C")
-                .arg(dir.path())
-                .args(["-c", "protocol.ext.allow=never", "-c", "protocol.file.allow=never"])
-                .args(["-c", "advice.detachedHead=false"])
-                .args(args)
-                .env("GIT_TERMINAL_PROMPT", "0")
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .kill_on_drop(true);
-            run("git", command, &address.url)
-        };
-        git(&["init", "-q", "."]).await?;
-        git(&["remote", "add", "origin", "--", &address.url]).await?;
-        let wanted = address.reference.as_deref().unwrap_or("HEAD");
-        if wanted.starts_with('-') {
-            let problem = format!("{wanted:?} is no branch, tag or commit");
-            return Err(BuildError::Malformed { problem });
+    /// Returns what the client's secrets say of access to an address, as a header has it.
+    async fn http_authorization(&self, url: &str) -> Result<Option<String>, BuildError> {
+        let Some(host) = host_of(url) else { return Ok(None) };
+        let secrets = [
+            (format!("HTTP_AUTH_HEADER_{host}"), ""),
+            (format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "),
+        ];
+        for (id, prefix) in secrets {
+            if let Some(value) = self.secret_text(&id).await? {
+                return Ok(Some(format!("{prefix}{value}")));
+            }
         }
-        // A commit that is no tip of a branch needs all of them, and so do servers that only serve
-        // files.
-        let shallow = git(&["fetch", "-q", "--depth=1", "origin", wanted]).await;
-        let head = match (shallow, &address.reference) {
-            (Ok(_), _) => "FETCH_HEAD",
-            (Err(_), None) => {
-                git(&["fetch", "-q", "origin", wanted]).await?;
-                "FETCH_HEAD"
-            }
-            (Err(_), Some(_)) => {
-                git(&["fetch", "-q", "--tags", "origin"]).await?;
-                wanted
-            }
-        };
-        git(&["checkout", "-q", "--force", head]).await?;
-        git(&["submodule", "update", "-q", "--init", "--recursive", "--depth=1"]).await?;
-        let commit = git(&["rev-parse", "HEAD"]).await?.trim().to_owned();
-        if !keep_git_dir {
-            std::fs::remove_dir_all(dir.path().join(".git"))
-                .map_err(BuildError::io("leave the repository's history out"))?;
-        }
-        let tree = Tree::directory(dir.path())?;
-        let tree = match address.directory.as_str() {
-            "" => tree,
-            directory => {
-                let path = dir.path().join(crate::sources::clean(directory));
-                let real = path
-                    .canonicalize()
-                    .map_err(BuildError::io("find the repository's directory"))?;
-                let root =
-                    dir.path().canonicalize().map_err(BuildError::io("find the repository"))?;
-                if !real.starts_with(root) {
-                    return Err(BuildError::NoSource {
-                        path: directory.to_owned(),
-                        is_ignored: false,
-                    });
-                }
-                Tree::directory(&real)?
-            }
-        };
-        self.keep_directory(dir);
-        Ok((Arc::new(tree), commit))
+        Ok(None)
+    }
+
+    /// Returns a secret of the client's, if it has one, as a line of text.
+    pub(crate) async fn secret_text(&self, id: &str) -> Result<Option<String>, BuildError> {
+        let secret = self.session.secret(id).await;
+        let secret = secret.map_err(|source| BuildError::Session { source })?;
+        Ok(secret.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
     /// A context that is an archive which the client sends.
@@ -244,12 +153,9 @@ impl Build {
     /// A context from a URL: a repository, or an archive.
     pub(crate) async fn remote_context(&self, url: &str) -> Result<SourceFiles, BuildError> {
         let step = self.progress.step(format!("[internal] load remote build context {url}"));
-        let files = if let Some(address) = git_address(url) {
-            let keeps_git_dir = self.request.build_args.get(KEEP_GIT_DIR);
-            let keeps_git_dir = keeps_git_dir.is_some_and(|value| matches!(&**value, "1" | "true"));
-            let (tree, commit) = self.checkout(&address, keeps_git_dir).await?;
-            let (url, digest) = (url.to_owned(), commit.clone());
-            self.inputs.note_material(Material::Address { url, digest });
+        let files = if is_git(url) {
+            let keeps_git_dir = self.request.is_on(KEEP_GIT_DIR);
+            let tree = self.checkout(url, &self.git_address(url)?, keeps_git_dir).await?;
             SourceFiles::Tree(Arc::clone(&tree), Arc::new(self.ignore_of(&tree)?))
         } else {
             let digest = self.download(url).await?.digest;
@@ -364,6 +270,13 @@ struct Download {
     modified_nsec: i64,
 }
 
+/// Returns the host of an address, with its port if it names one.
+pub(crate) fn host_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+}
+
 /// Returns the name of the file that a URL stands for.
 fn file_name(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
@@ -381,7 +294,11 @@ fn date_nsec(text: &str) -> i64 {
 }
 
 /// Runs a program that fetches something; returns what it printed.
-async fn run(program: &'static str, mut command: Command, url: &str) -> Result<String, BuildError> {
+pub(crate) async fn run(
+    program: &'static str,
+    mut command: Command,
+    url: &str,
+) -> Result<String, BuildError> {
     let failed = |source| BuildError::Fetch { url: url.to_owned(), source };
     let output = command
         .stdin(std::process::Stdio::null())
@@ -397,7 +314,7 @@ async fn run(program: &'static str, mut command: Command, url: &str) -> Result<S
 
 impl Build {
     /// Keeps a directory until the build is over.
-    fn keep_directory(&self, dir: TemporaryDir) {
+    pub(crate) fn keep_directory(&self, dir: TemporaryDir) {
         let mut kept = self.inputs.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         kept.push(dir);
     }
@@ -408,31 +325,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repositories_are_told_from_files() {
-        let address = |text: &str| git_address(text).map(|a| (a.url, a.reference, a.directory));
-
-        assert_eq!(
-            address("https://example.org/a.git#v1:sub/dir"),
-            Some(("https://example.org/a.git".into(), Some("v1".into()), "sub/dir".into()))
-        );
-        assert_eq!(
-            address("git@example.org:a/b#:x"),
-            Some(("git@example.org:a/b".into(), None, "x".into()))
-        );
-        assert_eq!(
-            address("github.com/a/b"),
-            Some(("https://github.com/a/b".into(), None, String::new()))
-        );
-        assert_eq!(address("https://example.org/a.tar.gz"), None);
-        assert_eq!(address("file:///srv/private.git"), None);
-        assert!(is_remote("http://example.org/x") && !is_remote("src/x.git"));
-    }
-
-    #[test]
     fn a_file_is_called_as_its_address_ends() {
         assert_eq!(file_name("http://example.org/dir/a.txt?version=1#x"), Some("a.txt"));
         assert_eq!(file_name("http://example.org/"), None);
         assert_eq!(file_name("http://example.org"), None);
+        assert_eq!(host_of("https://me@example.org:8443/x?y"), Some("example.org:8443"));
         assert_eq!(date_nsec("Wed, 21 Oct 2015 07:28:00 GMT"), 1_445_412_480_000_000_000);
         assert_eq!(date_nsec("yesterday"), 0);
     }

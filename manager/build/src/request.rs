@@ -7,6 +7,7 @@ use keg_engine::model::{Resources, Ulimit};
 use keg_image::{Platform, Reference};
 
 use crate::dockerfile::Network;
+use crate::git::parse_bool;
 
 /// Where files come from that are neither in a stage nor in an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,9 @@ pub struct BuildRequest {
     pub allow_insecure: bool,
     /// Steps may ask for `--network=host`.
     pub allow_host_network: bool,
+    /// Devices that steps may ask for by `--device`, or `VENDOR/CLASS` for all of a kind; the empty name
+    /// means all.
+    pub allow_devices: Vec<String>,
     /// Makes an image of the result, so that it can be run.
     pub makes_image: bool,
     /// The result's files are sent to the client.
@@ -99,6 +103,13 @@ pub struct BuildRequest {
     pub sbom_scanner: Option<Reference>,
     /// When the client is offered a shell.
     pub debug_shell: DebugShell,
+}
+
+impl BuildRequest {
+    /// Tells whether a build argument is given that means yes.
+    pub(crate) fn is_on(&self, name: &str) -> bool {
+        self.build_args.get(name).and_then(|value| parse_bool(value)).unwrap_or(false)
+    }
 }
 
 /// Where results of other machines' builds are.

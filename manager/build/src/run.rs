@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use keg_engine::devices::{self, Device};
 use keg_engine::model::IdRange;
 use keg_engine::{StepOutput, StepPlan};
 use keg_network::NetworkMode;
@@ -18,7 +19,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::builder::{Seat, Shared};
-use crate::dockerfile::{Command, Located, Network, Run, RunMount, Security, parse_heredoc};
+use crate::dockerfile::{
+    Command, Located, MountKind, Network, Run, RunDevice, RunMount, Security, parse_heredoc,
+};
 use crate::error::BuildError;
 use crate::layers::{Files, Upper};
 use crate::mounts::{Mounted, Prepared};
@@ -26,6 +29,7 @@ use crate::owners::unshift;
 use crate::progress::Step;
 use crate::request::DebugShell;
 use crate::scope::PROXY_ARGS;
+use crate::sources::clean;
 use crate::stage::{Stage, key_of};
 use crate::steps::{identity_of, inherit_root};
 use crate::tree::{Tree, TreeError};
@@ -37,12 +41,16 @@ const HOSTNAME: &str = "buildkitsandbox";
 /// The build argument that gives it another.
 const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 
+/// The build argument that names a namespace of caches.
+const CACHE_NAMESPACE_ARG: &str = "BUILDKIT_CACHE_MOUNT_NS";
+
 /// What a step is to run, and with what.
 pub(crate) struct Job {
     words: Words,
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Mounted>,
     pub(crate) network: Network,
+    devices: Vec<Device>,
     is_insecure: bool,
     /// A directory of the host that the step writes to, and where it sees it.
     pub(crate) outbox: Option<(PathBuf, String)>,
@@ -56,6 +64,7 @@ impl Job {
             env: Vec::new(),
             mounts: Vec::new(),
             network: Network::Default,
+            devices: Vec::new(),
             is_insecure: false,
             outbox: None,
         }
@@ -113,10 +122,11 @@ impl Stage {
             let mount = RunMount::parse(&self.word(mount)?).map_err(|problem| {
                 BuildError::Malformed { problem: format!("--mount: {problem}") }
             })?;
-            let mounted = self.mount(&mount).await?;
+            let mounted = self.mount(&self.in_namespace(mount)).await?;
             mount_keys.push(mounted.key());
             mounts.push(mounted);
         }
+        let devices = self.devices(run)?;
         let env = self.run_env();
         let key = key_of(&json!({
             "step": "run",
@@ -129,6 +139,7 @@ impl Stage {
             "network": network.as_str(),
             "insecure": run.security == Security::Insecure,
             "mounts": mount_keys,
+            "devices": devices.iter().map(|device| &device.host).collect::<Vec<_>>(),
             "epoch": self.build.epoch_secs,
             "surroundings": self.surroundings(),
         }));
@@ -140,12 +151,43 @@ impl Stage {
         }
         crate::emulation::check(&self.platform)?;
         let is_insecure = run.security == Security::Insecure;
-        let job = Job { words, env, mounts, network, is_insecure, outbox: None };
+        let job = Job { words, env, mounts, network, devices, is_insecure, outbox: None };
         let upper = self.execute(job, step).await?;
         let result = self.finish_step(&key, self.id_of_run(&key), upper, &created_by)?;
         step.done();
         self.accept(result, created_by);
         Ok(())
+    }
+
+    /// Gives a cache the id that it has in the namespace of caches that the client has named.
+    fn in_namespace(&self, mut mount: RunMount) -> RunMount {
+        if let Some(namespace) = self.build.request.build_args.get(CACHE_NAMESPACE_ARG)
+            && let MountKind::Cache { id, .. } = &mut mount.kind
+        {
+            let own = id.take().unwrap_or_else(|| clean(&mount.target));
+            *id = Some(format!("{namespace}/{own}"));
+        }
+        mount
+    }
+
+    /// Returns the devices that a step gets: those that are here, of those that it asks for.
+    fn devices(&self, run: &Run) -> Result<Vec<Device>, BuildError> {
+        let mut found = Vec::new();
+        for text in &run.devices {
+            let wanted = RunDevice::parse(&self.word(text)?).map_err(|problem| {
+                BuildError::Malformed { problem: format!("--device: {problem}") }
+            })?;
+            if !wanted.required && !devices::is_described(&wanted.name) {
+                continue;
+            }
+            let kind = wanted.name.split('=').next().unwrap_or_default();
+            let allows = |name: &String| name.is_empty() || *name == wanted.name || name == kind;
+            if !self.build.request.allow_devices.iter().any(allows) {
+                return Err(BuildError::NotAllowed { what: "device" });
+            }
+            found.push(Device { host: wanted.name, ..Device::default() });
+        }
+        Ok(found)
     }
 
     /// What the client has said of all steps and they can see; nothing, if it has said nothing.
@@ -259,7 +301,7 @@ impl Stage {
 
     /// Makes a step ready to run on the stage's files.
     pub(crate) async fn ready(&mut self, job: Job) -> Result<Ready, BuildError> {
-        let Job { words, mut env, mounts, network, is_insecure, outbox } = job;
+        let Job { words, mut env, mounts, network, devices, is_insecure, outbox } = job;
         let shared = Arc::clone(&self.build.shared);
         let seat = shared.seat().await?;
         let range = seat.range;
@@ -306,6 +348,7 @@ impl Stage {
             env,
             working_dir: directory.into(),
             mounts: prepared.engine_mounts(),
+            devices,
             network: network_mode(network, &shared),
             privileged: is_insecure,
             hostname: self.hostname().to_owned(),

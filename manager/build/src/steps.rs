@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::chmod::ModeChange;
 use crate::copy::{Placement, make_dirs, place};
+use crate::direct;
 use crate::dockerfile::{Add, Copy, Located, Words, parse_heredoc};
 use crate::error::BuildError;
 use crate::ignore::Ignore;
@@ -409,7 +410,7 @@ impl Stage {
                 // A layer of its own knows nothing of those below it, where there are such layers.
                 let is_link = is_link && !shared.layers.are_whole();
                 let on = if is_link { Files::empty() } else { files };
-                let placed = writable(shared, &on, &upper)
+                let placed = target(shared, &on, &upper, &sources, &placement)
                     .and_then(|tree| Ok(place(&tree, &sources, &placement)?));
                 placed.inspect_err(|_| shared.layers.discard(&upper))?;
                 Ok(upper)
@@ -426,6 +427,38 @@ fn no_context() -> BuildError {
         problem: "there is no context to take files from: give a directory in place of \"-\""
             .to_owned(),
     }
+}
+
+/// Opens a snapshot for a copy: by itself if that is enough, else on top of what is below it.
+fn target(
+    shared: &crate::builder::Shared,
+    files: &Files,
+    upper: &crate::layers::Upper,
+    sources: &[Source],
+    placement: &Placement,
+) -> Result<Tree, BuildError> {
+    let are_dirs = sources.iter().all(Source::is_dir);
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    let content = match names.as_slice() {
+        _ if are_dirs => direct::Content::OfDirectories,
+        [name] if !placement.is_directory => direct::Content::File(name),
+        names => direct::Content::Files(names),
+    };
+    // What fills nothing changes nothing that is there, and directories would be merged with others.
+    let is_plain = !sources.is_empty()
+        && sources.iter().all(|source| {
+            source.parents.is_empty()
+                && source.is_dir() == are_dirs
+                && (!are_dirs || source.items.len() > 1)
+        });
+    if is_plain && !shared.layers.are_whole() {
+        let lower = files.dirs();
+        inherit_root(&lower, &upper.dir)?;
+        if let Some(tree) = direct::open(&lower, &upper.dir, &placement.destination, content)? {
+            return Ok(tree);
+        }
+    }
+    writable(shared, files, upper)
 }
 
 /// Shows a snapshot on top of files as a tree that can be written to.

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::container::Container;
 use crate::create::{check_limits, random};
-use crate::devices::DeviceEdits;
+use crate::devices::{self, Device};
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
@@ -62,6 +62,8 @@ pub struct StepPlan {
     pub working_dir: PathBuf,
     /// Further mounts.
     pub mounts: Vec<Mount>,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
     /// Network.
     pub network: NetworkMode,
     /// Takes down the walls that the engine itself puts up; the user namespace stays.
@@ -294,6 +296,7 @@ fn record(plan: &StepPlan, id: ContainerId) -> Result<Record, EngineError> {
         shm_size_bytes: plan.shm_size_bytes,
         ulimits: plan.ulimits.clone(),
         resources: plan.resources.clone(),
+        devices: plan.devices.clone(),
         cgroup_parent: plan.cgroup_parent.clone(),
         ..HostConfig::default()
     };
@@ -339,6 +342,10 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
             MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
         })
         .collect();
+    let devices = devices::edits(record).map_err(|source| EngineError::Device {
+        container: record.name.as_str().to_owned(),
+        source: Box::new(source),
+    })?;
     let input = spec::Input {
         record,
         identity: &plan.identity,
@@ -350,7 +357,7 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         init: None,
         labels: &Modules::ask().choose(&record.host)?,
         network_of: None,
-        devices: &DeviceEdits::default(),
+        devices: &devices,
         kernel: &shared.host.kernel,
     };
     let spec = spec::build(&input).map_err(EngineError::Spec)?;

@@ -51,6 +51,11 @@ fn a_file_can_turn_checks_off_or_into_errors() {
     let failed = project.build(&[]);
     assert_ne!(failed.exit_code, 0);
     assert!(failed.stderr.contains("check=error=true"), "{failed:?}");
+    // A build argument counts more than the file.
+    let skips = "BUILDKIT_DOCKERFILE_CHECK=skip=all;error=true";
+    let _ = project.build(&["--build-arg", skips]).success();
+    let other = project.build(&["--build-arg", "BUILDKIT_SYNTAX=example.org/another:1"]);
+    assert!(other.stderr.contains("written for the frontend example.org/another:1"), "{other:?}");
 
     let skip = "# check=skip=JSONArgsRecommended;error=true";
     project.write("Dockerfile", &format!("{skip}\n{bad}"));

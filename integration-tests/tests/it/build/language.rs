@@ -173,6 +173,62 @@ fn steps_are_no_host_root_and_have_no_network_if_asked() {
 }
 
 #[test]
+fn a_step_gets_devices_that_are_here_and_allowed() {
+    requires!(root);
+    let project = Project::new(&[(
+        "Dockerfile",
+        "FROM BASE\nRUN --device=keg.example/none=one echo ran > /ran\n",
+    )]);
+
+    let _ = project.build(&[]).success();
+
+    assert_eq!(project.run("cat /ran"), "ran\n");
+    project.write("Dockerfile", "FROM BASE\nRUN --device=keg.example/none=one,required true\n");
+    let refused = project.build(&[]);
+    assert!(refused.stderr.contains("--allow device"), "{refused:?}");
+    let missing = project.build(&["--allow", "device=keg.example/none"]);
+    assert!(missing.stderr.contains("no description in /etc/cdi"), "{missing:?}");
+}
+
+#[test]
+fn copies_look_the_same_whatever_is_below_them() {
+    requires!(root);
+    let project = Project::new(&[
+        (
+            "Dockerfile",
+            "FROM BASE
+RUN mkdir -p /full/dir /mine/empty && chmod 2750 /mine /mine/empty && chown 7:8 /mine \\
+ && echo old > /full/file && echo kept > /full/dir/kept && ln -s /full /way \\
+ && mkdir /gone && echo x > /gone/x
+RUN rm -r /gone
+COPY tree /new/place
+COPY tree /full
+COPY tree /mine/empty
+COPY tree /gone
+COPY tree/file /way/by-link
+COPY tree/file /full/dir/
+COPY --chmod=640 --chown=5:6 tree/file /mine/own
+",
+        ),
+        ("tree/file", "new"),
+        ("tree/dir/below", "below"),
+    ]);
+
+    let _ = project.build(&[]).success();
+
+    let line = "cd /; find new full mine gone -type f | sort | xargs grep -H .; \
+        stat -c '%n %a %u:%g' mine mine/empty mine/own full/dir new/place/file";
+    assert_eq!(
+        project.run(line),
+        "full/by-link:new\nfull/dir/below:below\nfull/dir/file:new\nfull/dir/kept:kept\n\
+         full/file:new\ngone/dir/below:below\ngone/file:new\nmine/empty/dir/below:below\n\
+         mine/empty/file:new\nmine/own:new\nnew/place/dir/below:below\nnew/place/file:new\n\
+         mine 2750 7:8\nmine/empty 2750 0:0\nmine/own 640 5:6\nfull/dir 755 0:0\n\
+         new/place/file 644 0:0\n"
+    );
+}
+
+#[test]
 fn a_dockerfile_alone_comes_by_standard_input() {
     requires!(root);
     let project = Project::new(&[]);

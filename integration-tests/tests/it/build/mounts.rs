@@ -68,6 +68,10 @@ RUN --mount=type=cache,target=/mine,uid=1000 echo {text} > /mine/file
 
     assert_eq!(project.run("cat /filled-file /log"), "seeded\none\none\ntwo\nclosed\n");
     assert_eq!(project.run("cat /private-list"), "one\n");
+    // Another namespace has other caches.
+    project.write("Dockerfile", &file("three"));
+    let _ = project.build(&["--build-arg", "BUILDKIT_CACHE_MOUNT_NS=other"]).success();
+    assert_eq!(project.run("cat /filled-file /log"), "seeded\nthree\nclosed\n");
 }
 
 #[test]

@@ -200,6 +200,83 @@ fn a_repository_is_a_context_and_a_source() {
 }
 
 #[test]
+fn a_repository_is_named_by_a_query_and_gives_results_its_time() {
+    requires!(root, git);
+    let project = Project::new(&[]);
+    let served = project.scratch.directory("served");
+    let [first, second] = repository(&served, &project.base);
+    let made_secs = git(&served.join("repo.git"), &["show", "-s", "--format=%ct", "old"]);
+    let server = serve(served);
+    let url = format!("http://{}/repo.git", server.address());
+    let build = |context: &str, flags: &[&str]| {
+        let args = ["build", "--progress", "plain", "-t", "built"];
+        let args = args.iter().chain(flags).copied().chain([context]);
+        project.daemon.keg_within(Duration::from_secs(120), args)
+    };
+
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=context"];
+    let _ = build(&format!("{url}?branch=old&subdir=sub"), &epoch).success();
+
+    assert_eq!(project.run("cat /copy"), "first");
+    let of_context = project.id();
+    let number = format!("SOURCE_DATE_EPOCH={made_secs}");
+    let _ = build(&format!("{url}#old:sub"), &["--no-cache", "--build-arg", &number]).success();
+    assert_eq!(project.id(), of_context);
+    let mismatch = build(&format!("{url}?ref=old&commit={second}&subdir=sub"), &[]);
+    assert!(mismatch.stderr.contains(&first), "{mismatch:?}");
+    let unknown = build(&format!("{url}?depth=1"), &[]);
+    assert!(unknown.stderr.contains("has no \"depth\""), "{unknown:?}");
+    let file = format!(
+        "ARG SOURCE_DATE_EPOCH=repo\nFROM scratch AS repo\nADD {url}#old /\nFROM BASE\n\
+         ARG SOURCE_DATE_EPOCH\nADD {url}?keep-git-dir&mtime=commit /all\n\
+         RUN ls -d /all/.git; echo $SOURCE_DATE_EPOCH > /epoch\n"
+    );
+    project.write("Dockerfile", &file);
+    let _ = project.build(&[]).success();
+    assert_eq!(project.run("cat /epoch"), format!("{made_secs}\n"));
+    project.write("Dockerfile", "ARG SOURCE_DATE_EPOCH=soon\nFROM BASE\n");
+    let refused = project.build(&[]);
+    assert!(refused.stderr.contains("invalid SOURCE_DATE_EPOCH: soon"), "{refused:?}");
+}
+
+#[test]
+fn secrets_open_addresses_that_ask_who_is_there() {
+    requires!(root, git);
+    let project = Project::new(&[]);
+    let served = project.scratch.directory("served");
+    let _ = repository(&served, &project.base);
+    fs::write(served.join("file"), "private").unwrap();
+    let server = BadRegistry::new(Image::busybox(), move |request: &HttpRequest, _| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        // "x-access-token:t0ken" in base64, as git servers take tokens.
+        let wanted = match path.starts_with("/repo.git") {
+            true => "basic eC1hY2Nlc3MtdG9rZW46dDBrZW4=",
+            false => "Bearer t0ken",
+        };
+        if request.headers.get("authorization").map(String::as_str) != Some(wanted) {
+            return HttpResponse::new(401, "who is there?");
+        }
+        match fs::read(served.join(path.trim_start_matches('/'))) {
+            Ok(bytes) => HttpResponse::new(200, bytes),
+            Err(_) => HttpResponse::new(404, "nothing here"),
+        }
+    });
+    let address = server.address().to_string();
+    let file =
+        format!("FROM BASE\nADD http://{address}/file /\nADD http://{address}/repo.git /repo\n");
+    project.write("Dockerfile", &file);
+    let token = project.scratch.file("token", "t0ken\n");
+    let secret = |id: &str| format!("id={id},src={}", token.display());
+    let (http, git) = (secret(&format!("HTTP_AUTH_TOKEN_{address}")), secret("GIT_AUTH_TOKEN"));
+
+    let refused = project.build(&[]);
+    assert!(refused.stderr.contains("401"), "{refused:?}");
+    let _ = project.build(&["--secret", &http, "--secret", &git]).success();
+
+    assert_eq!(project.run("cat /file /repo/sub/file"), "privatesecond");
+}
+
+#[test]
 fn an_archive_is_a_context_by_url_and_by_standard_input() {
     requires!(root);
     let project = Project::new(&[]);

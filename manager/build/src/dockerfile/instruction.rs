@@ -98,6 +98,8 @@ pub struct Run {
     pub command: Command,
     /// Values of `--mount`, variables not replaced.
     pub mounts: Vec<String>,
+    /// Values of `--device`, likewise.
+    pub devices: Vec<String>,
     /// `--network`.
     pub network: Network,
     /// `--security`.
@@ -322,9 +324,6 @@ fn from(flags: &Flags, rest: &str) -> Result<Instruction, Problem> {
 
 fn run(flags: &Flags, rest: &str, line: &Line) -> Result<Instruction, Problem> {
     flags.only(&["mount", "network", "security", "device"])?;
-    if flags.value("device").is_some() {
-        return Err("--device needs CDI, which Keg does not have".to_owned());
-    }
     if rest.is_empty() {
         return Err("there is nothing to run".to_owned());
     }
@@ -339,6 +338,7 @@ fn run(flags: &Flags, rest: &str, line: &Line) -> Result<Instruction, Problem> {
     Ok(Instruction::Run(Run {
         command: command(rest),
         mounts: flags.values("mount"),
+        devices: flags.values("device"),
         network: Network::parse(&network)
             .filter(|_| network != "bridge")
             .ok_or_else(|| format!("--network is default, none or host, not {network:?}"))?,

@@ -9,6 +9,7 @@
 //! The rules are those of BuildKit's frontend (docs.docker.com, “Dockerfile reference”). Parsing
 //! replaces no variables: what they stand for is known only when the instruction's turn comes.
 
+mod device;
 mod heredoc;
 mod instruction;
 mod lines;
@@ -18,6 +19,7 @@ mod words;
 
 use std::ops::RangeInclusive;
 
+pub use device::RunDevice;
 pub use heredoc::Heredoc;
 pub(crate) use heredoc::parse as parse_heredoc;
 pub use instruction::{

@@ -72,9 +72,7 @@ impl Build {
     pub(crate) fn wants_inline_cache(&self) -> bool {
         let is_inline = |target: &CacheTarget| target.place == CachePlace::Inline;
         // BuildKit has an argument for it, too.
-        let argument = self.request.build_args.get("BUILDKIT_INLINE_CACHE");
-        self.request.cache_to.iter().any(is_inline)
-            || argument.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+        self.request.cache_to.iter().any(is_inline) || self.request.is_on("BUILDKIT_INLINE_CACHE")
     }
 
     /// Puts results where the client wants them; `own` are the layers of the images that were made.

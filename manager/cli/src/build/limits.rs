@@ -52,12 +52,12 @@ impl StepLimits {
     /// # Errors
     /// [`AmountError`].
     pub(crate) fn describe(&self) -> Result<Resources, AmountError> {
-        let amount = |text: &Option<String>, parse: fn(&str) -> Result<i64, AmountError>| {
-            text.as_deref().map(parse).transpose().map(Option::unwrap_or_default)
-        };
         Ok(Resources {
-            memory_bytes: amount(&self.memory, size::bytes)?,
-            memory_swap_bytes: amount(&self.memory_swap, size::bytes_or_unlimited)?,
+            memory_bytes: size::or_unset(self.memory.as_deref(), size::bytes)?,
+            memory_swap_bytes: size::or_unset(
+                self.memory_swap.as_deref(),
+                size::bytes_or_unlimited,
+            )?,
             cpu_shares: self.cpu_shares,
             cpu_quota_usec: self.cpu_quota,
             cpu_period_usec: self.cpu_period,

@@ -164,7 +164,7 @@ pub(crate) struct BuildArgs {
     /// Limits of steps: nofile=1024:2048
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<String>,
-    /// Allow steps what they ask for: security.insecure, network.host
+    /// Allow steps what they ask for: security.insecure, network.host, device[=NAME]
     #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
     allow: Vec<String>,
     /// Check the Dockerfile and build nothing

@@ -74,14 +74,17 @@ impl ResourceFlags {
     /// # Errors
     /// [`AmountError`].
     pub(crate) fn describe(&self) -> Result<Resources, AmountError> {
-        let amount = |text: &Option<String>, parse: fn(&str) -> Result<i64, AmountError>| {
-            text.as_deref().map(parse).transpose().map(Option::unwrap_or_default)
-        };
         Ok(Resources {
-            memory_bytes: amount(&self.memory, size::bytes)?,
-            memory_swap_bytes: amount(&self.memory_swap, size::bytes_or_unlimited)?,
-            memory_reservation_bytes: amount(&self.memory_reservation, size::bytes)?,
-            nano_cpus: amount(&self.cpus, size::nano_cpus)?,
+            memory_bytes: size::or_unset(self.memory.as_deref(), size::bytes)?,
+            memory_swap_bytes: size::or_unset(
+                self.memory_swap.as_deref(),
+                size::bytes_or_unlimited,
+            )?,
+            memory_reservation_bytes: size::or_unset(
+                self.memory_reservation.as_deref(),
+                size::bytes,
+            )?,
+            nano_cpus: size::or_unset(self.cpus.as_deref(), size::nano_cpus)?,
             cpu_shares: self.cpu_shares,
             cpu_quota_usec: self.cpu_quota,
             cpu_period_usec: self.cpu_period,

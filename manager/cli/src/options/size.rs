@@ -29,6 +29,17 @@ pub(crate) fn bytes_or_unlimited(text: &str) -> Result<i64, AmountError> {
     if text == "-1" { Ok(-1) } else { bytes(text) }
 }
 
+/// Understands the amount that a flag was given, by `parse`; one that was not given is 0.
+///
+/// # Errors
+/// As `parse`.
+pub(crate) fn or_unset(
+    text: Option<&str>,
+    parse: fn(&str) -> Result<i64, AmountError>,
+) -> Result<i64, AmountError> {
+    text.map_or(Ok(0), parse)
+}
+
 fn parse_bytes(text: &str) -> Option<i64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());

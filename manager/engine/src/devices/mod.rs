@@ -161,6 +161,12 @@ pub(crate) fn edits(record: &Record) -> Result<DeviceEdits, DeviceError> {
     Ok(edits)
 }
 
+/// Tells whether a description of CDI has a device, and what it describes can be had.
+#[must_use]
+pub fn is_described(name: &str) -> bool {
+    cdi::apply(name, &mut DeviceEdits::default(), true).is_ok()
+}
+
 /// Whether a device is named as CDI does, `vendor.com/class=name`.
 fn is_cdi(text: &str) -> bool {
     !text.starts_with('/') && text.contains('/') && text.contains('=')

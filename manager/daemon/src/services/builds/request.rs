@@ -50,10 +50,11 @@ impl Wanted {
             pb::BuildNetwork::Host => Network::Host,
         };
         for allowed in &start.allow {
-            if !matches!(allowed.as_str(), "security.insecure" | "network.host") {
+            let is_device = allowed == "device" || allowed.starts_with("device=");
+            if !is_device && !matches!(allowed.as_str(), "security.insecure" | "network.host") {
                 return Err(invalid(
                     "allow",
-                    format!("{allowed:?} is neither security.insecure nor network.host"),
+                    format!("{allowed:?} is not security.insecure, network.host or device"),
                 ));
             }
         }
@@ -104,6 +105,12 @@ impl Wanted {
             cgroup_parent: start.cgroup_parent,
             allow_insecure: allows("security.insecure"),
             allow_host_network: allows("network.host"),
+            allow_devices: start
+                .allow
+                .iter()
+                .filter_map(|allowed| allowed.strip_prefix("device"))
+                .map(|name| name.trim_start_matches('=').to_owned())
+                .collect(),
             makes_image: !start.no_image || needs_image,
             check_only: start.check,
             dockerfile: start.dockerfile,
