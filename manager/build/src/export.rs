@@ -17,6 +17,7 @@ use crate::inputs::Material;
 use crate::layers::Layer;
 use crate::provenance::{Subject, image_subjects, with_subjects};
 use crate::remote_cache::{CacheArchive, inline_records};
+use crate::scope::Scope;
 use crate::sources::ItemKind;
 use crate::tree::Tree;
 
@@ -276,6 +277,27 @@ impl Variant {
 }
 
 impl Build {
+    /// Tells whether the layers of a stage are layers of the image, as far as the file alone tells.
+    pub(crate) fn ships(&self, index: usize) -> bool {
+        let scope = Scope { config: None, args: &self.global_args };
+        let mut at = self.target().ok().filter(|_| self.request.makes_image);
+        while let Some(shipped) = at.filter(|shipped| *shipped != index) {
+            let base = &self.file.stages[shipped].base;
+            let base = self.file.words().one(base, &scope).unwrap_or_default();
+            let is_context = self.request.named_contexts.contains_key(&base);
+            at = self.find_stage(&base, shipped).filter(|_| !is_context);
+        }
+        at.is_some()
+    }
+
+    /// Begins to make the blob of a layer while later steps run. Who needs it waits for it, and is told
+    /// if it failed.
+    pub(crate) fn export_early(&self, layer: &Arc<Layer>) {
+        let (shared, layer) = (Arc::clone(&self.shared), Arc::clone(layer));
+        let epoch_secs = self.epoch_secs;
+        self.inputs.begin(move || drop(shared.layers.export(&layer, epoch_secs)));
+    }
+
     /// Returns what the build is made of: names and digests.
     fn materials(&self) -> Vec<(String, String)> {
         let pairs = self.inputs.materials().into_iter().map(|material| match material {

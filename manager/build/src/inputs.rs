@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use keg_image::Credentials;
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinSet;
 
 use crate::build::Build;
 use crate::content::TemporaryDir;
@@ -50,6 +51,8 @@ pub(crate) struct Inputs {
     seen: Mutex<BTreeMap<String, Seen>>,
     /// When what is at an address was made, seconds since 1970.
     times: Mutex<HashMap<String, i64>>,
+    /// Work that goes on beside the steps.
+    working: Mutex<JoinSet<()>>,
     credentials: AsyncMutex<HashMap<String, Option<Credentials>>>,
 }
 
@@ -65,6 +68,7 @@ impl Default for Inputs {
             materials: Mutex::default(),
             seen: Mutex::default(),
             times: Mutex::default(),
+            working: Mutex::default(),
             credentials: AsyncMutex::default(),
         }
     }
@@ -104,6 +108,18 @@ impl Inputs {
     /// Returns when what was fetched from an address was made, if that is known.
     pub(crate) fn time_of(&self, url: &str) -> Option<i64> {
         lock(&self.times).get(url).copied()
+    }
+
+    /// Begins work that blocks and goes on beside the steps. What has not begun when the build is given
+    /// up never does.
+    pub(crate) fn begin(&self, work: impl FnOnce() + Send + 'static) {
+        lock(&self.working).spawn_blocking(work);
+    }
+
+    /// Waits for that work.
+    pub(crate) async fn finish(&self) {
+        let mut working = std::mem::take(&mut *lock(&self.working));
+        while working.join_next().await.is_some() {}
     }
 
     /// Notes a result.

@@ -109,6 +109,7 @@ impl Builder {
             Err(error) => Err(error),
         };
         if outcome.is_err() {
+            build.inputs.finish().await;
             let done = Arc::clone(&build);
             let kept = build.shared.blocking(move |_| done.keep(&[])).await;
             if let Err(error) = kept {

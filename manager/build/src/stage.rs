@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     pub(crate) args: Vec<(String, Option<String>)>,
     pub(crate) platform: Platform,
     has_own_cmd: bool,
+    /// Whether its layers are layers of the image.
+    is_shipped: bool,
     /// Steps so far, and all of them, for people.
     step: usize,
     steps: usize,
@@ -118,6 +120,7 @@ impl Stage {
         let made = |located: &&Located| makes_files(&located.instruction);
         let mut this = Self::empty(build, index, platform);
         this.steps += stage.instructions.iter().filter(made).count();
+        this.is_shipped = this.build.ships(index);
         let named = this.build.request.named_contexts.get(&base).cloned();
         match (named, this.build.find_stage(&base, index)) {
             (Some(crate::request::ContextSource::Image { reference }), _) => {
@@ -149,6 +152,7 @@ impl Stage {
             args: Vec::new(),
             platform,
             has_own_cmd: false,
+            is_shipped: false,
             step: 0,
             steps: 1,
             build,
@@ -509,6 +513,12 @@ impl Stage {
     /// Takes a step's result over.
     pub(crate) fn accept(&mut self, result: StepResult, created_by: String) {
         self.files = result.files;
+        if self.is_shipped
+            && result.has_layer
+            && let Some(layer) = self.files.top.as_ref().filter(|layer| layer.exported().is_none())
+        {
+            self.build.export_early(layer);
+        }
         let created = result.has_layer.then_some(result.created);
         self.config.note(created_by, created, result.has_layer);
     }
