@@ -44,6 +44,33 @@ pub(crate) struct Placement {
     pub(crate) mtime_secs: Option<i64>,
 }
 
+impl Placement {
+    /// How directories look that a copy makes on its way.
+    fn new_dirs(&self) -> NewDirs {
+        let mode = match self.mode {
+            Some(ModeChange::Set(mode)) => mode,
+            _ => NewDirs::MODE,
+        };
+        let owner = self.owner.unwrap_or((0, 0));
+        NewDirs { owner, mode, mtime_secs: self.mtime_secs }
+    }
+}
+
+/// How directories look that are made because they are missing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewDirs {
+    /// User and group.
+    pub(crate) owner: (u32, u32),
+    pub(crate) mode: RawMode,
+    /// Seconds since 1970; `None`: now.
+    pub(crate) mtime_secs: Option<i64>,
+}
+
+impl NewDirs {
+    /// The mode, unless something else is asked for.
+    pub(crate) const MODE: RawMode = 0o755;
+}
+
 /// Puts sources into a tree.
 ///
 /// # Errors
@@ -82,7 +109,7 @@ fn place_one(target: &Tree, source: &Source, placement: &Placement) -> Result<()
         let path = destination.trim_end_matches('/');
         path.rsplit_once('/').unwrap_or(("", path))
     };
-    let dir = make_dirs(target, parent, placement.owner, placement.mtime_secs)?;
+    let dir = make_dirs(target, parent, &placement.new_dirs())?;
     match source.items.first() {
         Some(item) => writer.item(dir.as_fd(), &join(parent, name), name, item),
         None => Ok(()),
@@ -102,7 +129,7 @@ impl Writer<'_> {
     /// Merges the source's content into a directory.
     fn directory(&mut self, path: &str) -> Result<(), TreeError> {
         let existed = self.target.stat(path).map_err(TreeError::io("look at", path))?.is_some();
-        let root = make_dirs(self.target, path, self.placement.owner, self.placement.mtime_secs)?;
+        let root = make_dirs(self.target, path, &self.placement.new_dirs())?;
         let mut items = self.source.items.iter();
         let Some(first) = items.next() else { return Ok(()) };
         // Open directories from the destination down to where the last item went, and what they
@@ -125,7 +152,12 @@ impl Writer<'_> {
         while let Some(last) = open.pop() {
             self.close(path, Some(last))?;
         }
-        if existed { Ok(()) } else { self.finish_dir(root.as_fd(), path, first) }
+        // A destination is a directory like others, in which the source's content is; a directory that
+        // `--parents` brings is the source itself.
+        if existed || self.source.parents.is_empty() {
+            return Ok(());
+        }
+        self.finish_dir(root.as_fd(), path, first)
     }
 
     fn close(
@@ -370,12 +402,7 @@ fn remove(dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<(), TreeError> 
 
 /// Makes a directory and those above it that are missing, links in the tree followed. What is there
 /// stays as it is.
-pub(crate) fn make_dirs(
-    target: &Tree,
-    path: &str,
-    owner: Option<(u32, u32)>,
-    mtime_secs: Option<i64>,
-) -> Result<OwnedFd, TreeError> {
+pub(crate) fn make_dirs(target: &Tree, path: &str, look: &NewDirs) -> Result<OwnedFd, TreeError> {
     match target.open_dir(path) {
         Ok(dir) => return Ok(dir),
         Err(Errno::NOENT) => {}
@@ -408,7 +435,7 @@ pub(crate) fn make_dirs(
                 pending.extend(leads_to.split('/').rev().map(str::to_owned));
             }
             Err(Errno::NOENT) => {
-                make_one(target, &parent, &next, &component, owner, mtime_secs)?;
+                make_one(target, &parent, &next, &component, look)?;
                 at = next;
             }
             // It is something else than a link.
@@ -429,17 +456,15 @@ fn make_one(
     parent: &OwnedFd,
     path: &str,
     name: &str,
-    owner: Option<(u32, u32)>,
-    mtime_secs: Option<i64>,
+    look: &NewDirs,
 ) -> Result<(), TreeError> {
-    let mode: RawMode = 0o755;
-    rfs::mkdirat(parent, name, Mode::from_raw_mode(mode))
+    rfs::mkdirat(parent, name, Mode::from_raw_mode(NewDirs::MODE))
         .map_err(TreeError::io("make the directory", path))?;
     let made = target.open_dir(path).map_err(TreeError::io("open", path))?;
-    let (uid, gid) = owner.unwrap_or((0, 0));
+    let (uid, gid) = look.owner;
     rfs::fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(mode)))
-        .and_then(|()| match mtime_secs {
+        .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(look.mode)))
+        .and_then(|()| match look.mtime_secs {
             Some(secs) => rfs::futimens(&made, &times(secs.saturating_mul(1_000_000_000))),
             None => Ok(()),
         })

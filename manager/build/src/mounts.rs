@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keg_engine::model::{Mount, MountSource, Propagation};
-use keg_store::Digest;
+use keg_store::{Algorithm, Digest, Hasher};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::OwnedMutexGuard;
@@ -29,7 +29,7 @@ use crate::dockerfile::{MountKind, RunMount, Sharing};
 use crate::error::BuildError;
 use crate::layers::Files;
 use crate::session::Session;
-use crate::sources::{Source, clean};
+use crate::sources::{Files as SourceFiles, Source, clean};
 use crate::stage::Stage;
 use crate::tree::Tree;
 
@@ -65,6 +65,21 @@ impl Mounted {
 }
 
 impl Mounted {
+    /// Lets the bytes that are shown stand for them in the key, and not what all files of the stage or
+    /// image were made of. All of a stage is not read for that.
+    pub(crate) async fn know_by_content(&mut self) -> Result<(), BuildError> {
+        let Some((source, id, Some(_))) = &mut self.source else { return Ok(()) };
+        let Some(tree) = source.tree.clone().filter(|_| !source.path.is_empty()) else {
+            return Ok(());
+        };
+        let files = SourceFiles::Tree(tree, Arc::default());
+        let hashed = files.select(&source.path, &Arc::default(), true).await?;
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hashed.hash(&mut hasher);
+        *id = hasher.finish().to_string();
+        Ok(())
+    }
+
     /// Shows a source at a place, read only; `files` are those that it is all of, if it is.
     pub(crate) fn of_source(source: Source, files: Option<Files>, target: &str) -> Self {
         let kind = MountKind::Bind { from: None, source: String::new(), writable: false };

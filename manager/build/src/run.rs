@@ -117,46 +117,69 @@ impl Stage {
         let words = self.words(run)?;
         let created_by = self.created_by(&words);
         let mut mounts = Vec::new();
-        let mut mount_keys = Vec::new();
         for mount in &run.mounts {
             let mount = RunMount::parse(&self.word(mount)?).map_err(|problem| {
                 BuildError::Malformed { problem: format!("--mount: {problem}") }
             })?;
-            let mounted = self.mount(&self.in_namespace(mount)).await?;
-            mount_keys.push(mounted.key());
-            mounts.push(mounted);
+            mounts.push(self.mount(&self.in_namespace(mount)).await?);
         }
         let devices = self.devices(run)?;
         let env = self.run_env();
-        let key = key_of(&json!({
-            "step": "run",
-            "on": self.files.id,
-            "args": words.args,
-            "script": words.script,
-            "env": env.iter().filter(|entry| !is_proxy(entry)).collect::<Vec<_>>(),
-            "user": self.config.text("User"),
-            "directory": self.config.text("WorkingDir"),
-            "network": network.as_str(),
-            "insecure": run.security == Security::Insecure,
-            "mounts": mount_keys,
-            "devices": devices.iter().map(|device| &device.host).collect::<Vec<_>>(),
-            "epoch": self.build.epoch_secs,
-            "surroundings": self.surroundings(),
-        }));
-        let _turn = self.build.shared.locks.lock(&key).await;
-        if let Some(result) = self.find(&key).await? {
+        let is_insecure = run.security == Security::Insecure;
+        let mut job = Job { words, env, mounts, network, devices, is_insecure, outbox: None };
+        let first_key = self.run_key(&job);
+        let _turn = self.build.shared.locks.lock(&first_key).await;
+        if let Some(result) = self.find(&first_key).await? {
             step.cached();
             self.accept(result, created_by);
             return Ok(());
         }
-        crate::emulation::check(&self.platform)?;
-        let is_insecure = run.security == Security::Insecure;
-        let job = Job { words, env, mounts, network, devices, is_insecure, outbox: None };
-        let upper = self.execute(job, step).await?;
-        let result = self.finish_step(&key, self.id_of_run(&key), upper, &created_by)?;
-        step.done();
+        // A stage that was built anew may have come to the same in what the step sees of it.
+        for mounted in &mut job.mounts {
+            mounted.know_by_content().await?;
+        }
+        let key = self.run_key(&job);
+        let _second_turn = match key == first_key {
+            true => None,
+            false => Some(self.build.shared.locks.lock(&key).await),
+        };
+        let result = match self.find(&key).await? {
+            Some(result) => {
+                step.cached();
+                result
+            }
+            None => {
+                crate::emulation::check(&self.platform)?;
+                let upper = self.execute(job, step).await?;
+                let result = self.finish_step(&key, self.id_of_run(&key), upper, &created_by)?;
+                step.done();
+                result
+            }
+        };
+        if key != first_key {
+            self.keep_result(&first_key, &result, &created_by);
+        }
         self.accept(result, created_by);
         Ok(())
+    }
+
+    /// The digest of all that the result of a command depends on.
+    fn run_key(&self, job: &Job) -> String {
+        key_of(&json!({
+            "step": "run",
+            "on": self.files.id,
+            "args": job.words.args,
+            "script": job.words.script,
+            "env": job.env.iter().filter(|entry| !is_proxy(entry)).collect::<Vec<_>>(),
+            "user": self.config.text("User"),
+            "directory": self.config.text("WorkingDir"),
+            "network": job.network.as_str(),
+            "insecure": job.is_insecure,
+            "mounts": job.mounts.iter().map(Mounted::key).collect::<Vec<_>>(),
+            "devices": job.devices.iter().map(|device| &device.host).collect::<Vec<_>>(),
+            "epoch": self.build.epoch_secs,
+            "surroundings": self.surroundings(),
+        }))
     }
 
     /// Gives a cache the id that it has in the namespace of caches that the client has named.

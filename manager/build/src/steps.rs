@@ -9,7 +9,7 @@ use keg_store::{Algorithm, Hasher};
 use serde_json::json;
 
 use crate::chmod::ModeChange;
-use crate::copy::{Placement, make_dirs, place};
+use crate::copy::{NewDirs, Placement, make_dirs, place};
 use crate::direct;
 use crate::dockerfile::{Add, Copy, Located, Words, parse_heredoc};
 use crate::error::BuildError;
@@ -77,7 +77,8 @@ impl Stage {
                 let made = writable(shared, &files, &upper).and_then(|tree| {
                     // What is there already stays as it is, and makes no layer.
                     if tree.stat(&full).map_err(TreeError::io("look at", &full))?.is_none() {
-                        make_dirs(&tree, &full, Some(owner), epoch_secs)?;
+                        let look = NewDirs { owner, mode: NewDirs::MODE, mtime_secs: epoch_secs };
+                        make_dirs(&tree, &full, &look)?;
                     }
                     Ok(())
                 });
@@ -220,6 +221,11 @@ impl Stage {
     }
 
     async fn copy_from(&mut self, copy: &Copy) -> Result<From, BuildError> {
+        if copy.from.as_ref().is_some_and(|name| name.contains('$')) {
+            let problem = "variables are not replaced in --from: name a stage FROM the variable, and \
+                           copy from that";
+            return Err(BuildError::Malformed { problem: problem.to_owned() });
+        }
         let Some(name) = &copy.from else {
             let is_inline = !copy.heredocs.is_empty() && copy.sources.len() == copy.heredocs.len();
             return match self.build.context("").await? {
@@ -339,7 +345,10 @@ impl Stage {
         let exclude = Arc::new(exclude);
         // What is before `/./` is where `--parents` begins to keep directories.
         let pivot = if copy.parents {
-            source.split_once("/./").map(|(start, _)| clean(start))
+            // A wildcard in there stands for one name.
+            source
+                .split_once("/./")
+                .map(|(start, _)| clean(start).split('/').filter(|name| !name.is_empty()).count())
         } else {
             None
         };
@@ -351,11 +360,8 @@ impl Stage {
             }
             let mut selected = files.select(&path, &exclude, true).await?;
             if copy.parents {
-                let below = match &pivot {
-                    Some(start) => path.strip_prefix(start.as_str()).unwrap_or(&path),
-                    None => &path,
-                };
-                let below = below.trim_start_matches('/');
+                let names: Vec<&str> = path.split('/').collect();
+                let below = names.get(pivot.unwrap_or(0)..).unwrap_or_default().join("/");
                 let parents = below.rsplit_once('/').map_or("", |(parents, _)| parents);
                 selected.parents =
                     if parents.is_empty() { ".".to_owned() } else { parents.to_owned() };

@@ -196,7 +196,9 @@ fn copies_look_the_same_whatever_is_below_them() {
     let project = Project::new(&[
         (
             "Dockerfile",
-            "FROM BASE
+            "FROM BASE AS tools
+RUN mkdir -m 700 /private && chown 9:9 /private
+FROM BASE
 RUN mkdir -p /full/dir /mine/empty && chmod 2750 /mine /mine/empty && chown 7:8 /mine \\
  && echo old > /full/file && echo kept > /full/dir/kept && ln -s /full /way \\
  && mkdir /gone && echo x > /gone/x
@@ -208,6 +210,8 @@ COPY tree /gone
 COPY tree/file /way/by-link
 COPY tree/file /full/dir/
 COPY --chmod=640 --chown=5:6 tree/file /mine/own
+COPY --chmod=770 --chown=5:6 tree/file /made/way/own
+COPY --from=tools /private /public
 ",
         ),
         ("tree/file", "new"),
@@ -217,14 +221,14 @@ COPY --chmod=640 --chown=5:6 tree/file /mine/own
     let _ = project.build(&[]).success();
 
     let line = "cd /; find new full mine gone -type f | sort | xargs grep -H .; \
-        stat -c '%n %a %u:%g' mine mine/empty mine/own full/dir new/place/file";
+        stat -c '%n %a %u:%g' mine mine/empty mine/own full/dir new/place/file made/way public";
     assert_eq!(
         project.run(line),
         "full/by-link:new\nfull/dir/below:below\nfull/dir/file:new\nfull/dir/kept:kept\n\
          full/file:new\ngone/dir/below:below\ngone/file:new\nmine/empty/dir/below:below\n\
          mine/empty/file:new\nmine/own:new\nnew/place/dir/below:below\nnew/place/file:new\n\
          mine 2750 7:8\nmine/empty 2750 0:0\nmine/own 640 5:6\nfull/dir 755 0:0\n\
-         new/place/file 644 0:0\n"
+         new/place/file 644 0:0\nmade/way 770 5:6\npublic 755 0:0\n"
     );
 }
 

@@ -75,6 +75,33 @@ RUN --mount=type=cache,target=/mine,uid=1000 echo {text} > /mine/file
 }
 
 #[test]
+fn a_mount_from_a_stage_counts_by_what_it_shows() {
+    requires!(root);
+    let file = "FROM BASE AS made
+COPY changing /
+RUN mkdir /out && echo same > /out/file
+FROM BASE
+RUN --mount=from=made,source=out,target=/out,rw touch /out/more && \\
+ cat /out/file /proc/sys/kernel/random/uuid > /seen
+";
+    let project = Project::new(&[("Dockerfile", file), ("changing", "one")]);
+    let _ = project.build(&[]).success();
+    let first = project.run("cat /seen");
+
+    project.write("changing", "another");
+    let _ = project.build(&[]).success();
+
+    assert!(first.starts_with("same\n"), "{first}");
+    assert_eq!(project.run("cat /seen"), first);
+    project.write("Dockerfile", &file.replace("echo same", "echo other"));
+    let _ = project.build(&[]).success();
+    assert!(project.run("cat /seen").starts_with("other\n"));
+    project.write("Dockerfile", "FROM BASE\nRUN --mount=type=cache,source=x,target=/y true\n");
+    let refused = project.build(&[]);
+    assert!(refused.stderr.contains("the source of a cache"), "{refused:?}");
+}
+
+#[test]
 fn memory_is_bounded_and_secrets_are_where_they_were_asked_for() {
     requires!(root);
     let project = Project::new(&[(

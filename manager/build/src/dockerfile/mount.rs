@@ -196,6 +196,13 @@ impl Fields {
             "bind" => {
                 MountKind::Bind { from: self.from, source, writable: self.read_only == Some(false) }
             }
+            "cache" if self.from.is_none() && !matches!(source.as_str(), "/" | "." | "") => {
+                return Err(
+                    "the source of a cache is in what from names, and it has none: give the \
+                     directory an id of its own"
+                        .to_owned(),
+                );
+            }
             "cache" => MountKind::Cache {
                 id: self.id,
                 sharing: self.sharing.unwrap_or_default(),
