@@ -47,12 +47,7 @@ pub(crate) struct Placement {
 impl Placement {
     /// How directories look that a copy makes on its way.
     fn new_dirs(&self) -> NewDirs {
-        let mode = match self.mode {
-            Some(ModeChange::Set(mode)) => mode,
-            _ => NewDirs::MODE,
-        };
-        let owner = self.owner.unwrap_or((0, 0));
-        NewDirs { owner, mode, mtime_secs: self.mtime_secs }
+        NewDirs { owner: self.owner.unwrap_or((0, 0)), mtime_secs: self.mtime_secs }
     }
 }
 
@@ -61,14 +56,8 @@ impl Placement {
 pub(crate) struct NewDirs {
     /// User and group.
     pub(crate) owner: (u32, u32),
-    pub(crate) mode: RawMode,
     /// Seconds since 1970; `None`: now.
     pub(crate) mtime_secs: Option<i64>,
-}
-
-impl NewDirs {
-    /// The mode, unless something else is asked for.
-    pub(crate) const MODE: RawMode = 0o755;
 }
 
 /// Puts sources into a tree.
@@ -154,10 +143,17 @@ impl Writer<'_> {
         }
         // A destination is a directory like others, in which the source's content is; a directory that
         // `--parents` brings is the source itself.
-        if existed || self.source.parents.is_empty() {
+        if existed {
             return Ok(());
         }
-        self.finish_dir(root.as_fd(), path, first)
+        if !self.source.parents.is_empty() {
+            return self.finish_dir(root.as_fd(), path, first);
+        }
+        match self.placement.mode {
+            Some(ModeChange::Set(mode)) => rfs::fchmod(root, Mode::from_raw_mode(mode))
+                .map_err(TreeError::io("set the mode of", path)),
+            _ => Ok(()),
+        }
     }
 
     fn close(
@@ -458,12 +454,13 @@ fn make_one(
     name: &str,
     look: &NewDirs,
 ) -> Result<(), TreeError> {
-    rfs::mkdirat(parent, name, Mode::from_raw_mode(NewDirs::MODE))
+    let mode: RawMode = 0o755;
+    rfs::mkdirat(parent, name, Mode::from_raw_mode(mode))
         .map_err(TreeError::io("make the directory", path))?;
     let made = target.open_dir(path).map_err(TreeError::io("open", path))?;
     let (uid, gid) = look.owner;
     rfs::fchown(&made, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(look.mode)))
+        .and_then(|()| rfs::fchmod(&made, Mode::from_raw_mode(mode)))
         .and_then(|()| match look.mtime_secs {
             Some(secs) => rfs::futimens(&made, &times(secs.saturating_mul(1_000_000_000))),
             None => Ok(()),

@@ -77,7 +77,7 @@ impl Stage {
                 let made = writable(shared, &files, &upper).and_then(|tree| {
                     // What is there already stays as it is, and makes no layer.
                     if tree.stat(&full).map_err(TreeError::io("look at", &full))?.is_none() {
-                        let look = NewDirs { owner, mode: NewDirs::MODE, mtime_secs: epoch_secs };
+                        let look = NewDirs { owner, mtime_secs: epoch_secs };
                         make_dirs(&tree, &full, &look)?;
                     }
                     Ok(())

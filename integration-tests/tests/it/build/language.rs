@@ -228,7 +228,7 @@ COPY --from=tools /private /public
          full/file:new\ngone/dir/below:below\ngone/file:new\nmine/empty/dir/below:below\n\
          mine/empty/file:new\nmine/own:new\nnew/place/dir/below:below\nnew/place/file:new\n\
          mine 2750 7:8\nmine/empty 2750 0:0\nmine/own 640 5:6\nfull/dir 755 0:0\n\
-         new/place/file 644 0:0\nmade/way 770 5:6\npublic 755 0:0\n"
+         new/place/file 644 0:0\nmade/way 755 5:6\npublic 755 0:0\n"
     );
 }
 
