@@ -56,6 +56,8 @@ pub struct Details {
     pub etc_dir: ContainerDir,
     /// Where its network namespace is, while it runs, if that is not the host's.
     pub network_namespace: Option<PathBuf>,
+    /// What keeps its writable layer.
+    pub snapshotter: &'static str,
 }
 
 /// Containers by state.
@@ -119,6 +121,7 @@ impl Engine {
             endpoints: container.endpoints(),
             etc_dir: self.etc_dir(&record),
             network_namespace: self.network_namespace(&record),
+            snapshotter: self.shared.snapshotter.name(),
             record,
         })
     }

@@ -50,6 +50,30 @@ fn inspect_takes_a_template() {
 }
 
 #[test]
+fn fields_that_are_empty_print_as_dockers_do() {
+    requires!(root);
+    let (daemon, image) = Daemon::with_busybox();
+    let run = ["--name", "one", "--network", "none", &image, "/probe", "pause"];
+    let _ = daemon.run_detached(run);
+
+    for (object, template, printed) in [
+        ("one", "{{.HostConfig.Binds}} {{json .HostConfig.CapAdd}}", "[] null"),
+        ("one", "{{.HostConfig.IpcMode}} {{.HostConfig.ShmSize}}", "private 67108864"),
+        ("one", "{{.Config.Healthcheck}} {{.Config.User}}.", "<nil> ."),
+        ("one", "{{index .HostConfig.MaskedPaths 0}}", "/proc/acpi"),
+        ("one", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", "none"),
+        (&image, "{{.Config.User}}.{{.Config.StopSignal}}.{{.Config.Volumes}}", "..map[]"),
+        (&image, "{{if eq .Config.User \"\"}}root{{end}} {{len .Config.OnBuild}}", "root 0"),
+        (&image, "{{index .Config.Labels \"none\"}}.", "."),
+    ] {
+        let outcome = daemon.keg(["inspect", "-f", template, object]).success();
+        assert_eq!(outcome.stdout.trim_end(), printed, "{template}");
+    }
+    let info = daemon.keg(["info", "-f", "{{.Driver}} {{len .Plugins.Log}} {{.SystemTime}}"]);
+    assert!(info.success().stdout.starts_with("overlayfs 3 2"));
+}
+
+#[test]
 fn an_id_may_be_shortened() {
     requires!(root);
     let (daemon, image) = Daemon::with_busybox();

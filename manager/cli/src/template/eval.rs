@@ -198,14 +198,14 @@ fn chain(value: &Value, names: &[String]) -> Result<Value, TemplateError> {
     for field in names {
         value = match value {
             Value::Record(fields) => match fields.iter().find(|(name, _)| name == field) {
-                Some((_, value)) => value,
+                Some((_, value)) => value.plain(),
                 None => return Err(no_field(field, fields)),
             },
             Value::Map(entries) => match entries.get(field) {
-                Some(value) => value,
+                Some(value) => value.plain(),
                 None => return Ok(Value::Null),
             },
-            Value::Null => return Ok(Value::Null),
+            Value::Null | Value::Nil(_) => return Ok(Value::Null),
             other => {
                 return Err(TemplateError::NotAnObject { field: field.clone(), of: other.kind() });
             }
@@ -223,7 +223,7 @@ fn no_field(field: &str, fields: &[(&'static str, Value)]) -> TemplateError {
 /// Elements with their keys.
 fn items_of(value: Value) -> Result<Vec<(Value, Value)>, TemplateError> {
     match value {
-        Value::Null => Ok(Vec::new()),
+        Value::Null | Value::Nil(_) => Ok(Vec::new()),
         Value::List(items) => Ok((0_i64..).map(Value::Int).zip(items).collect()),
         Value::Map(entries) => {
             Ok(entries.into_iter().map(|(key, value)| (Value::Text(key), value)).collect())

@@ -91,7 +91,7 @@ impl Call<'_> {
             Value::Text(text) => text.len(),
             Value::List(items) => items.len(),
             Value::Map(entries) => entries.len(),
-            Value::Null => 0,
+            Value::Null | Value::Nil(_) => 0,
             other => return Err(self.wrong_type(other)),
         };
         Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
@@ -103,7 +103,7 @@ impl Call<'_> {
                 let texts: Vec<String> = items.iter().map(Value::to_string).collect();
                 Ok(Value::Text(texts.join(separator)))
             }
-            [Value::Null, Value::Text(_)] => Ok(Value::text("")),
+            [Value::Null | Value::Nil(_), Value::Text(_)] => Ok(Value::text("")),
             [Value::List(_), other] | [other, _] => Err(self.wrong_type(other)),
             _ => Err(self.wrong_count("a list and a separator")),
         }
@@ -157,13 +157,14 @@ impl Call<'_> {
                         .ok_or(TemplateError::OutOfRange { index: *index, length: items.len() })?
                 }
                 (Value::Map(entries), Value::Text(key)) => {
-                    entries.get(key).cloned().unwrap_or_else(|| Value::text(""))
+                    entries.get(key).map_or_else(|| Value::text(""), |found| found.plain().clone())
                 }
                 (Value::Record(fields), Value::Text(key)) => {
                     let found = fields.iter().find(|(name, _)| name == key);
-                    found.map_or(Value::Null, |(_, value)| value.clone())
+                    found.map_or(Value::Null, |(_, value)| value.plain().clone())
                 }
-                (Value::Null, _) => Value::Null,
+                (Value::Nil("map[]"), Value::Text(_)) => Value::text(""),
+                (Value::Null | Value::Nil(_), _) => Value::Null,
                 (other, _) => return Err(self.wrong_type(other)),
             };
         }

@@ -10,6 +10,10 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 pub(crate) enum Value {
     /// Nothing.
     Null,
+    /// An empty list, map or pointer that JSON shows as `null`, and how Go prints it.
+    Nil(&'static str),
+    /// The value of a field that JSON leaves out while it is empty, and that templates know all the same.
+    Omitted(Box<Value>),
     /// A truth value.
     Bool(bool),
     /// A whole number.
@@ -30,6 +34,13 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// A list that is not there.
+    pub(crate) const NO_LIST: Self = Self::Nil("[]");
+    /// A map that is not there.
+    pub(crate) const NO_MAP: Self = Self::Nil("map[]");
+    /// A number or an object that is not there.
+    pub(crate) const NIL: Self = Self::Nil("<nil>");
+
     /// Makes a text.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
@@ -63,7 +74,8 @@ impl Value {
     /// What Go's templates take for true: anything but nothing, zero and emptiness.
     pub(crate) fn is_true(&self) -> bool {
         match self {
-            Self::Null => false,
+            Self::Null | Self::Nil(_) => false,
+            Self::Omitted(value) => value.is_true(),
             Self::Bool(value) => *value,
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
@@ -75,10 +87,23 @@ impl Value {
         }
     }
 
+    /// The value itself, also of a field that JSON leaves out.
+    pub(crate) fn plain(&self) -> &Self {
+        match self {
+            Self::Omitted(value) => value,
+            value => value,
+        }
+    }
+
+    fn is_in_json(&self) -> bool {
+        !matches!(self, Self::Lookup(_) | Self::Omitted(_))
+    }
+
     /// The type, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Null => "nothing",
+            Self::Null | Self::Nil(_) => "nothing",
+            Self::Omitted(value) => value.kind(),
             Self::Bool(_) => "a truth value",
             Self::Int(_) | Self::Float(_) => "a number",
             Self::Text(_) => "text",
@@ -130,19 +155,20 @@ impl From<serde_json::Value> for Value {
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Null | Self::Lookup(_) => serializer.serialize_unit(),
+            Self::Null | Self::Nil(_) | Self::Lookup(_) => serializer.serialize_unit(),
+            Self::Omitted(value) => value.serialize(serializer),
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Int(value) => serializer.serialize_i64(*value),
             Self::Float(value) => serializer.serialize_f64(*value),
             Self::Text(text) => serializer.serialize_str(text),
             Self::List(items) => serializer.collect_seq(items),
-            Self::Map(entries) => serializer.collect_map(entries),
+            Self::Map(entries) => {
+                serializer.collect_map(entries.iter().filter(|(_, value)| value.is_in_json()))
+            }
             Self::Record(fields) => {
                 let mut map = serializer.serialize_map(None)?;
-                for (name, value) in fields {
-                    if !matches!(value, Self::Lookup(_)) {
-                        map.serialize_entry(name, value)?;
-                    }
+                for (name, value) in fields.iter().filter(|(_, value)| value.is_in_json()) {
+                    map.serialize_entry(name, value)?;
                 }
                 map.end()
             }
@@ -155,6 +181,8 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("<no value>"),
+            Self::Nil(printed) => f.write_str(printed),
+            Self::Omitted(value) => value.fmt(f),
             Self::Bool(value) => write!(f, "{value}"),
             Self::Int(value) => write!(f, "{value}"),
             Self::Float(value) => write!(f, "{value}"),

@@ -156,7 +156,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
     let summary = container.summary.clone().unwrap_or_default();
     let config = container.config.clone().unwrap_or_default();
     let host = container.host_config.clone().unwrap_or_default();
-    let id_range = container.id_range.as_ref().map_or(Value::Null, |range| {
+    let id_range = container.id_range.as_ref().map_or(Value::NIL, |range| {
         Value::record([
             ("Start", Value::unsigned(range.start)),
             ("Length", Value::unsigned(range.length)),
@@ -175,14 +175,14 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("LogPath", Value::text(&container.log_path)),
         ("Name", Value::Text(format!("/{}", summary.name))),
         ("RestartCount", Value::unsigned(container.restart_count)),
-        ("Driver", Value::text("overlayfs")),
+        ("Driver", Value::text(&container.snapshotter)),
         ("MountLabel", Value::text("")),
         ("ProcessLabel", Value::text("")),
         ("AppArmorProfile", Value::text(&host.apparmor_profile)),
-        ("ExecIDs", Value::Null),
+        ("ExecIDs", Value::NO_LIST),
         ("Platform", Value::text("linux")),
-        ("HostConfig", host_config(&host, &container.runtime)),
-        ("GraphDriver", graph_driver(&container.snapshot_key)),
+        ("HostConfig", host_config(container, &host)),
+        ("GraphDriver", graph_driver(container)),
         ("Mounts", Value::List(summary.mount_points.iter().map(mount_point).collect())),
         ("Config", config_record(&config, &summary)),
         ("NetworkSettings", network::settings(container)),
@@ -227,7 +227,7 @@ fn state(summary: &ContainerSummary, health_of: Option<&Health>) -> Value {
     Value::Record(fields)
 }
 
-fn host_config(host: &HostConfig, runtime: &str) -> Value {
+fn host_config(container: &InspectContainerResponse, host: &HostConfig) -> Value {
     let none = Resources::default();
     let resources = host.resources.as_ref().unwrap_or(&none);
     let binds: Vec<String> = host
@@ -243,6 +243,7 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         .collect();
     let mut fields = vec![
         ("Binds", texts_or_null(&binds)),
+        ("ContainerIDFile", Value::text("")),
         ("LogConfig", log_config(host)),
         ("Init", Value::Bool(host.init)),
         ("VolumesFrom", texts_or_null(&host.volumes_from)),
@@ -253,15 +254,18 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         ("DnsOptions", Value::texts(&host.dns_options)),
         ("DnsSearch", Value::texts(&host.dns_search)),
         ("ExtraHosts", texts_or_null(&host.extra_hosts)),
-        ("Links", Value::Null),
+        ("Links", Value::NO_LIST),
         ("RestartPolicy", restart_policy(host.restart_policy.as_ref())),
         ("AutoRemove", Value::Bool(host.auto_remove)),
+        ("VolumeDriver", Value::text("")),
+        ("ConsoleSize", Value::List(vec![Value::Int(0), Value::Int(0)])),
         ("ReadonlyRootfs", Value::Bool(host.read_only_rootfs)),
         ("CapAdd", texts_or_null(&host.cap_add)),
         ("CapDrop", texts_or_null(&host.cap_drop)),
-        ("CgroupnsMode", Value::text(&host.cgroupns_mode)),
+        ("CgroupnsMode", private_unless(&host.cgroupns_mode)),
         ("GroupAdd", texts_or_null(&host.group_add)),
-        ("IpcMode", Value::text(&host.ipc_mode)),
+        ("IpcMode", private_unless(&host.ipc_mode)),
+        ("Cgroup", Value::text("")),
         ("OomScoreAdj", Value::Int(host.oom_score_adj.unwrap_or_default().into())),
         ("PidMode", Value::text(&host.pid_mode)),
         ("Privileged", Value::Bool(host.privileged)),
@@ -271,10 +275,18 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         ("ShmSize", Value::unsigned(host.shm_size_bytes)),
         ("Sysctls", labels_map(&host.sysctls)),
         ("Annotations", labels_map(&host.annotations)),
-        ("Runtime", Value::text(runtime)),
+        ("Runtime", Value::text(&container.runtime)),
+        ("Isolation", Value::text("")),
+        ("MaskedPaths", Value::texts(&container.masked_paths)),
+        ("ReadonlyPaths", Value::texts(&container.read_only_paths)),
     ];
     fields.extend(limits(host, resources));
     Value::record(fields)
+}
+
+/// A mode for which Docker has a word also where nothing else was asked for.
+fn private_unless(mode: &str) -> Value {
+    Value::text(if mode.is_empty() { "private" } else { mode })
 }
 
 /// What it may use, by the names that Docker has for it.
@@ -288,7 +300,7 @@ fn limits(host: &HostConfig, resources: &Resources) -> Vec<(&'static str, Value)
         };
         Value::List(limits.iter().map(one).collect())
     };
-    let swappiness = resources.memory_swappiness.map_or(Value::Null, Value::unsigned);
+    let swappiness = resources.memory_swappiness.map_or(Value::NIL, Value::unsigned);
     vec![
         ("CpuShares", Value::unsigned(resources.cpu_shares)),
         ("Memory", Value::Int(resources.memory_bytes)),
@@ -308,15 +320,21 @@ fn limits(host: &HostConfig, resources: &Resources) -> Vec<(&'static str, Value)
         ("CpusetMems", Value::text(&resources.cpuset_mems)),
         ("Devices", Value::List(host.devices.iter().map(device).collect())),
         ("DeviceCgroupRules", texts_or_null(&host.device_cgroup_rules)),
+        ("DeviceRequests", Value::NO_LIST),
         ("MemoryReservation", Value::Int(resources.memory_reservation_bytes)),
         ("MemorySwap", Value::Int(resources.memory_swap_bytes)),
         ("MemorySwappiness", swappiness),
         ("OomKillDisable", Value::Bool(resources.oom_kill_disable)),
         (
             "PidsLimit",
-            if resources.pids_limit == 0 { Value::Null } else { Value::Int(resources.pids_limit) },
+            if resources.pids_limit == 0 { Value::NIL } else { Value::Int(resources.pids_limit) },
         ),
         ("Ulimits", Value::List(host.ulimits.iter().map(ulimit).collect())),
+        // Of other systems than Linux.
+        ("CpuCount", Value::Int(0)),
+        ("CpuPercent", Value::Int(0)),
+        ("IOMaximumIOps", Value::Int(0)),
+        ("IOMaximumBandwidth", Value::Int(0)),
     ]
 }
 
@@ -341,9 +359,9 @@ fn log_config(host: &HostConfig) -> Value {
 }
 
 /// What its root file system is made of.
-fn graph_driver(snapshot_key: &str) -> Value {
-    let data = [("ID".to_owned(), Value::text(snapshot_key))];
-    Value::record([("Name", Value::text("overlayfs")), ("Data", Value::map(data))])
+fn graph_driver(container: &InspectContainerResponse) -> Value {
+    let data = [("ID".to_owned(), Value::text(&container.snapshot_key))];
+    Value::record([("Name", Value::text(&container.snapshotter)), ("Data", Value::map(data))])
 }
 
 fn restart_policy(policy: Option<&RestartPolicy>) -> Value {
@@ -432,7 +450,7 @@ fn health(health: &Health) -> Value {
 }
 
 fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value {
-    let stop_timeout = config.stop_timeout_secs.map_or(Value::Null, Value::unsigned);
+    let stop_timeout = config.stop_timeout_secs.map_or(Value::NIL, Value::unsigned);
     Value::record([
         ("Hostname", Value::text(&config.hostname)),
         ("Domainname", Value::text(&config.domainname)),
@@ -442,14 +460,14 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
         ("OpenStdin", Value::Bool(config.open_stdin)),
         ("StdinOnce", Value::Bool(config.stdin_once)),
         ("Volumes", volume_targets(summary)),
-        ("OnBuild", Value::Null),
+        ("OnBuild", Value::NO_LIST),
         ("Env", Value::texts(&config.env)),
         ("Cmd", texts_or_null(&config.command)),
         ("Image", Value::text(&summary.image)),
         ("WorkingDir", Value::text(&config.working_dir)),
         ("Entrypoint", texts_or_null(&config.entrypoint)),
         ("Labels", labels_map(&config.labels)),
-        ("Healthcheck", config.health_check.as_ref().map_or(Value::Null, health_check)),
+        ("Healthcheck", config.health_check.as_ref().map_or(Value::NIL, health_check)),
         ("StopSignal", Value::text(&config.stop_signal)),
         ("StopTimeout", stop_timeout),
     ])

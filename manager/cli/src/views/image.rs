@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use keg_proto::keg::v1::{ImageSummary, InspectImageResponse};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::{label_lookup, labels_text};
 use crate::table::Columns;
@@ -11,6 +11,9 @@ use crate::{humanize, moment, reference};
 
 /// What stands for a name, a tag or a digest that is not there.
 const NONE: &str = "<none>";
+
+/// What Docker shows of a time that it does not know.
+const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// Columns of `images`.
 pub(crate) const COLUMNS: Columns = Columns {
@@ -103,7 +106,7 @@ pub(crate) fn inspect(image: &InspectImageResponse) -> Value {
         .and_then(Json::as_str)
         .unwrap_or("");
     let layers = document.pointer("/rootfs/diff_ids").cloned().unwrap_or(Json::Array(Vec::new()));
-    let descriptor = summary.target.as_ref().map_or(Value::Null, |target| {
+    let descriptor = summary.target.as_ref().map_or(Value::NIL, |target| {
         Value::record([
             ("mediaType", Value::text(&target.media_type)),
             ("digest", Value::text(&target.digest)),
@@ -119,7 +122,7 @@ pub(crate) fn inspect(image: &InspectImageResponse) -> Value {
         ("Created", Value::Text(moment::rfc3339(summary.created_at.as_ref()))),
         ("DockerVersion", Value::text("")),
         ("Author", text("author")),
-        ("Config", document.get("config").cloned().unwrap_or(Json::Null).into()),
+        ("Config", configuration(document.get("config").cloned())),
         ("Architecture", text("architecture")),
         ("Variant", text("variant")),
         ("Os", text("os")),
@@ -128,15 +131,61 @@ pub(crate) fn inspect(image: &InspectImageResponse) -> Value {
             "RootFS",
             Value::record([("Type", Value::text("layers")), ("Layers", Value::from(layers))]),
         ),
+        ("Metadata", Value::record([("LastTagTime", Value::text(NO_TIME))])),
         ("Descriptor", descriptor),
         ("Keg", Value::record([("StoredSize", Value::Int(image.stored_bytes))])),
     ])
+}
+
+/// The configuration as the image has it; templates know the fields that it could have, too.
+fn configuration(config: Option<Json>) -> Value {
+    let Value::Map(mut fields) = Value::from(config.unwrap_or_else(|| Json::Object(Map::new())))
+    else {
+        return Value::NIL;
+    };
+    let text = || Value::text("");
+    let no = || Value::Bool(false);
+    for (name, zero) in [
+        ("ArgsEscaped", no()),
+        ("AttachStderr", no()),
+        ("AttachStdin", no()),
+        ("AttachStdout", no()),
+        ("Cmd", Value::NO_LIST),
+        ("Domainname", text()),
+        ("Entrypoint", Value::NO_LIST),
+        ("Env", Value::NO_LIST),
+        ("ExposedPorts", Value::NO_MAP),
+        ("Healthcheck", Value::NIL),
+        ("Hostname", text()),
+        ("Image", text()),
+        ("Labels", Value::NO_MAP),
+        ("OnBuild", Value::NO_LIST),
+        ("OpenStdin", no()),
+        ("Shell", Value::NO_LIST),
+        ("StdinOnce", no()),
+        ("StopSignal", text()),
+        ("StopTimeout", Value::NIL),
+        ("Tty", no()),
+        ("User", text()),
+        ("Volumes", Value::NO_MAP),
+        ("WorkingDir", text()),
+    ] {
+        match fields.get_mut(name) {
+            Some(field @ Value::Null) => *field = zero,
+            Some(_) => {}
+            None => {
+                fields.insert(name.to_owned(), Value::Omitted(Box::new(zero)));
+            }
+        }
+    }
+    Value::Map(fields)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::table::RowFormat;
+    use crate::template::Template;
     use keg_proto::keg::v1::Descriptor;
     use prost_types::Timestamp as ProtoTimestamp;
 
@@ -192,6 +241,10 @@ mod tests {
 
         let json = inspect(&response).to_json();
 
+        let template =
+            "{{.Config.User}}|{{.Config.Env}}|{{.Config.Labels}}|{{len .Config.Volumes}}";
+        let told = Template::parse(template).and_then(|it| it.render(&inspect(&response)));
+        assert_eq!(told.expect("fields that the image leaves out"), "|[]|map[]|0");
         for part in [
             r#""RepoTags":["busybox:latest"]"#,
             r#""Config":{"Cmd":["sh"]}"#,

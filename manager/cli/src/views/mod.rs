@@ -38,5 +38,5 @@ fn labels_map(labels: &HashMap<String, String>) -> Value {
 
 /// A list, or `null` where Docker has `null` for an empty one.
 fn texts_or_null(texts: &[String]) -> Value {
-    if texts.is_empty() { Value::Null } else { Value::texts(texts) }
+    if texts.is_empty() { Value::NO_LIST } else { Value::texts(texts) }
 }

@@ -87,7 +87,7 @@ pub(crate) fn inspect(response: &InspectNetworkResponse) -> Value {
             "IPAM",
             Value::record([
                 ("Driver", Value::text("default")),
-                ("Options", Value::Null),
+                ("Options", Value::NO_MAP),
                 ("Config", Value::List(subnets)),
             ]),
         ),
@@ -136,9 +136,21 @@ pub(crate) fn settings(container: &InspectContainerResponse) -> Value {
         .find(|one| attachment(one).network == DEFAULT_NETWORK)
         .unwrap_or(&none);
     let endpoint_id = endpoint_id(&summary.id, on_default);
-    let networks =
+    let mode = container.host_config.as_ref().map_or("", |host| host.network_mode.as_str());
+    let joined =
         container.networks.iter().map(|one| (attachment(one).network, endpoint(&summary.id, one)));
+    // Docker has networks of these names, and no addresses on them.
+    let without = ["none", "host"].into_iter().filter(|name| *name == mode);
+    let networks = joined.chain(without.map(|name| (name.to_owned(), endpoint("", &none))));
+    let runs = !container.network_namespace.is_empty();
     Value::record([
+        ("Bridge", Value::text("")),
+        ("SandboxID", Value::text(if runs { summary.id.as_str() } else { "" })),
+        ("HairpinMode", Value::Bool(false)),
+        ("LinkLocalIPv6Address", Value::text("")),
+        ("LinkLocalIPv6PrefixLen", Value::Int(0)),
+        ("SecondaryIPAddresses", Value::NO_LIST),
+        ("SecondaryIPv6Addresses", Value::NO_LIST),
         ("SandboxKey", Value::text(&container.network_namespace)),
         ("Ports", ports::map(&summary.ports)),
         ("EndpointID", Value::text(endpoint_id)),
@@ -171,11 +183,11 @@ fn endpoint(container: &str, endpoint: &ContainerEndpoint) -> Value {
         .map(|(name, address)| (name, Value::text(address)))
         .collect();
     Value::record([
-        ("IPAMConfig", if fixed.is_empty() { Value::Null } else { Value::Record(fixed) }),
-        ("Links", Value::Null),
+        ("IPAMConfig", if fixed.is_empty() { Value::NIL } else { Value::Record(fixed) }),
+        ("Links", Value::NO_LIST),
         ("Aliases", texts_or_null(&asked.aliases)),
         ("MacAddress", Value::text(&endpoint.mac_address)),
-        ("DriverOpts", Value::Null),
+        ("DriverOpts", Value::NO_MAP),
         ("GwPriority", Value::Int(asked.gateway_priority.into())),
         ("NetworkID", Value::text(&endpoint.network_id)),
         ("EndpointID", Value::text(endpoint_id(container, endpoint))),

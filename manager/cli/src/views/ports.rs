@@ -85,7 +85,7 @@ pub(crate) fn map(ports: &[PortMapping]) -> Value {
         }
     }
     let entries = by_name.into_iter().map(|(name, places)| {
-        (name, if places.is_empty() { Value::Null } else { Value::List(places) })
+        (name, if places.is_empty() { Value::NO_LIST } else { Value::List(places) })
     });
     Value::map(entries)
 }

@@ -2,8 +2,8 @@
 
 use keg_proto::keg::v1::{InfoResponse, VersionResponse};
 
-use crate::humanize;
 use crate::template::Value;
+use crate::{humanize, moment};
 
 /// Version of this program.
 pub(crate) const CLIENT_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,6 +79,7 @@ pub(crate) fn version_text(server: Option<&VersionResponse>) -> String {
 
 /// The daemon's settings as templates and JSON see them.
 pub(crate) fn info(info: &InfoResponse) -> Value {
+    let runtimes = info.runtimes.iter().map(|name| (name.clone(), Value::record([])));
     Value::record([
         ("ID", Value::text(&info.id)),
         ("Containers", Value::unsigned(info.containers)),
@@ -102,11 +103,29 @@ pub(crate) fn info(info: &InfoResponse) -> Value {
         ("SecurityOptions", Value::texts(&info.security_options)),
         ("ServerVersion", Value::text(&info.server_version)),
         ("LoggingDriver", Value::text("json-file")),
+        ("DefaultRuntime", Value::text(&info.default_runtime)),
+        ("Runtimes", Value::map(runtimes)),
+        ("SystemTime", Value::Text(moment::rfc3339(info.system_time.as_ref()))),
+        ("InitBinary", Value::text("keg-init")),
+        ("IndexServerAddress", Value::text("https://index.docker.io/v1/")),
+        ("ExperimentalBuild", Value::Bool(false)),
+        ("Labels", Value::NO_LIST),
+        ("Plugins", plugins()),
         ("LiveRestoreEnabled", Value::Bool(true)),
         // Clusters are Kubernetes' job; scripts ask before they do anything about one.
         ("Swarm", Value::record([("LocalNodeState", Value::text("inactive"))])),
         ("ClientInfo", Value::record([("Version", Value::text(CLIENT_VERSION))])),
         ("Warnings", Value::texts(&info.warnings)),
+    ])
+}
+
+/// What the daemon has of each kind, which is built in.
+fn plugins() -> Value {
+    Value::record([
+        ("Volume", Value::texts(["local"])),
+        ("Network", Value::texts(["bridge", "host", "macvlan", "null"])),
+        ("Authorization", Value::NO_LIST),
+        ("Log", Value::texts(["json-file", "local", "none"])),
     ])
 }
 
@@ -126,6 +145,8 @@ pub(crate) fn info_text(info: &InfoResponse) -> String {
             ("Storage Driver", info.snapshotter.clone()),
             ("Cgroup Driver", info.cgroup_driver.clone()),
             ("Cgroup Version", info.cgroup_version.clone()),
+            ("Runtimes", info.runtimes.join(" ")),
+            ("Default Runtime", info.default_runtime.clone()),
             ("Security Options", info.security_options.join(" ")),
             ("Kernel Version", info.kernel_version.clone()),
             ("Operating System", info.operating_system.clone()),

@@ -45,7 +45,7 @@ pub(crate) fn row(volume: &Volume) -> Value {
 /// One volume as `inspect` shows it.
 pub(crate) fn inspect(volume: &Volume) -> Value {
     let or_null = |pairs: &std::collections::HashMap<String, String>| {
-        if pairs.is_empty() { Value::Null } else { labels_map(pairs) }
+        if pairs.is_empty() { Value::NO_MAP } else { labels_map(pairs) }
     };
     let mut containers = volume.containers.clone();
     containers.sort_unstable();

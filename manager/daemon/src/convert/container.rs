@@ -5,7 +5,7 @@ use std::path::Path;
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::Lifecycle;
 use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
-use keg_engine::{Details, EngineError, LiveEndpoint, Size};
+use keg_engine::{Details, EngineError, LiveEndpoint, Size, spec};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
@@ -112,6 +112,9 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
         hostname_path: path_to_pb(&details.etc_dir.etc("hostname")),
         resolv_conf_path: path_to_pb(&details.etc_dir.etc("resolv.conf")),
         network_namespace: details.network_namespace.as_deref().map(path_to_pb).unwrap_or_default(),
+        masked_paths: spec::masked_paths(record),
+        read_only_paths: spec::read_only_paths(record),
+        snapshotter: details.snapshotter.to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ use keg_engine::log::LogChoice;
 use keg_engine::model::{
     HostConfig, KeptId, NamespaceMode, Record, SeccompChoice, Ulimit, UsernsMode,
 };
+use keg_engine::spec::mounts::SHM_BYTES;
 use keg_engine::{EngineError, RestartPolicy};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
@@ -109,7 +110,7 @@ pub(super) fn host_to_pb(record: &Record) -> pb::HostConfig {
             SeccompChoice::Default | SeccompChoice::Profile(_) => String::new(),
             SeccompChoice::Unconfined => "unconfined".to_owned(),
         },
-        shm_size_bytes: host.shm_size_bytes.unwrap_or_default(),
+        shm_size_bytes: host.shm_size_bytes.unwrap_or(SHM_BYTES),
         ulimits: host
             .ulimits
             .iter()

@@ -1,6 +1,7 @@
 //! `keg.v1.System`.
 
 use std::process::Command;
+use std::time::SystemTime;
 
 use keg_engine::Engine;
 use keg_engine::labels::Modules;
@@ -91,6 +92,9 @@ impl pb::system_server::System for System {
             warnings: self.engine.warnings(),
             hostname: host.hostname.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            default_runtime: settings.default_runtime.clone(),
+            runtimes: settings.runtimes.keys().cloned().collect(),
+            system_time: Some(SystemTime::now().into()),
         }))
     }
 }

@@ -329,8 +329,8 @@ fn linux(input: &Input<'_>, selected: &Capabilities) -> Result<Linux, SpecError>
         .set_namespaces(Some(namespaces(input)))
         .set_resources(Some(resources::build(host, input.devices)))
         .set_cgroups_path(Some(cgroup(record)))
-        .set_masked_paths(hidden(record, &MASKED_PATHS, &host.masked_paths))
-        .set_readonly_paths(hidden(record, &READONLY_PATHS, &[]))
+        .set_masked_paths(Some(masked_paths(record)).filter(|paths| !paths.is_empty()))
+        .set_readonly_paths(Some(read_only_paths(record)).filter(|paths| !paths.is_empty()))
         .set_rootfs_propagation(mounts::rootfs_propagation(record).map(str::to_owned));
     match &host.seccomp {
         SeccompChoice::Profile(profile) => {
@@ -364,8 +364,18 @@ fn cgroup(record: &Record) -> PathBuf {
     Path::new("/").join(parent).join(record.id.as_str())
 }
 
-/// The paths that are covered: the default ones but those that are to be shown, and more.
-fn hidden(record: &Record, default: &[&str], more: &[String]) -> Option<Vec<String>> {
+/// The paths that are covered in a container.
+pub fn masked_paths(record: &Record) -> Vec<String> {
+    hidden(record, &MASKED_PATHS, &record.host.masked_paths)
+}
+
+/// The paths that a container can read and not change.
+pub fn read_only_paths(record: &Record) -> Vec<String> {
+    hidden(record, &READONLY_PATHS, &[])
+}
+
+/// The default paths but those that are to be shown, and more.
+fn hidden(record: &Record, default: &[&str], more: &[String]) -> Vec<String> {
     let host = &record.host;
     let shows_all = host.privileged
         || host.system_paths_unconfined
@@ -374,8 +384,7 @@ fn hidden(record: &Record, default: &[&str], more: &[String]) -> Option<Vec<Stri
         .iter()
         .map(|path| (*path).to_owned())
         .filter(|path| !shows_all && !host.unmasked_paths.iter().any(|shown| shown == path));
-    let paths: Vec<String> = default.chain(more.iter().cloned()).collect();
-    (!paths.is_empty()).then_some(paths)
+    default.chain(more.iter().cloned()).collect()
 }
 
 /// Kernel parameters: what was asked for, and in a network namespace of its own what lets any user

@@ -17,7 +17,7 @@ use crate::model::{
 pub(super) const INIT: &str = "/sbin/keg-init";
 
 /// Bytes of `/dev/shm` unless asked otherwise.
-pub(super) const SHM_BYTES: u64 = 64 << 20;
+pub const SHM_BYTES: u64 = 64 << 20;
 
 /// Files that the engine renders, and where the container sees them.
 const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
