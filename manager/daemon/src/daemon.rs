@@ -148,6 +148,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let drained =
         tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} });
     let _ = drained.await;
+    // Else a mount would stay until the next start.
+    let _ = tokio::time::timeout(DRAIN, engine.cleared()).await;
     events.abort();
     for path in sockets {
         let _ = std::fs::remove_file(path);

@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     /// Why containers have no label by default, where they should have one.
     label_warning: Option<String>,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
+    /// Held for reading while what a container left is taken away.
+    pub(crate) clearing: tokio::sync::RwLock<()>,
 }
 
 impl fmt::Debug for Engine {
@@ -101,8 +103,15 @@ impl Engine {
             networking: Networking::new(networks, cni),
             label_warning: Modules::ask().load_default(),
             containers: RwLock::default(),
+            clearing: tokio::sync::RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Waits until what ended containers left is taken away: who is told of an end, or that a container is
+    /// gone, is told before that.
+    pub async fn cleared(&self) {
+        drop(self.shared.clearing.write().await);
     }
 
     /// Where events go.

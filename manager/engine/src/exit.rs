@@ -81,6 +81,7 @@ impl Engine {
         exit: impl Future<Output = Exit>,
         task: Option<TaskClient>,
     ) {
+        let _clearing = self.shared.clearing.read().await;
         let turn = container.turn().await;
         let record = container.record();
         if !record.lifecycle.is_alive() {
