@@ -35,6 +35,8 @@ pub enum Action {
     Delete,
     /// Serves: what `Start` executes.
     Serve,
+    /// Holds the streams of a process that another's shim supervises.
+    Relay,
     /// Prints the version.
     Version,
     /// Prints what the runtime can do.
@@ -72,7 +74,7 @@ pub enum FlagError {
     #[error("flag needs an argument: {0}")]
     NoValue(String),
     /// No such command.
-    #[error("unknown command {0:?}: expected \"start\" or \"delete\"")]
+    #[error("unknown command {0:?}: expected \"start\", \"delete\" or \"relay\"")]
     UnknownAction(String),
     /// An argument is not UTF-8.
     #[error("argument {0:?} is not UTF-8")]
@@ -105,6 +107,7 @@ impl Flags {
                 flags.action = match arg.as_str() {
                     "start" => Action::Start,
                     "delete" => Action::Delete,
+                    "relay" => Action::Relay,
                     _ => return Err(FlagError::UnknownAction(arg)),
                 };
                 break;

@@ -31,6 +31,7 @@ mod log;
 mod oom;
 mod process;
 mod reaper;
+pub mod relay;
 mod rootfs;
 mod runtime_cli;
 mod self_log;

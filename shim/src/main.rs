@@ -1,7 +1,8 @@
 //! `containerd-shim-keg-v2`: what containerd and `kegd` execute to have a container supervised.
 //!
 //! `start` makes the sockets and a process that serves, and prints where; `delete` cleans up after a
-//! server that was killed.
+//! server that was killed; `relay`, which only `kegd` calls, holds the streams of a container whose shim
+//! is another's.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::Context;
 use keg_proto::containerd::types::{RuntimeInfo, RuntimeRequest, RuntimeVersion};
 use keg_shim::bootstrap::{Action, Flags, Input, socket_path};
+use keg_shim::relay::Relay;
 use keg_shim::server::{self, Side, Sockets};
 use keg_shim::{cgroup, cleanup};
 use prost::Message;
@@ -44,6 +46,7 @@ fn run() -> anyhow::Result<()> {
         Action::Start => start(flags),
         Action::Serve => serve(flags),
         Action::Delete => delete(&flags),
+        Action::Relay => relay(&flags),
     }
 }
 
@@ -126,6 +129,19 @@ fn raise_oom_score() {
 fn delete(flags: &Flags) -> anyhow::Result<()> {
     let response = cleanup::delete(flags, &bundle_dir(flags)?)?;
     io::stdout().write_all(&response.encode_to_vec()).context("print the outcome")
+}
+
+/// Holds a process's streams in a process of its own; this one ends when the other is ready.
+fn relay(flags: &Flags) -> anyhow::Result<()> {
+    let bundle = bundle_dir(flags)?;
+    std::env::set_current_dir(&bundle).with_context(|| format!("enter {bundle:?}"))?;
+    let relay = Relay::prepare(flags, &bundle, &read_input()?)?;
+    if let Side::Server = server::fork()? {
+        server::detach()?;
+        raise_oom_score();
+        relay.run()?;
+    }
+    Ok(())
 }
 
 fn info() -> anyhow::Result<()> {

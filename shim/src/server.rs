@@ -29,7 +29,7 @@ use crate::bundle::{self, Bundle};
 use crate::events::Publisher;
 use crate::reaper::Reaper;
 use crate::self_log;
-use crate::stdio::serve_attach;
+use crate::stdio::{Hub, serve_attach};
 use crate::supervisor::Supervisor;
 use crate::sys;
 use crate::task_service::TaskService;
@@ -179,13 +179,17 @@ fn run_loop(
     sys::release_memory_eagerly();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| ServerError::Subreaper(errno.into()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = event_loop().map_err(ServerError::Loop)?;
+    LocalSet::new().block_on(&runtime, serve_all(flags, sockets, events_socket))
+}
+
+/// Makes an event loop for one thread.
+pub(crate) fn event_loop() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .max_io_events_per_tick(EVENTS_PER_TURN)
         .build()
-        .map_err(ServerError::Loop)?;
-    LocalSet::new().block_on(&runtime, serve_all(flags, sockets, events_socket))
 }
 
 async fn serve_all(
@@ -211,7 +215,12 @@ async fn serve_all(
         Rc::clone(&events),
         Rc::clone(&connections),
     ));
-    tokio::task::spawn_local(accept_clients(attach_listener, Rc::clone(&supervisor)));
+    let processes = Rc::clone(&supervisor);
+    tokio::task::spawn_local(accept_clients(
+        attach_listener,
+        move |exec_id: &str| processes.hub(exec_id),
+        Rc::default(),
+    ));
     sys::trim_memory();
 
     tokio::select! {
@@ -238,7 +247,7 @@ fn remove_sockets(socket: &Path) {
 }
 
 /// Binds a socket, in the place of one that nobody serves any more.
-fn bind(path: &Path) -> Result<std_net::UnixListener, ServerError> {
+pub(crate) fn bind(path: &Path) -> Result<std_net::UnixListener, ServerError> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new()
             .recursive(true)
@@ -263,9 +272,9 @@ fn bind(path: &Path) -> Result<std_net::UnixListener, ServerError> {
     Ok(listener)
 }
 
-/// Counts connections to the Task socket.
+/// Counts connections to a socket.
 #[derive(Debug, Default)]
-struct Connections {
+pub(crate) struct Connections {
     count: Cell<usize>,
     /// Whether there ever was one.
     any: Cell<bool>,
@@ -283,7 +292,8 @@ impl Connections {
         Connected(Rc::clone(self))
     }
 
-    async fn none(&self) {
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
         loop {
             let changed = self.changed.notified();
             if self.count.get() == 0 {
@@ -354,17 +364,22 @@ async fn accept_tasks(
     }
 }
 
-async fn accept_clients(listener: UnixListener, supervisor: Rc<Supervisor>) {
-    let connections = Rc::new(Connections::default());
+/// Serves clients that attach; `find` knows the hub of a process.
+pub(crate) async fn accept_clients(
+    listener: UnixListener,
+    find: impl Fn(&str) -> Option<Rc<Hub>> + 'static,
+    connections: Rc<Connections>,
+) {
+    let find = Rc::new(find);
     loop {
         let connection = accept(&listener).await;
         if connections.count.get() >= MAX_CONNECTIONS {
             continue;
         }
         let connected = connections.add();
-        let supervisor = Rc::clone(&supervisor);
+        let find = Rc::clone(&find);
         tokio::task::spawn_local(async move {
-            serve_attach(connection, |exec_id| supervisor.hub(exec_id)).await;
+            serve_attach(connection, |exec_id| find(exec_id)).await;
             drop(connected);
         });
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
+use keg_engine::RuntimeConfig;
 use keg_image::{Reference, ShortNameError, ShortNamePolicy, ShortNames};
 use keg_network::{Cidr, ForwardMode, NetworkMode, PublishMode, UnknownNetwork};
 use keg_store::IdRangePool;
@@ -84,8 +85,8 @@ pub(crate) struct Config {
     pub(crate) stop_timeout_secs: u32,
     /// Runtime of containers that ask for none.
     pub(crate) default_runtime: Option<String>,
-    /// Programs of runtimes, by name.
-    pub(crate) runtimes: BTreeMap<String, PathBuf>,
+    /// Runtimes and shims, by name.
+    pub(crate) runtimes: BTreeMap<String, RuntimeConfig>,
     /// Logs of containers.
     pub(crate) log: LogConfig,
     /// Host ids for user namespaces.
@@ -469,8 +470,12 @@ impl Config {
                 return Err(ConfigError::RelativePath { key, path: path.clone() });
             }
         }
-        if let Some(path) = self.runtimes.values().find(|path| !path.is_absolute()) {
-            return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
+        for runtime in self.runtimes.values() {
+            if let RuntimeConfig::Program(path) = runtime
+                && !path.is_absolute()
+            {
+                return Err(ConfigError::RelativePath { key: "runtimes", path: path.clone() });
+            }
         }
         for uri in self.listen.iter().filter(|uri| uri.starts_with("tcp://")) {
             self.tls.files(uri)?;
@@ -535,7 +540,8 @@ mod tests {
         assert!(
             matches!(config.check(), Err(ConfigError::UnknownRuntime { name }) if name == "keg")
         );
-        config.runtimes.insert("keg".into(), "/usr/local/bin/keg-runtime".into());
+        let program = RuntimeConfig::Program("/usr/local/bin/keg-runtime".into());
+        config.runtimes.insert("keg".into(), program);
         config.check().unwrap();
     }
 

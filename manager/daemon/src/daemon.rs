@@ -1,5 +1,6 @@
 //! Wires the parts together, serves, and ends in order.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use keg_build::Builder;
 use keg_engine::events::EventHub;
 use keg_engine::log::LogLimits;
 use keg_engine::model::IdRange;
-use keg_engine::{Engine, Settings};
+use keg_engine::{Engine, RuntimeConfig, Settings};
 use keg_image::registry::RegistryOptions;
 use keg_image::{Images, ImagesOptions};
 use keg_network::{Cni, CniSettings, NetworkError, Networks, SubnetRequest};
@@ -271,7 +272,13 @@ fn network_tag(root: &Path) -> String {
 }
 
 fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Result<Settings> {
-    let mut runtimes = config.runtimes.clone();
+    let (mut runtimes, mut shims) = (BTreeMap::new(), BTreeMap::new());
+    for (name, runtime) in config.runtimes.clone() {
+        match runtime {
+            RuntimeConfig::Program(program) => drop(runtimes.insert(name, program)),
+            RuntimeConfig::Shim(shim) => drop(shims.insert(name, shim)),
+        }
+    }
     let default_runtime = match &config.default_runtime {
         Some(name) => name.clone(),
         None => {
@@ -297,6 +304,7 @@ fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Resul
         init: find_program(INIT),
         shim_debug: config.log_level == "debug" || config.log_level == "trace",
         runtimes,
+        shims,
         default_runtime,
         default_network: config.default_network()?,
         id_pool: IdRangePool { start: ids.start, count: ids.length, ranges: ids.ranges },

@@ -82,7 +82,7 @@ impl Engine {
         let last_exit = container.watch().borrow().last_exit.clone();
         let place = match container.task_or_wait(&wanted) {
             Ok(task) => {
-                let streams = connect(task.io_socket(), &wanted).await.map_err(|source| {
+                let streams = connect(&task.io_socket(""), &wanted).await.map_err(|source| {
                     EngineError::Streams { container: container.label(), source }
                 })?;
                 Place::Connected(Box::new(streams))

@@ -47,6 +47,8 @@ struct Live {
     restart_planned: bool,
     /// How long the last pause before a restart was.
     last_pause: Option<Duration>,
+    /// Whether its shim has told of a lack of memory.
+    saw_oom: bool,
     /// Its interfaces on networks.
     endpoints: Vec<LiveEndpoint>,
 }
@@ -175,6 +177,7 @@ impl Container {
         let mut live = self.live();
         live.task = Some(task);
         live.stop_asked = false;
+        live.saw_oom = false;
         std::mem::take(&mut live.waiting)
     }
 
@@ -216,6 +219,16 @@ impl Container {
     /// Takes the plan back to carry it out; false if somebody else has called it off.
     pub(crate) fn take_planned_restart(&self) -> bool {
         std::mem::take(&mut self.live().restart_planned)
+    }
+
+    /// Remembers that the kernel killed a process of it for lack of memory.
+    pub(crate) fn note_oom(&self) {
+        self.live().saw_oom = true;
+    }
+
+    /// Whether its shim has told of a lack of memory since it started.
+    pub(crate) fn saw_oom(&self) -> bool {
+        self.live().saw_oom
     }
 
     /// Its interfaces on networks, while it runs.

@@ -281,21 +281,13 @@ fn check(shared: &Shared, request: &CreateRequest) -> Result<(), EngineError> {
     check_mounts(request)
 }
 
-/// Refuses a runtime that is none. Shims of containerd are not: what they do with a container's
-/// streams ends with the daemon, so that kegd has its own shim run every runtime.
+/// Refuses a runtime that is none.
 fn check_runtime(shared: &Shared, asked: &str) -> Result<(), EngineError> {
-    let name = Path::new(asked).file_name().unwrap_or_default().to_string_lossy();
-    let problem = if name.starts_with("io.containerd.") || name.starts_with("containerd-shim-") {
-        format!(
-            "{asked:?} is a shim of containerd; name the runtime that it runs, such as runc, which \
-             kegd's own shim runs as well"
-        )
-    } else if shared.settings.runtime_program(asked).is_none() {
-        format!("{asked:?} is neither a configured runtime nor an absolute path")
-    } else {
-        return Ok(());
-    };
-    Err(EngineError::InvalidField { field: "runtime", problem })
+    shared
+        .settings
+        .runtime(asked)
+        .map(drop)
+        .map_err(|error| EngineError::InvalidField { field: "runtime", problem: error.to_string() })
 }
 
 /// Refuses limits that contradict each other, or the host.

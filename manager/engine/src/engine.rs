@@ -159,6 +159,7 @@ impl Engine {
             let heard = async {
                 while let Some(ShimEvent::OutOfMemory { container }) = events.recv().await {
                     if let Ok(container) = engine.find(&container) {
+                        container.note_oom();
                         engine.tell(&container.record(), "oom", &[]);
                     }
                 }

@@ -271,6 +271,19 @@ pub enum EngineError {
         /// The container.
         container: String,
     },
+    /// Its runtime would mount volumes without the id map that makes their owners right.
+    #[error(
+        "container {container}: runtime {runtime:?} cannot map the owners of files, as {target:?} wants \
+         in a user namespace"
+    )]
+    NoIdMaps {
+        /// The container.
+        container: String,
+        /// Where the mount goes.
+        target: PathBuf,
+        /// The runtime.
+        runtime: PathBuf,
+    },
     /// A container whose namespaces it is to share does not run.
     #[error("container {container} shares namespaces with container {other}, which does not run")]
     OtherNotRunning {
@@ -422,7 +435,7 @@ impl Explain for EngineError {
             Self::Launch { .. } | Self::Task { .. } | Self::Streams { .. } => Reason::ShimFailed,
             Self::Files { source, .. } => source.reason(),
             Self::Commit(error) => error.reason(),
-            Self::NoInit { .. } => Reason::UnsupportedByHost,
+            Self::NoInit { .. } | Self::NoIdMaps { .. } => Reason::UnsupportedByHost,
             Self::Device { .. } => Reason::HostPath,
             Self::Timeout { .. } => Reason::Timeout,
             Self::Log { source, .. } => io_reason(&source.source),
@@ -467,6 +480,9 @@ impl Explain for EngineError {
             Self::NotRunning { .. } => "start it with `keg start`",
             Self::Device { .. } => "see what there is with `ls -l /dev`, and for CDI in /etc/cdi",
             Self::NoInit { .. } => "install keg-init beside kegd, or leave out --init",
+            Self::NoIdMaps { .. } => {
+                "use --userns=host, or a runtime that can (keg-runtime, runc from 1.2 on)"
+            }
             Self::OtherNotRunning { .. } => "start that one first, with `keg start`",
             Self::NoLog { .. } => "see what it writes from now on with `keg attach`",
             Self::Ps(PsError::Execute(_)) => "install procps, or leave the options out",
@@ -520,6 +536,7 @@ impl Explain for EngineError {
             | Self::NotRunning { container, .. }
             | Self::OtherNotRunning { container, .. }
             | Self::NoInit { container }
+            | Self::NoIdMaps { container, .. }
             | Self::Device { container, .. }
             | Self::NoLog { container }
             | Self::Paused { container }

@@ -111,7 +111,7 @@ impl Engine {
         };
         let (detach, stdin) = (request.detach, request.stdin);
         let process_json = self.exec_process(Arc::clone(&record), request).await?;
-        let exec = ExecTask { exec_id: id.clone(), process_json, stdio };
+        let exec = ExecTask { exec_id: id.clone(), process_json, stdio, detached: detach };
         task.exec(exec)
             .await
             .map_err(|error| runtime_error(container.label(), error).refused(NOT_RUN))?;
@@ -268,7 +268,7 @@ async fn run(
             // Its only client: when that leaves, its input ends.
             stdin_once: true,
         };
-        let streams = connect(task.io_socket(), &wanted).await;
+        let streams = connect(&task.io_socket(id), &wanted).await;
         Some(
             streams
                 .map_err(|source| EngineError::Streams { container: container.label(), source })?,

@@ -29,16 +29,29 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 impl Engine {
     /// Waits, in a task of its own, for the end of a container that runs.
     pub(crate) fn watch_exit(&self, container: Arc<Container>, task: TaskClient) {
+        if task.foreign().is_some() {
+            self.watch_relay(Arc::clone(&container), task.clone());
+        }
         let engine = self.clone();
         tokio::spawn(async move {
+            let is_foreign = task.foreign().is_some();
             let (answer, task) = match task.wait("").await {
-                Ok(exit) => (Some(exit), Some(task)),
+                Ok(exit) => {
+                    engine.settle(&container, &task, exit).await;
+                    (Some(exit), Some(task))
+                }
                 Err(error) => {
                     tracing::warn!(container = %container.id(), error = %chain(&error),
                         "the shim of a running container does not answer any more");
                     (None, None)
                 }
             };
+            if is_foreign {
+                // Its `delete` may be what tells, and is the clearing away too.
+                let exit = engine.exit_of(&container, answer).await;
+                engine.ended(&container, std::future::ready(exit), task).await;
+                return;
+            }
             engine.ended(&container, engine.exit_of(&container, answer), task).await;
         });
     }
@@ -64,13 +77,13 @@ impl Engine {
                 error: String::new(),
             },
             (None, Some(record)) => record.exit(),
-            (None, None) => Exit {
+            (None, None) => self.exit_by_delete(container).await.unwrap_or_else(|| Exit {
                 code: KILLED,
                 exited_at: Timestamp::now(),
                 oom_killed: false,
                 error: "the container's shim ended before it could tell how the process ended"
                     .to_owned(),
-            },
+            }),
         }
     }
 

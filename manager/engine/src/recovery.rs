@@ -101,7 +101,7 @@ impl Engine {
         let record = container.record();
         let bundle = self.shared.bundle(&record.id);
         let has_bundle = bundle.path().exists();
-        if has_bundle && let Some(task) = connect(&record, &bundle).await {
+        if has_bundle && let Some(task) = self.shared.connect(record.id.as_str(), &bundle).await {
             self.ask(container, &record, task).await;
             return;
         }
@@ -191,6 +191,11 @@ impl Engine {
         record: &Arc<Record>,
         task: Option<TaskClient>,
     ) {
+        if let Some(task) = task.as_ref().filter(|task| task.foreign().is_some())
+            && let Ok(exit) = task.wait("").await
+        {
+            self.settle(container, task, exit).await;
+        }
         if record.lifecycle.is_alive() {
             let answer = match &task {
                 Some(task) => task.wait("").await.ok(),
@@ -296,16 +301,14 @@ impl Engine {
     /// Removes the bundle of a container that does not exist, and what runs in it.
     async fn remove_leftover(&self, id: &str) {
         let bundle = Bundle::new(&self.shared.settings.tasks(), id);
-        if let Ok(Some(address)) = bundle.address()
-            && let Ok(task) = TaskClient::connect(id, &address).await
-        {
+        if let Some(task) = self.shared.connect(id, &bundle).await {
             let _ = task.kill("", crate::signal::Signal::KILL, true).await;
             let _ = task.delete("").await;
             let _ = task.shutdown_now().await;
         }
         for attempt in 1..=LEFTOVER_ATTEMPTS {
             // Also after a shim that answered: it may have been in the middle of a create.
-            let cleaned = self.shared.shim.delete(id, &bundle).await;
+            let cleaned = self.shared.delete_by_shim(id, &bundle).await;
             if let Err(error) = bundle.remove() {
                 if attempt < LEFTOVER_ATTEMPTS {
                     tokio::time::sleep(LEFTOVER_PAUSE).await;
@@ -318,19 +321,6 @@ impl Engine {
                     "cannot clean up after a container that does not exist");
             }
             return;
-        }
-    }
-}
-
-/// Connects to the shim of a bundle, if one answers.
-async fn connect(record: &Record, bundle: &Bundle) -> Option<TaskClient> {
-    match bundle.address() {
-        Ok(Some(address)) => TaskClient::connect(record.id.as_str(), &address).await.ok(),
-        Ok(None) => None,
-        Err(error) => {
-            tracing::warn!(container = %record.id, error = %chain(&error),
-                "cannot read the address of a shim");
-            None
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What the engine is told once, when it starts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use keg_network::NetworkMode;
 use keg_store::{IdRangePool, Namespace};
 
 use crate::log::LogLimits;
+use crate::runtimes::{Runtime, RuntimeError, ShimConfig, resolve};
 
 /// Settings of the engine; they do not change while it runs.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub shim_debug: bool,
     /// Runtimes by name, with their programs.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// Other shims than ours, by name.
+    pub shims: BTreeMap<String, ShimConfig>,
     /// Name of the runtime for containers that ask for none; it need not be among `runtimes`, and
     /// the shim then chooses.
     pub default_runtime: String,
@@ -64,15 +67,20 @@ impl Settings {
         self.state.join("kegd.sock")
     }
 
-    /// The program of a runtime that a container asks for: a configured name, or a path. Empty if
-    /// the shim is to choose; `None` if there is no such runtime.
-    pub(crate) fn runtime_program(&self, asked: &str) -> Option<PathBuf> {
-        let name = if asked.is_empty() { &self.default_runtime } else { asked };
-        match self.runtimes.get(name) {
-            Some(program) => Some(program.clone()),
-            None if asked.is_empty() => Some(PathBuf::new()),
-            None if Path::new(name).is_absolute() => Some(PathBuf::from(name)),
-            None => None,
+    /// What runs a container that asks for `asked`.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if there is no such runtime.
+    pub(crate) fn runtime(&self, asked: &str) -> Result<Runtime, RuntimeError> {
+        resolve((&self.runtimes, &self.shims), &self.default_runtime, asked)
+    }
+
+    /// The OCI runtime that our own shim is to execute, whatever containers get by default. Empty if
+    /// the shim is to choose.
+    pub(crate) fn own_runtime(&self) -> PathBuf {
+        match self.runtime("") {
+            Ok(Runtime::Program(program)) => program,
+            Ok(Runtime::Shim(_)) | Err(_) => PathBuf::new(),
         }
     }
 }

@@ -22,17 +22,21 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use keg_proto::containerd::types::Mount as TaskMount;
 use keg_store::Reason;
+use oci_spec::runtime::Spec;
 
 use crate::container::{Container, Turn, Waiting};
 use crate::devices;
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::etc_files;
+use crate::foreign::let_systemd_make_the_cgroup;
 use crate::idmap::unmappable;
 use crate::labels::Modules;
 use crate::layered_root::LayeredRoot;
 use crate::lifecycle::{Event, Exit, Lifecycle};
 use crate::model::{ContainerDir, Record};
+use crate::runtime_features::lacks_id_maps;
+use crate::runtimes::Runtime;
 use crate::shim::io::connect as io_connect;
 use crate::shim::launch::runtime_options;
 use crate::shim::task::{CreateTask, Stdio};
@@ -47,10 +51,10 @@ const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// What the shim is given.
 pub(crate) struct Prepared {
-    mounts: Vec<TaskMount>,
+    pub(crate) mounts: Vec<TaskMount>,
     pub(crate) stdio: Stdio,
     /// Kept until the task is made.
-    sources: MountSources,
+    pub(crate) sources: MountSources,
 }
 
 impl Engine {
@@ -139,13 +143,14 @@ impl Engine {
         if bundle.path().exists() {
             self.tear_down(record, None).await;
         }
+        let runtime = runtime_of(&self.shared, record)?;
         let to_prepare = Arc::clone(record);
         let network_of = self.network_of(record)?;
         let joins = self.joins(record)?;
         let preparing = self.blocking("a bundle", move |shared| {
             prepare(shared, &to_prepare, network_of.as_ref(), &joins)
         });
-        match self.run(container, turn, record, &bundle, preparing).await {
+        match self.run(container, turn, record, &bundle, (runtime, preparing)).await {
             Ok(task) => Ok(task),
             Err(error) => {
                 let task = container.task();
@@ -162,10 +167,10 @@ impl Engine {
         turn: &Turn<'_>,
         record: &Arc<Record>,
         bundle: &Bundle,
-        preparing: impl Future<Output = Result<Prepared, EngineError>>,
+        (runtime, preparing): (Runtime, impl Future<Output = Result<Prepared, EngineError>>),
     ) -> Result<TaskClient, EngineError> {
         let label = || record.name.as_str().to_owned();
-        let (task, made) = self.make_task(record, bundle, preparing).await;
+        let (task, made) = self.make_task(record, bundle, runtime, preparing).await;
         let (task, pid) = match (task, made) {
             (Some(task), Ok(pid)) => (task, pid),
             (task, made) => {
@@ -209,13 +214,19 @@ impl Engine {
         &self,
         record: &Record,
         bundle: &Bundle,
+        runtime: Runtime,
         preparing: impl Future<Output = Result<Prepared, EngineError>>,
     ) -> (Option<TaskClient>, Result<u32, EngineError>) {
         let label = || record.name.as_str().to_owned();
         let launch = |source| EngineError::Launch { container: label(), source };
-        let program = self.shared.settings.runtime_program(&record.host.runtime);
+        let program = match runtime {
+            Runtime::Program(program) => program,
+            Runtime::Shim(shim) => {
+                return self.make_foreign_task(record, bundle, preparing, shim).await;
+            }
+        };
         let options = runtime_options(
-            &program.unwrap_or_default().to_string_lossy(),
+            &program.to_string_lossy(),
             record.id_range.map_or(0, |range| range.start),
         );
         let id = record.id.as_str();
@@ -262,13 +273,20 @@ impl Engine {
     pub(crate) async fn clear_away(&self, record: &Record, task: Option<TaskClient>) {
         let bundle = self.shared.bundle(&record.id);
         let id = record.id.as_str();
-        let asked = match task {
-            Some(task) => end_task(&task).await,
+        let asked = match &task {
+            Some(task) => end_task(task).await,
             None => false,
         };
-        if !asked && let Err(error) = self.shared.shim.delete(id, &bundle).await {
+        if !asked && let Err(error) = self.shared.delete_by_shim(id, &bundle).await {
             tracing::warn!(container = id, error = %chain(&error),
                 "cannot clean up after a shim that is gone");
+        }
+        if let Some(foreign) = task.as_ref().and_then(TaskClient::foreign) {
+            foreign.end_relay().await;
+            if let Err(error) = foreign.unmount() {
+                tracing::warn!(container = id, error = %chain(&error),
+                    "cannot unmount a container's root");
+            }
         }
         if let Err(error) =
             tokio::task::spawn_blocking(move || bundle.remove()).await.unwrap_or_else(|join| {
@@ -299,6 +317,14 @@ impl Engine {
     }
 }
 
+/// What runs a container.
+fn runtime_of(shared: &Shared, record: &Record) -> Result<Runtime, EngineError> {
+    shared
+        .settings
+        .runtime(&record.host.runtime)
+        .map_err(|error| EngineError::InvalidField { field: "runtime", problem: error.to_string() })
+}
+
 /// That a shim made a container without being connected to cannot be.
 fn not_connected(container: String) -> EngineError {
     EngineError::NotRunning { container, state: "without a shim" }
@@ -310,7 +336,7 @@ async fn connect_waiting(task: &TaskClient, waiting: Waiting) {
     if waiting.reply.is_closed() {
         return;
     }
-    let streams = io_connect(task.io_socket(), &waiting.wanted).await;
+    let streams = io_connect(&task.io_socket(""), &waiting.wanted).await;
     let _ = waiting.reply.send(streams);
 }
 
@@ -369,7 +395,12 @@ pub(crate) fn prepare(
         devices: &devices,
         kernel: &shared.host.kernel,
     };
-    let spec = spec::build(&input).map_err(EngineError::Spec)?;
+    let runtime = runtime_of(shared, record)?;
+    let mut spec = spec::build(&input).map_err(EngineError::Spec)?;
+    check_id_maps(&runtime, &spec, record)?;
+    if matches!(&runtime, Runtime::Shim(shim) if shim.options.systemd_cgroup) {
+        let_systemd_make_the_cgroup(&mut spec, record);
+    }
     let json = serde_json::to_vec(&spec).map_err(|source| EngineError::DamagedRecord {
         container: record.id.as_str().to_owned(),
         source,
@@ -383,6 +414,22 @@ pub(crate) fn prepare(
         mounts: mounts.into_iter().map(task_mount).collect(),
         stdio: stdio(shared, record, &dir)?,
         sources,
+    })
+}
+
+/// Refuses mounts with id maps where the runtime would mount them without.
+fn check_id_maps(runtime: &Runtime, spec: &Spec, record: &Record) -> Result<(), EngineError> {
+    let mut mapped = spec.mounts().iter().flatten().filter(|mount| mount.uid_mappings().is_some());
+    let (Some(mount), Some(program)) = (mapped.next(), runtime.others_program()) else {
+        return Ok(());
+    };
+    if !lacks_id_maps(&program) {
+        return Ok(());
+    }
+    Err(EngineError::NoIdMaps {
+        container: record.name.as_str().to_owned(),
+        target: mount.destination().clone(),
+        runtime: program,
     })
 }
 
@@ -425,7 +472,11 @@ pub(crate) fn task_mount(mount: keg_store::Mount) -> TaskMount {
 
 /// Where the shim is to take and put the streams of the first process (ARCHITECTURE.md, "The seam
 /// between kegd and the shim").
-fn stdio(shared: &Shared, record: &Record, dir: &ContainerDir) -> Result<Stdio, EngineError> {
+pub(crate) fn stdio(
+    shared: &Shared,
+    record: &Record,
+    dir: &ContainerDir,
+) -> Result<Stdio, EngineError> {
     let stdout = record.host.log.uri(shared.settings.log, dir, record.durability())?;
     Ok(Stdio {
         terminal: record.config.tty,

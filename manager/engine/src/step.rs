@@ -211,7 +211,7 @@ impl Engine {
             stderr: !record.config.tty,
             ..StreamsWanted::default()
         };
-        let streams = io_connect(task.io_socket(), &wanted)
+        let streams = io_connect(&task.io_socket(""), &wanted)
             .await
             .map_err(|source| EngineError::Streams { container: label(), source })?;
         task.start("").await.map_err(|error| runtime_error(label(), error))?;
@@ -379,12 +379,7 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
             stdout: "keg:".to_owned(),
             stderr: if tty { String::new() } else { "keg:".to_owned() },
         },
-        runtime: shared
-            .settings
-            .runtime_program("")
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        runtime: shared.settings.own_runtime().to_string_lossy().into_owned(),
         targets: spec.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect(),
     })
 }

@@ -109,6 +109,7 @@ impl CallError {
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    headers: Vec<wire::KeyValue>,
     requests: mpsc::Sender<Bytes>,
 }
 
@@ -173,7 +174,14 @@ impl Client {
         let shared = Arc::new(Shared::default());
         let (requests, queue) = mpsc::channel(QUEUE_LENGTH);
         tokio::spawn(run(stream, queue, Arc::clone(&shared)));
-        Self { shared, requests }
+        Self { shared, headers: Vec::new(), requests }
+    }
+
+    /// Adds a header to every call of this clone, as servers want that ask for a namespace.
+    #[must_use]
+    pub fn with_header(mut self, key: &str, value: &str) -> Self {
+        self.headers.push(wire::KeyValue { key: key.to_owned(), value: value.to_owned() });
+        self
     }
 
     /// Whether the connection has ended; every further call would fail.
@@ -242,7 +250,7 @@ impl Client {
             method: method.to_owned(),
             payload,
             timeout_nano,
-            metadata: Vec::new(),
+            metadata: self.headers.clone(),
         };
         // Odd ids are the client's; they wrap after two billion calls.
         let stream_id = self.shared.next_stream.fetch_add(2, Ordering::Relaxed) | 1;

@@ -241,6 +241,16 @@ impl Pump {
         Self { requests: sender, task: tokio::task::spawn_local(copy.run(requests)) }
     }
 
+    /// Whether the source has come to its end, and all of it was passed on.
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits for that.
+    pub(super) async fn ended(&self) {
+        self.requests.closed().await;
+    }
+
     /// Asks to be told; the answer may also be that the channel closes.
     pub(super) fn ask(&self, when: When) -> oneshot::Receiver<()> {
         let (reply, receiver) = oneshot::channel();

@@ -63,6 +63,17 @@ impl Stdin {
         self.changed.notify_waiters();
     }
 
+    /// Waits until the input has ended.
+    pub(super) async fn closed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if matches!(*self.state.borrow(), State::Closed) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Writes all of `bytes`, waiting for a process that does not read; `false` if nobody ever
     /// will.
     pub(super) async fn write(&self, mut bytes: &[u8]) -> bool {

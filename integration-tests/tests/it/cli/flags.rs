@@ -229,15 +229,3 @@ fn labels_that_the_host_cannot_give_are_refused() {
         assert!(refused.stderr.contains(wanted), "{refused:?}");
     }
 }
-
-#[test]
-fn shims_of_containerd_are_no_runtimes_and_that_is_said() {
-    requires!(root);
-    let (daemon, image) = Daemon::with_busybox();
-
-    for shim in ["io.containerd.runc.v2", "/usr/bin/containerd-shim-runc-v2"] {
-        let refused = daemon.keg(["run", "--rm", "--runtime", shim, &image, "true"]);
-        assert_eq!(refused.exit_code, 125, "{refused:?}");
-        assert!(refused.stderr.contains("name the runtime that it runs"), "{refused:?}");
-    }
-}

@@ -15,11 +15,13 @@ fn a_failing_container_is_tried_as_often_as_its_policy_says() {
     let policy = ["--name", "one", "--restart", "on-failure:2", &image];
     let _ = daemon.run_detached(policy.iter().chain(&["sh", "-c", "echo up; exit 3"]));
 
+    // All of one look: the last run may have spoken before it is shown as running.
     wait_until("both retries are used up", PATIENCE, || {
-        daemon.keg(["logs", "one"]).success().stdout == "up\nup\nup\n"
-            && daemon.inspect("one")["State"]["Status"] == "exited"
+        let one = daemon.inspect("one");
+        one["State"]["Status"] == "exited"
+            && one["State"]["ExitCode"] == 3
+            && daemon.keg(["logs", "one"]).success().stdout == "up\nup\nup\n"
     });
-    assert_eq!(daemon.inspect("one")["State"]["ExitCode"], 3);
     assert_eq!(restarts(&daemon, "one"), 2);
 }
 

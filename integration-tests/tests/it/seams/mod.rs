@@ -3,5 +3,6 @@
 mod binary_name;
 mod containerd;
 mod dockerd;
+mod foreign_shim;
 mod podman;
 mod runc;

@@ -144,7 +144,7 @@ pub(crate) struct ContainerFlags {
     /// Remove the container once it has ended
     #[arg(long)]
     pub(crate) rm: bool,
-    /// Runtime: a name from the daemon's configuration, or a path
+    /// Runtime: a name from the daemon's configuration, a path, or a shim such as io.containerd.runc.v2
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) runtime: String,
     /// Change a wall: no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE,

@@ -93,7 +93,7 @@ impl pb::system_server::System for System {
             hostname: host.hostname.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             default_runtime: settings.default_runtime.clone(),
-            runtimes: settings.runtimes.keys().cloned().collect(),
+            runtimes: settings.runtimes.keys().chain(settings.shims.keys()).cloned().collect(),
             system_time: Some(SystemTime::now().into()),
         }))
     }

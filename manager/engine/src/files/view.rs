@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::lifecycle::Lifecycle;
 use crate::model::Record;
+use crate::runtimes::Runtime;
 use crate::shim::TaskClient;
 use crate::shim::task::Stdio;
 use crate::spec::Joins;
@@ -112,6 +113,8 @@ impl<'a> View<'a> {
         }
         let mut to_prepare = Record::clone(&record);
         to_prepare.process.args = vec![NEVER_RUN.to_owned()];
+        // Whoever runs it: for this any will do.
+        let runtime = Runtime::Program(engine.shared.settings.own_runtime());
         let preparing = engine.blocking("a bundle", move |shared| {
             let mut prepared = prepare(shared, &to_prepare, None, &Joins::default())?;
             // Nothing is written, and nobody shall take this for the end of a run.
@@ -123,7 +126,7 @@ impl<'a> View<'a> {
             };
             Ok(prepared)
         });
-        let (task, outcome) = engine.make_task(&record, &bundle, preparing).await;
+        let (task, outcome) = engine.make_task(&record, &bundle, runtime, preparing).await;
         let opened = match outcome {
             Ok(pid) => root_of(pid).map_err(|source| EngineError::Files {
                 container: record.name.as_str().to_owned(),

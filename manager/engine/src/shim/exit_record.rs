@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Exit;
 
@@ -31,8 +31,8 @@ pub enum ExitRecordError {
     },
 }
 
-/// What the shim wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// What the shim wrote; or, where that is another's, kegd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// The process's own code, or 128 + n if signal n killed it.
     pub status: u32,

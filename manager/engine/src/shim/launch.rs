@@ -13,11 +13,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use keg_proto::containerd::runc::v1::Options;
+use keg_proto::keg::shim::v1::RelayRequest;
 
+use super::foreign::Bootstrap;
 use super::task::TaskExit;
 
 /// How long `start` may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `relay` may take to be ready.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long `delete` may take; it may have to kill what the container left.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Octets of a shim's complaint that an error quotes.
@@ -47,7 +51,7 @@ pub enum LaunchError {
     /// It failed.
     #[error("the shim's `{command}` failed: {complaint}")]
     Failed {
-        /// `start` or `delete`.
+        /// `start`, `relay` or `delete`.
         command: &'static str,
         /// What it wrote to standard error.
         complaint: String,
@@ -55,13 +59,13 @@ pub enum LaunchError {
     /// It did not end in time.
     #[error("the shim's `{command}` did not end within {} s", timeout.as_secs())]
     TimedOut {
-        /// `start` or `delete`.
+        /// `start`, `relay` or `delete`.
         command: &'static str,
         /// How long it was waited for.
         timeout: Duration,
     },
     /// It printed something else than an address.
-    #[error("the shim printed no address but {printed:?}")]
+    #[error("the shim printed no address of a unix socket that serves ttrpc, but {printed:?}")]
     Address {
         /// What it printed.
         printed: String,
@@ -190,9 +194,7 @@ impl ShimProgram {
         bundle: &Bundle,
         options: Option<&Any>,
     ) -> Result<String, LaunchError> {
-        let stdin = options.map(prost::Message::encode_to_vec).unwrap_or_default();
-        let output = self.run("start", id, bundle, &stdin, START_TIMEOUT).await?;
-        let address = parse_address(&output.stdout)?;
+        let address = self.bootstrap(id, bundle, options).await?.address;
         if bundle.address()?.is_none() {
             let path = bundle.0.join("address");
             std::fs::write(&path, &address)
@@ -201,12 +203,43 @@ impl ShimProgram {
         Ok(address)
     }
 
+    /// Runs `start`, and nothing else.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; the shim's own words are part of it.
+    pub(super) async fn bootstrap(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        options: Option<&Any>,
+    ) -> Result<Bootstrap, LaunchError> {
+        let stdin = options.map(prost::Message::encode_to_vec).unwrap_or_default();
+        let output = self.run("start", id, bundle, None, &stdin, START_TIMEOUT).await?;
+        parse_address(&output.stdout)
+    }
+
+    /// Starts the relay of a process that another's shim supervises; clients attach at `socket`.
+    /// Only our own shim has one.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is mounted then.
+    pub(super) async fn relay(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        socket: &Path,
+        request: &RelayRequest,
+    ) -> Result<(), LaunchError> {
+        let stdin = request.encode_to_vec();
+        self.run("relay", id, bundle, Some(socket), &stdin, RELAY_TIMEOUT).await.map(drop)
+    }
+
     /// Cleans up after a shim that is gone; returns what it found out about the exit.
     ///
     /// # Errors
     /// [`LaunchError`]; the shim's own words are part of it.
     pub async fn delete(&self, id: &str, bundle: &Bundle) -> Result<TaskExit, LaunchError> {
-        let output = self.run("delete", id, bundle, &[], DELETE_TIMEOUT).await?;
+        let output = self.run("delete", id, bundle, None, &[], DELETE_TIMEOUT).await?;
         let response =
             keg_proto::containerd::task::v2::DeleteResponse::decode(output.stdout.as_slice())
                 .unwrap_or_default();
@@ -220,12 +253,13 @@ impl ShimProgram {
         command: &'static str,
         id: &str,
         bundle: &Bundle,
+        socket: Option<&Path>,
         stdin: &[u8],
         timeout: Duration,
     ) -> Result<Output, LaunchError> {
         let execute = |source| LaunchError::Execute { program: self.program.clone(), source };
         let mut child = Command::new(&self.program)
-            .args(self.arguments(command, id, bundle))
+            .args(self.arguments(command, id, bundle, socket))
             .current_dir(bundle.path())
             .env("TTRPC_ADDRESS", &self.events_socket)
             .env("GRPC_ADDRESS", &self.daemon_socket)
@@ -260,7 +294,13 @@ impl ShimProgram {
         Err(LaunchError::Failed { command, complaint: complaint(&output) })
     }
 
-    fn arguments(&self, command: &str, id: &str, bundle: &Bundle) -> Vec<OsString> {
+    fn arguments(
+        &self,
+        command: &str,
+        id: &str,
+        bundle: &Bundle,
+        socket: Option<&Path>,
+    ) -> Vec<OsString> {
         let own = std::env::current_exe().unwrap_or_default();
         let mut arguments: Vec<OsString> = vec![
             "-namespace".into(),
@@ -274,6 +314,9 @@ impl ShimProgram {
             "-bundle".into(),
             bundle.path().into(),
         ];
+        if let Some(socket) = socket {
+            arguments.extend(["-socket".into(), socket.into()]);
+        }
         if self.debug {
             arguments.push("-debug".into());
         }
@@ -292,22 +335,21 @@ fn complaint(output: &Output) -> String {
     text.chars().take(COMPLAINT_BYTES_MAX).collect()
 }
 
-/// Reads an address in any of the forms that shims print: plain, or JSON with a protocol.
-fn parse_address(printed: &[u8]) -> Result<String, LaunchError> {
-    #[derive(serde::Deserialize)]
-    struct Bootstrap {
-        address: String,
-        protocol: String,
-    }
+/// Reads an answer in any of the forms that shims print: a plain address, JSON, or (containerd 2.3) a
+/// protobuf message.
+fn parse_address(printed: &[u8]) -> Result<Bootstrap, LaunchError> {
     let text = String::from_utf8_lossy(printed);
     let text = text.trim();
-    let address = match serde_json::from_str::<Bootstrap>(text) {
-        Ok(bootstrap) if bootstrap.protocol == "ttrpc" => bootstrap.address,
-        _ => text.to_owned(),
-    };
-    let is_path = address.strip_prefix("unix://").unwrap_or(&address).starts_with('/');
-    if is_path && !address.contains(char::is_whitespace) {
-        Ok(address)
+    let bootstrap = serde_json::from_str(text).ok().or_else(|| Bootstrap::decode(printed));
+    let bootstrap = bootstrap.unwrap_or_else(|| Bootstrap {
+        version: 2,
+        address: text.to_owned(),
+        protocol: "ttrpc".to_owned(),
+    });
+    let address = &bootstrap.address;
+    let is_path = address.strip_prefix("unix://").unwrap_or(address).starts_with('/');
+    if bootstrap.protocol == "ttrpc" && is_path && !address.contains(char::is_whitespace) {
+        Ok(bootstrap)
     } else {
         Err(LaunchError::Address { printed: text.chars().take(COMPLAINT_BYTES_MAX).collect() })
     }
@@ -341,11 +383,16 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_every_form() {
-        let json = br#"{"version":2,"address":"unix:///s","protocol":"ttrpc"}"#;
-        for (printed, address) in
-            [(&b"unix:///s\n"[..], "unix:///s"), (b"/s", "/s"), (json, "unix:///s")]
-        {
-            assert_eq!(parse_address(printed).unwrap(), address);
+        let json = br#"{"version":3,"address":"unix:///s","protocol":"ttrpc"}"#;
+        let message = b"\x08\x03\x12\x09unix:///s\x1a\x05ttrpc";
+        for (printed, version, address) in [
+            (&b"unix:///s\n"[..], 2, "unix:///s"),
+            (b"/s", 2, "/s"),
+            (json, 3, "unix:///s"),
+            (message, 3, "unix:///s"),
+        ] {
+            let bootstrap = parse_address(printed).unwrap();
+            assert_eq!((bootstrap.version, bootstrap.address.as_str()), (version, address));
         }
         let grpc = br#"{"version":3,"address":"unix:///s","protocol":"grpc"}"#;
         for printed in [&b""[..], b"hello", b"unix://s", b"/a b", grpc] {

@@ -15,13 +15,16 @@
 //! | [`task`] | the Task API |
 //! | [`io`] | the socket that carries standard streams |
 //! | [`events`] | the server that shims publish to |
+//! | [`foreign`] | what is added where a shim is another's |
 //! | [`exit_record`] | how a container ended, told by a file when no shim is left to ask |
 
 pub mod events;
 pub mod exit_record;
+pub mod foreign;
 pub mod io;
 pub mod launch;
 pub mod task;
 
+pub use foreign::Foreign;
 pub use launch::{Bundle, LaunchError, ShimProgram};
 pub use task::{TaskClient, TaskError};

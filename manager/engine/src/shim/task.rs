@@ -1,6 +1,8 @@
-//! The Task API (`containerd.task.v2.Task`) of one shim.
+//! The Task API of one shim: `containerd.task.v2.Task`, or `v3` where another's shim wants that, whose
+//! messages are the same.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,10 +12,16 @@ use keg_proto::containerd::v1::types::Status as WireStatus;
 use keg_ttrpc::{CallError, Client, Code, ConnectError};
 use prost_types::Any;
 
+use super::foreign::{Bootstrap, Foreign, reason_of_words};
+use super::launch::LaunchError;
 use crate::model::TerminalSize;
 use crate::signal::Signal;
 
 const SERVICE: &str = "containerd.task.v2.Task";
+const SERVICE_V3: &str = "containerd.task.v3.Task";
+
+/// The header of ttrpc that names containerd's namespace, which other shims want.
+const NAMESPACE_HEADER: &str = "containerd-namespace-ttrpc";
 
 /// How long a shim may take for what needs no program of the container to move.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +37,9 @@ pub enum TaskError {
     /// Nobody serves the shim's socket.
     #[error("the shim of the container is not there")]
     Connect(#[source] ConnectError),
+    /// The streams of a further process could not be made.
+    #[error("make the streams of the process")]
+    Relay(#[source] LaunchError),
     /// The call failed.
     #[error("the shim did not {action}")]
     Call {
@@ -41,10 +52,13 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// The runtime's own reason, such as `COMMAND_NOT_FOUND`, if it gave one.
+    /// The runtime's own reason, such as `COMMAND_NOT_FOUND`, if it gave one, or if its words tell.
     pub fn runtime_reason(&self) -> Option<String> {
-        let info = self.status()?.error_info()?;
-        (info.domain == RUNTIME_DOMAIN).then_some(info.reason)
+        let status = self.status()?;
+        match status.error_info() {
+            Some(info) => (info.domain == RUNTIME_DOMAIN).then_some(info.reason),
+            None => reason_of_words(&status.message).map(str::to_owned),
+        }
     }
 
     /// Whether the shim says that there is no such task or process (any more).
@@ -61,7 +75,7 @@ impl TaskError {
     pub fn status(&self) -> Option<&keg_ttrpc::Status> {
         match self {
             Self::Call { source, .. } => source.status(),
-            Self::Connect(_) => None,
+            Self::Connect(_) | Self::Relay(_) => None,
         }
     }
 }
@@ -113,7 +127,7 @@ pub struct CreateTask {
 }
 
 /// Where a process's standard streams go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stdio {
     /// Gives it a terminal.
     pub terminal: bool,
@@ -134,6 +148,8 @@ pub struct ExecTask {
     pub process_json: Vec<u8>,
     /// Its streams.
     pub stdio: Stdio,
+    /// Whether nobody will ever attach to them.
+    pub detached: bool,
 }
 
 /// A connection to the shim of one container. Clones share it.
@@ -141,7 +157,17 @@ pub struct ExecTask {
 pub struct TaskClient {
     id: String,
     client: Client,
-    io_socket: PathBuf,
+    service: &'static str,
+    streams: StreamsOf,
+}
+
+/// Who has the streams of the shim's processes.
+#[derive(Debug, Clone)]
+enum StreamsOf {
+    /// Our shim itself, behind this socket.
+    Shim(PathBuf),
+    /// A relay for each process, since the shim is another's.
+    Relays(Arc<Foreign>),
 }
 
 impl TaskClient {
@@ -154,12 +180,42 @@ impl TaskClient {
         let client = Client::connect(path).await.map_err(TaskError::Connect)?;
         let mut io_socket = path.as_os_str().to_owned();
         io_socket.push(".io");
-        Ok(Self { id: id.to_owned(), client, io_socket: io_socket.into() })
+        let streams = StreamsOf::Shim(io_socket.into());
+        Ok(Self { id: id.to_owned(), client, service: SERVICE, streams })
     }
 
-    /// The socket that carries standard streams.
-    pub fn io_socket(&self) -> &Path {
-        &self.io_socket
+    /// Connects to another's shim, which serves container `id` as `bootstrap` says.
+    ///
+    /// # Errors
+    /// [`TaskError::Connect`] if nobody serves it.
+    pub async fn connect_foreign(
+        id: &str,
+        bootstrap: &Bootstrap,
+        foreign: Foreign,
+    ) -> Result<Self, TaskError> {
+        let address = &bootstrap.address;
+        let path = Path::new(address.strip_prefix("unix://").unwrap_or(address));
+        let client = Client::connect(path).await.map_err(TaskError::Connect)?;
+        let client = client.with_header(NAMESPACE_HEADER, foreign.namespace());
+        let service = if bootstrap.version >= 3 { SERVICE_V3 } else { SERVICE };
+        let streams = StreamsOf::Relays(Arc::new(foreign));
+        Ok(Self { id: id.to_owned(), client, service, streams })
+    }
+
+    /// The shim, if it is another's.
+    pub fn foreign(&self) -> Option<&Foreign> {
+        match &self.streams {
+            StreamsOf::Shim(_) => None,
+            StreamsOf::Relays(foreign) => Some(foreign),
+        }
+    }
+
+    /// The socket that carries the standard streams of a process.
+    pub fn io_socket(&self, exec_id: &str) -> PathBuf {
+        match &self.streams {
+            StreamsOf::Shim(socket) => socket.clone(),
+            StreamsOf::Relays(foreign) => foreign.attach_socket(exec_id),
+        }
     }
 
     /// Whether the connection has ended, as when the shim died.
@@ -204,13 +260,22 @@ impl TaskClient {
     /// # Errors
     /// [`TaskError::Call`].
     pub async fn exec(&self, exec: ExecTask) -> Result<(), TaskError> {
+        let stdio = match &self.streams {
+            StreamsOf::Shim(_) => exec.stdio,
+            // To no stream at all, `/dev/null` is connected.
+            StreamsOf::Relays(_) if exec.detached && !exec.stdio.terminal => Stdio::default(),
+            StreamsOf::Relays(foreign) => foreign
+                .relay(&exec.exec_id, &exec.stdio, Vec::new())
+                .await
+                .map_err(TaskError::Relay)?,
+        };
         let request = api::ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec.exec_id,
-            terminal: exec.stdio.terminal,
-            stdin: exec.stdio.stdin,
-            stdout: exec.stdio.stdout,
-            stderr: exec.stdio.stderr,
+            terminal: stdio.terminal,
+            stdin: stdio.stdin,
+            stdout: stdio.stdout,
+            stderr: stdio.stderr,
             spec: Some(Any {
                 type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
                 value: exec.process_json,
@@ -391,7 +456,7 @@ impl TaskClient {
         Resp: prost::Message + Default,
     {
         self.client
-            .call(SERVICE, method, request, timeout)
+            .call(self.service, method, request, timeout)
             .await
             .map_err(|source| TaskError::Call { action, source: Box::new(source) })
     }
