@@ -10,7 +10,7 @@
 //! ```text
 //! keg-floor run ROOTFS NAME FILTER                   start, wait, remove; FILTER holds the compiled program
 //! keg-floor create ROOTFS NAME FILTER FIFO PIDFILE   prepare; the process waits at FIFO
-//! keg-floor start FIFO                               let it execute the program
+//! keg-floor start FIFO                               let it execute the program, and see it do so
 //! keg-floor delete NAME FIFO                         remove
 //! ```
 
@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -107,7 +108,12 @@ fn run(args: &[CString]) -> anyhow::Result<ExitCode> {
             ready.read_exact(&mut [0])?;
             fs::write(pid_file, child.to_string())?;
         }
-        ["start", fifo] => OpenOptions::new().write(true).open(fifo)?.write_all(b"!")?,
+        ["start", fifo] => {
+            let mut gate = OpenOptions::new().write(true).open(fifo)?;
+            gate.write_all(b"!")?;
+            // A start says whether the program runs: its execution closes the other end.
+            poll(&mut [PollFd::new(gate.as_fd(), PollFlags::empty())], PollTimeout::NONE)?;
+        }
         ["delete", name, fifo] => {
             for dir in cgroup_dirs(name)? {
                 fs::remove_dir(dir)?;

@@ -12,6 +12,7 @@
 //! a container was started with.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +62,18 @@ impl Bootstrap {
         let result = BootstrapResult::decode(printed).ok()?;
         let version = u32::try_from(result.version).ok().filter(|version| *version > 0)?;
         Some(Self { version, address: result.address, protocol: result.protocol })
+    }
+
+    /// Removes the socket, which containerd's shims before 2.0 leave behind where one was killed.
+    fn remove_socket(&self) {
+        let path = self.address.strip_prefix("unix://").unwrap_or(&self.address);
+        let is_socket = |path: &Path| {
+            std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+        };
+        if path.starts_with('/') && is_socket(path.as_ref()) {
+            // What stays is in nobody's way.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -138,7 +151,12 @@ impl Foreign {
     /// # Errors
     /// [`LaunchError`].
     pub async fn delete(&self) -> Result<TaskExit, LaunchError> {
-        self.shim.delete(&self.id, &self.bundle).await
+        let bootstrap = self.bootstrap();
+        let deleted = self.shim.delete(&self.id, &self.bundle).await;
+        if let Some(bootstrap) = bootstrap {
+            bootstrap.remove_socket();
+        }
+        deleted
     }
 
     /// The socket on which the relay of a process connects clients.
@@ -313,6 +331,21 @@ mod tests {
         assert_eq!(found.shim.program, Path::new("/bin/other"));
         assert_eq!(found.bootstrap(), None);
         found.unmount().unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_a_killed_shim_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, file) = (dir.path().join("s"), dir.path().join("f"));
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        std::fs::write(&file, "kept").unwrap();
+
+        for path in [&socket, &file] {
+            let address = format!("unix://{}", path.display());
+            Bootstrap { version: 2, address, protocol: "ttrpc".into() }.remove_socket();
+        }
+
+        assert!(!socket.exists() && file.exists());
     }
 
     #[test]
