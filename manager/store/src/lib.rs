@@ -24,6 +24,7 @@
 //!   the database's write lock is held, so a collection never meets one in between.
 //! - One process uses a root at a time ([`OpenError::InUse`]).
 
+mod ahead;
 mod check;
 mod content;
 mod descriptor;
@@ -38,6 +39,7 @@ mod store;
 mod trash;
 mod usage;
 
+pub use ahead::Ahead;
 pub use check::{CheckError, Checked, Finding, check, repair};
 pub use content::{BlobReader, ContentError, ContentStore, Ingest, IngestStatus, Sealed};
 pub use descriptor::Descriptor;

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
 
+use keg_store::Ahead;
+
 use super::tar::{Entry, Sparse, TarReader};
 use super::{ExtractError, failed, refused};
 
@@ -13,6 +15,7 @@ pub(super) fn write_plain<R: BufRead>(
     file: &mut File,
 ) -> Result<u64, ExtractError> {
     let mut written = 0;
+    let mut ahead = Ahead::default();
     loop {
         let data = reader.data()?;
         if data.is_empty() {
@@ -21,6 +24,7 @@ pub(super) fn write_plain<R: BufRead>(
         file.write_all(data).map_err(failed(entry, "write the file"))?;
         let count = data.len();
         written += count as u64;
+        ahead.grown(&*file, written);
         reader.consume(count);
     }
 }

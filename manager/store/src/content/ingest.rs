@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::{ContentError, ContentStore};
 use crate::metadata::Durability;
 use crate::store::sync_dir;
-use crate::{Algorithm, Digest, Hasher, Labels, Namespace, Resource};
+use crate::{Ahead, Algorithm, Digest, Hasher, Labels, Namespace, Resource};
 
 /// How much is read at once while the hash of an earlier attempt is computed again.
 const REHASH_BUFFER_BYTES: usize = 256 * 1024;
@@ -42,6 +42,7 @@ pub struct Ingest {
     algorithm: Algorithm,
     hasher: Hasher,
     offset_bytes: u64,
+    ahead: Ahead,
 }
 
 /// A blob that is received and verified, and neither durable nor entered yet
@@ -119,7 +120,8 @@ impl Ingest {
         let (hasher, offset_bytes) = rehash(&mut file, algorithm)
             .map_err(ContentError::io("read what was received of", &data_path))?;
         let place = Place { content: content.clone(), dir: dir.to_owned(), is_transient: false };
-        Ok(Self { place, namespace: ns.clone(), file, algorithm, hasher, offset_bytes })
+        let ahead = Ahead::default();
+        Ok(Self { place, namespace: ns.clone(), file, algorithm, hasher, offset_bytes, ahead })
     }
 
     /// Makes it an ingest that nobody will resume: dropping it throws the bytes away.
@@ -146,6 +148,7 @@ impl Ingest {
             .map_err(ContentError::io("write the file", &self.place.data()))?;
         self.hasher.update(bytes);
         self.offset_bytes += bytes.len() as u64;
+        self.ahead.grown(&self.file, self.offset_bytes);
         Ok(())
     }
 
@@ -168,6 +171,7 @@ impl Ingest {
         self.file.rewind().map_err(ContentError::io("rewind the file", &path))?;
         self.hasher = Hasher::new(self.algorithm);
         self.offset_bytes = 0;
+        self.ahead = Ahead::default();
         Ok(())
     }
 
