@@ -22,7 +22,7 @@ use keg_network::{ConnectRequest, Endpoint, ForwardMode, LiveContainer, PublishM
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// How long to wait for what should come, and for what should not.
-pub(crate) const SOON: Duration = Duration::from_secs(3);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 const NEVER: Duration = Duration::from_millis(600);
 
 /// The host's address, as others see it.
