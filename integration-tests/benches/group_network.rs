@@ -85,7 +85,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         date: today()?,
         machine: Machine::here(),
         versions,
-        setting: "`run --rm` of `true`; traffic between static programs in containers".into(),
+        setting: "`run --rm` of `true`; traffic between static programs in containers; directories in memory".into(),
         comparisons,
         measures: Vec::new(),
     })

@@ -53,7 +53,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         date: today()?,
         machine: Machine::here(),
         versions: peers.iter().map(|peer| (peer.name().to_owned(), peer.version())).collect(),
-        setting: "one busybox container per supervisor, all namespaces, a cgroup".into(),
+        setting: "one busybox container per supervisor, all namespaces, a cgroup; bundles in memory, as in `/run`".into(),
         comparisons: vec![Comparison { task: "start".into(), figures: starts(&peers, rounds)? }],
         measures,
     })
