@@ -12,6 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use keg_proto::containerd::events as pb;
@@ -22,6 +23,7 @@ use prost::Message;
 use tokio::sync::Notify;
 
 use crate::clock::timestamp;
+use crate::later::later;
 use crate::self_log;
 
 /// Events that wait for the daemon.
@@ -99,8 +101,21 @@ impl Publisher {
         }
     }
 
-    /// Queues an event.
+    /// Queues an event and sends it.
     pub(crate) fn publish<E: Event>(&self, event: &E) {
+        self.queue(event);
+        self.wake.notify_one();
+    }
+
+    /// Queues an event that a daemon hears of in a moment, or with the next one: what it waits for is
+    /// the answer to its call.
+    pub(crate) fn publish_later<E: Event>(self: &Rc<Self>, event: &E) {
+        self.queue(event);
+        let publisher = Rc::clone(self);
+        later(move || publisher.hurry());
+    }
+
+    fn queue<E: Event>(&self, event: &E) {
         if self.daemon.is_none() {
             return;
         }
@@ -119,8 +134,6 @@ impl Publisher {
             self.lost.set(self.lost.get() + 1);
         }
         queue.push_back(ForwardRequest { envelope: Some(envelope) });
-        drop(queue);
-        self.wake.notify_one();
     }
 
     /// Tries again at once: someone connected, so a daemon lives.

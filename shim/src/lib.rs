@@ -27,6 +27,7 @@ mod clock;
 mod events;
 mod exit_record;
 mod id_map;
+mod later;
 mod log;
 mod oom;
 mod process;

@@ -27,6 +27,7 @@ use tokio::task::LocalSet;
 use crate::bootstrap::{Flags, attach_socket_path};
 use crate::bundle::{self, Bundle};
 use crate::events::Publisher;
+use crate::later::later;
 use crate::reaper::Reaper;
 use crate::self_log;
 use crate::stdio::{Hub, serve_attach};
@@ -221,7 +222,7 @@ async fn serve_all(
         move |exec_id: &str| processes.hub(exec_id),
         Rc::default(),
     ));
-    sys::trim_memory();
+    later(sys::trim_memory);
 
     tokio::select! {
         () = supervisor.shutdown_wanted() => {}

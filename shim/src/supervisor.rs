@@ -26,6 +26,7 @@ use keg_proto::containerd::types::Mount;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use self::create::Watched;
 use crate::bootstrap::Flags;
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{CgroupError, Cgroups};
@@ -205,9 +206,12 @@ impl Supervisor {
         let Phase::Created { pid } = process.phase() else {
             return Err(TaskError::Phase(process.phase().refuse("start")));
         };
-        self.watch_oom(&task);
         process.streams.open_stdin().map_err(TaskError::Stdio)?;
-        task.runtime.start(id).await.map_err(TaskError::Runtime)?;
+        // The first of the two is polled first: the runtime is on its way while the shim looks for the cgroup.
+        let (started, ()) = tokio::join!(task.runtime.start(id), async {
+            self.watch_oom(&task, Watched::MayRun);
+        });
+        started.map_err(TaskError::Runtime)?;
         process.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
         let container_id = task.id.clone();
         self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });

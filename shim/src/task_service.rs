@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::bootstrap::decode_options;
 use crate::clock::timestamp;
+use crate::later::later;
 use crate::process::{Phase, Process};
 use crate::runtime_cli::{Reason, RuntimeError};
 use crate::self_log::chain;
@@ -58,10 +59,8 @@ async fn to_its_end(
     tokio::task::spawn_local(async move {
         // A caller that left needs no answer.
         let _ = sender.send(work.await);
-        tokio::task::yield_now().await;
-        // What a method needed for a moment is not kept for the container's life; who waits for its
-        // answer does not wait for that.
-        sys::trim_memory();
+        // What a method needed for a moment is not kept for the container's life.
+        later(sys::trim_memory);
     });
     receiver.await.unwrap_or_else(|_| Err(Status::new(Code::Internal, "the method panicked")))
 }

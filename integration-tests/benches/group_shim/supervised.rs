@@ -1,5 +1,6 @@
 //! One container and its supervisor, whichever that is.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -252,11 +253,10 @@ impl Peer {
         let call = client.call(service, "Create", &request, Some(PATIENCE));
         let created: Result<task::CreateTaskResponse, _> = executor.block_on(call);
         created.with_context(|| words(log_reader.try_clone()))?;
-        let connect = task::ConnectRequest { id: id.clone() };
-        let call = client.call(service, "Connect", &connect, Some(PATIENCE));
-        let answer: task::ConnectResponse = executor.block_on(call)?;
-        let held = Held::Shim { client, service, socket, executor, fifos, _log_reader: log_reader };
-        Ok(Supervised { supervisor: answer.shim_pid, held, id, scratch, _bundle: bundle })
+        let pid = OnceCell::new();
+        let held =
+            Held::Shim { client, service, socket, executor, fifos, pid, _log_reader: log_reader };
+        Ok(Supervised { held, id, scratch, _bundle: bundle })
     }
 
     fn conmon_create(
@@ -283,8 +283,8 @@ impl Peer {
         // The container is there when its pid file is.
         let _: u32 = number("pid")?;
         let supervisor = number("conmon")?;
-        let held = Held::Conmon { runc: runc.to_owned() };
-        Ok(Supervised { supervisor, held, id, scratch, _bundle: bundle })
+        let held = Held::Conmon { runc: runc.to_owned(), supervisor };
+        Ok(Supervised { held, id, scratch, _bundle: bundle })
     }
 }
 
@@ -311,7 +311,6 @@ fn start_command(program: &Path, id: &str, bundle: &Bundle, scratch: &Scratch) -
 /// A container with its supervisor; both end with the value.
 #[derive(Debug)]
 pub(super) struct Supervised {
-    supervisor: u32,
     held: Held,
     id: String,
     scratch: Scratch,
@@ -326,10 +325,12 @@ enum Held {
         socket: String,
         executor: tokio::runtime::Runtime,
         fifos: Vec<File>,
+        pid: OnceCell<u32>,
         _log_reader: File,
     },
     Conmon {
         runc: PathBuf,
+        supervisor: u32,
     },
 }
 
@@ -337,7 +338,7 @@ impl Supervised {
     /// Runs the container's program.
     pub(super) fn run(&self) -> anyhow::Result<()> {
         match &self.held {
-            Held::Conmon { runc } => succeed(self.runc(runc).args(["start", &self.id])),
+            Held::Conmon { runc, .. } => succeed(self.runc(runc).args(["start", &self.id])),
             Held::Shim { .. } => {
                 let id = self.id.clone();
                 let request = task::StartRequest { id, exec_id: String::new() };
@@ -384,18 +385,33 @@ impl Supervised {
         }
     }
 
+    /// Its process id, which a shim is asked for once.
+    fn supervisor(&self) -> anyhow::Result<u32> {
+        match &self.held {
+            Held::Conmon { supervisor, .. } => Ok(*supervisor),
+            Held::Shim { pid, .. } => {
+                if let Some(pid) = pid.get() {
+                    return Ok(*pid);
+                }
+                let request = task::ConnectRequest { id: self.id.clone() };
+                let answer: task::ConnectResponse = self.call("Connect", &request)?;
+                Ok(*pid.get_or_init(|| answer.shim_pid))
+            }
+        }
+    }
+
     pub(super) fn pss_kib(&self) -> anyhow::Result<u64> {
-        number_of(self.supervisor, "smaps_rollup", "Pss:")
+        number_of(self.supervisor()?, "smaps_rollup", "Pss:")
     }
 
     pub(super) fn threads(&self) -> anyhow::Result<u64> {
-        number_of(self.supervisor, "status", "Threads:")
+        number_of(self.supervisor()?, "status", "Threads:")
     }
 
     /// How often its threads were put on a processor.
     pub(super) fn switches(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.supervisor))? {
+        for task in fs::read_dir(format!("/proc/{}/task", self.supervisor()?))? {
             let task = task?.file_name().to_string_lossy().parse()?;
             sum += number_of(task, "status", "voluntary_ctxt_switches:")?;
         }
@@ -421,8 +437,9 @@ impl Supervised {
 
     fn end(&self) -> anyhow::Result<()> {
         let id = || self.id.clone();
+        let supervisor = Pid::from_raw(i32::try_from(self.supervisor()?)?);
         match &self.held {
-            Held::Conmon { runc } => {
+            Held::Conmon { runc, .. } => {
                 succeed(self.runc(runc).args(["delete", "--force", &self.id]))?;
             }
             Held::Shim { .. } => {
@@ -438,7 +455,6 @@ impl Supervised {
                 let _: anyhow::Result<()> = self.call("Shutdown", &request);
             }
         }
-        let supervisor = Pid::from_raw(i32::try_from(self.supervisor)?);
         // Adopted by this process.
         let _ = kill(supervisor, Signal::SIGKILL);
         let _ = waitpid(supervisor, None);

@@ -11,6 +11,7 @@ use keg_proto::containerd::events as pb;
 use super::{CreateRequest, Slot, Supervisor, Task, TaskError};
 use crate::bundle::{self, Bundle};
 use crate::cgroup::Cgroups;
+use crate::later::later;
 use crate::oom::OomWatch;
 use crate::process::{Happening, Process};
 use crate::reaper::Pid;
@@ -18,6 +19,15 @@ use crate::rootfs;
 use crate::runtime_cli::{Runtime, RuntimeError};
 use crate::self_log;
 use crate::stdio::{OurEnds, Owner, Streams};
+
+/// What a container does when its memory begins to be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Its program has not begun.
+    Waits,
+    /// It may be out of memory already.
+    MayRun,
+}
 
 impl Supervisor {
     /// Makes the container; its program waits for [`Self::start`].
@@ -122,11 +132,7 @@ impl Supervisor {
         task.init.note(Happening::Created(pid)).map_err(TaskError::Phase)?;
         task.oom_due.set(Some(pid));
         let (supervisor, watched) = (Rc::clone(self), Rc::clone(task));
-        tokio::task::spawn_local(async move {
-            // Nothing runs yet: the daemon gets its answer first.
-            tokio::task::yield_now().await;
-            supervisor.watch_oom(&watched);
-        });
+        later(move || supervisor.watch_oom(&watched, Watched::Waits));
         let exited = self.reaper.watch(pid);
         drop(adoption);
         tokio::task::spawn_local(Rc::clone(self).follow(
@@ -150,7 +156,7 @@ impl Supervisor {
 
     fn announce_create(&self, task: &Task, request: &CreateRequest, pid: Pid) {
         let stdio = request.stdio.clone();
-        self.events.publish(&pb::TaskCreate {
+        self.events.publish_later(&pb::TaskCreate {
             container_id: task.id.clone(),
             bundle: request.bundle.to_string_lossy().into_owned(),
             rootfs: request.rootfs.clone(),
@@ -189,7 +195,7 @@ impl Supervisor {
         init.streams.open_stdin().map_err(TaskError::Stdio)?;
         init.note(Happening::Started(pid)).map_err(TaskError::Phase)?;
         task.oom_due.set(Some(pid));
-        self.watch_oom(task);
+        self.watch_oom(task, Watched::MayRun);
         let container_id = task.id.clone();
         self.events.publish(&pb::TaskStart { container_id, pid: pid.number() });
         let exited = self.reaper.watch(pid);
@@ -200,7 +206,7 @@ impl Supervisor {
 
     /// Lack of memory is reported while the container lives; that it is not watched is no reason
     /// to fail. What is watched already stays so.
-    pub(super) fn watch_oom(self: &Rc<Self>, task: &Rc<Task>) {
+    pub(super) fn watch_oom(self: &Rc<Self>, task: &Rc<Task>, watched: Watched) {
         let Some(pid) = task.oom_due.take() else { return };
         let watch = match Cgroups::of(pid.0) {
             Ok(cgroups) => OomWatch::new(&cgroups),
@@ -215,7 +221,9 @@ impl Supervisor {
         let (supervisor, id) = (Rc::clone(self), task.id.clone());
         let init = Rc::downgrade(&task.init);
         tokio::task::spawn_local(async move {
-            while watch.next().await && init.strong_count() > 0 {
+            let mut missed = watched == Watched::MayRun && watch.kills() > 0;
+            while missed || (watch.next().await && init.strong_count() > 0) {
+                missed = false;
                 supervisor.events.publish(&pb::TaskOom { container_id: id.clone() });
             }
         });
