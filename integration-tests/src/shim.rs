@@ -264,7 +264,18 @@ impl Shim {
     /// # Errors
     /// What the shim answered.
     pub fn exec(&self, exec_id: &str, process: &Value, stdout: &str) -> Result<(), CallError> {
-        let request = task::ExecProcessRequest {
+        self.call("Exec", &self.exec_request(exec_id, process, stdout))
+    }
+
+    /// Returns the request of [`Shim::exec`], for changes.
+    #[must_use]
+    pub fn exec_request(
+        &self,
+        exec_id: &str,
+        process: &Value,
+        stdout: &str,
+    ) -> task::ExecProcessRequest {
+        task::ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
             terminal: process["terminal"] == true,
@@ -275,8 +286,7 @@ impl Shim {
                 value: process.to_string().into_bytes(),
             }),
             ..task::ExecProcessRequest::default()
-        };
-        self.call("Exec", &request)
+        }
     }
 
     /// Returns the log that [`Shim::create_request`] asks for.

@@ -201,7 +201,12 @@ impl Engine {
         let socket = task.io_socket("");
         let passed_on = tokio::time::timeout(DRAIN_TIMEOUT, relay_ended(&socket));
         // The deletion closes the shim's ends of the streams, if descendants still hold theirs.
-        let (_, passed_on) = tokio::join!(task.delete(""), passed_on);
+        let deleted = tokio::time::timeout(DRAIN_TIMEOUT, task.delete(""));
+        let (deleted, passed_on) = tokio::join!(deleted, passed_on);
+        if deleted.is_err() {
+            tracing::warn!(container = %container.id(), waited_secs = DRAIN_TIMEOUT.as_secs(),
+                "a shim hangs while it deletes a container that has ended");
+        }
         if passed_on.is_err() {
             tracing::warn!(container = %container.id(),
                 "the output of a container that has ended does not end");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::AccessFlags;
 
 use super::dir::read_text;
@@ -52,7 +52,11 @@ impl Layout {
         let memberships = parse_memberships(&read(MEMBERSHIP)?)?;
         let layout = match guess(&memberships) {
             Some(layout) => layout,
-            None => look_up(&memberships, &parse_mounts(&read(MOUNTS)?)),
+            None => {
+                let mut mounts = parse_mounts(&read(MOUNTS)?);
+                mounts.retain(CgroupMount::is_on_top);
+                look_up(&memberships, &mounts)
+            }
         };
         if layout.v1.is_empty() && layout.v2.is_none() {
             return Err(CgroupError::NoHierarchy);
@@ -91,6 +95,15 @@ struct CgroupMount {
     point: PathBuf,
     /// v1: the options of the super block, among which are the controllers.
     options: Vec<String>,
+}
+
+impl CgroupMount {
+    /// Whether it is what its mount point shows: another file system mounted there covers it, by
+    /// which machines hide a hierarchy from those that cannot work with it.
+    fn is_on_top(&self) -> bool {
+        let expected = if self.v2 { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
+        statfs(&self.point).is_ok_and(|stat| stat.filesystem_type() == expected)
+    }
 }
 
 fn read(file: &'static str) -> Result<String, CgroupError> {

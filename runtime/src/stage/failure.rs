@@ -299,6 +299,12 @@ pub fn describe_program(failure: Failure, process: &ProcessPlan) -> (String, Pro
         Errno::ENOENT | Errno::ENOTDIR => {
             (format!("exec: {name:?}: stat {name}: {}", lower(errno)), ProgramFault::NotFound)
         }
+        // What the kernel says of a directory stands beside what it is: by these words Podman and
+        // older Dockers know the exit code 126.
+        Errno::EISDIR => (
+            format!("exec: {name:?}: {}: {}", lower(errno), lower(Errno::EACCES)),
+            ProgramFault::NotExecutable,
+        ),
         _ => (format!("exec: {name:?}: {}", lower(errno)), ProgramFault::NotExecutable),
     }
 }

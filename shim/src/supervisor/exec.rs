@@ -4,6 +4,8 @@ use std::fs;
 use std::rc::Rc;
 
 use keg_proto::containerd::events as pb;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::{Supervisor, Task, TaskError};
 use crate::bundle;
@@ -13,6 +15,9 @@ use crate::stdio::{Request, Streams};
 
 impl Supervisor {
     /// Adds a process that [`Self::start`] will run.
+    ///
+    /// The container may have ended already: whether it can still run a process is decided at the
+    /// start, before which it may end at any time.
     pub(crate) fn exec(
         &self,
         id: &str,
@@ -24,12 +29,13 @@ impl Supervisor {
         if exec_id.is_empty() || task.execs.borrow().contains_key(exec_id) {
             return Err(TaskError::ExecExists { exec_id: exec_id.to_owned() });
         }
-        if !matches!(task.init.phase(), Phase::Running { .. }) {
+        if matches!(task.init.phase(), Phase::Added | Phase::Paused { .. }) {
             return Err(TaskError::Phase(task.init.phase().refuse("exec in")));
         }
         if spec.is_empty() {
             return Err(TaskError::NoSpec);
         }
+        let spec = with_terminal(spec, stdio.terminal);
         let streams = Streams::new(stdio).map_err(TaskError::Stdio)?;
         let process = Rc::new(Process::new(exec_id, streams, Some(spec)));
         task.execs.borrow_mut().insert(exec_id.to_owned(), process);
@@ -84,5 +90,48 @@ impl Supervisor {
             exited,
         ));
         Ok(pid)
+    }
+}
+
+/// Returns the runtime-spec's process with `terminal` as the request has it, which is what counts:
+/// clients leave it out of the process. What cannot be read is the runtime's to refuse.
+fn with_terminal(spec: Vec<u8>, terminal: bool) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Said {
+        #[serde(default)]
+        terminal: bool,
+    }
+    if serde_json::from_slice(&spec).is_ok_and(|said: Said| said.terminal == terminal) {
+        return spec;
+    }
+    let Ok(mut process) = serde_json::from_slice::<Map<String, Value>>(&spec) else {
+        return spec;
+    };
+    process.insert("terminal".into(), terminal.into());
+    serde_json::to_vec(&process).unwrap_or(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_decides_about_the_terminal() {
+        for (spec, terminal, expected) in [
+            (r#"{"args":["a"]}"#, false, r#"{"args":["a"]}"#),
+            (r#"{"args":["a"]}"#, true, r#"{"args":["a"],"terminal":true}"#),
+            (r#"{"terminal":true}"#, true, r#"{"terminal":true}"#),
+            (r#"{"terminal":true}"#, false, r#"{"terminal":false}"#),
+            (
+                r#"{"rlimits":18446744073709551615}"#,
+                true,
+                r#"{"rlimits":18446744073709551615,"terminal":true}"#,
+            ),
+            ("no json", true, "no json"),
+        ] {
+            let process = with_terminal(spec.into(), terminal);
+
+            assert_eq!(String::from_utf8(process).unwrap(), expected);
+        }
     }
 }

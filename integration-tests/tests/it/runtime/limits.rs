@@ -1,9 +1,10 @@
 //! Resource limits as the kernel enforces them – runtime-spec, config-linux.md, "Control groups".
 
 use std::fs;
+use std::process::Command;
 
 use keg_fixtures::wait::{self, PATIENCE};
-use keg_fixtures::{Bundle, Container, Runtime, requires};
+use keg_fixtures::{Bundle, Container, Outcome, Runtime, requires};
 use serde_json::json;
 
 /// Reads a control file of the container's cgroup, whichever hierarchy has it.
@@ -23,6 +24,26 @@ fn a_container_without_limits_is_in_a_cgroup_of_its_own_in_every_hierarchy() {
     for line in own.lines().filter(|line| !line.starts_with("0::")) {
         assert!(line.ends_with(container.id()), "{own}");
     }
+}
+
+#[test]
+fn a_hierarchy_that_another_file_system_covers_is_gone_round() {
+    let host = requires!(root, cgroup_v1, our_runtime);
+    let (runtime, id) = (host.runtime(), Runtime::new_id());
+    let limit = json!({"limit": 8 << 20, "swap": 8 << 20});
+    let bundle = Bundle::probe().args(["eat", "64"]).set("/linux/resources/memory", limit);
+    let bundle = bundle.set("/linux/cgroupsPath", json!(format!("/{id}")));
+    let _guard = runtime.guard(&id);
+    let cover = "set -e\nfor point in $(awk '/ - cgroup2 / { print $5 }' /proc/self/mountinfo)\n\
+                 do mount -t tmpfs none $point; done\nexec \"$@\"";
+    let run = runtime.command(["run", "--bundle", bundle.path().to_str().unwrap(), &id]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", cover, "sh"]);
+    command.arg(run.get_program()).args(run.get_args());
+
+    let outcome = Outcome::of(&mut command, PATIENCE);
+
+    assert_eq!(outcome.exit_code, 128 + 9, "{outcome:?}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ fn podman_execs_measures_limits_pauses_and_removes() {
 
     let exec = podman.podman(["exec", "one", "sh", "-c", "echo inside; exit 4"]);
     assert_eq!((exec.stdout.as_str(), exec.exit_code), ("inside\n", 4), "{exec:?}");
+    // By the runtime's words it knows why a command is not executed.
+    let exit_code = |program| podman.podman(["exec", "one", program]).exit_code;
+    assert_eq!((exit_code("/etc"), exit_code("/no/such/command")), (126, 127));
 
     let format = "{{.PIDs}} {{.MemUsage}}";
     let stats = podman.podman(["stats", "--no-stream", "--format", format, "one"]).success();

@@ -61,6 +61,52 @@ fn an_exec_of_a_missing_command_fails_to_start_and_the_task_goes_on() {
 }
 
 #[test]
+fn an_exec_has_a_terminal_when_the_request_wants_one_whatever_the_process_says() {
+    requires!(root);
+    let shim = running();
+    let (log, uri) = log_of_exec(&shim);
+    let script = process(&["/bin/sh", "-c", "[ -t 1 ] && echo terminal || echo none"]);
+    let mut request = shim.exec_request("one", &script, &uri);
+    request.terminal = true;
+
+    let () = shim.call("Exec", &request).unwrap();
+    shim.start("one");
+
+    assert_eq!(shim.wait("one").exit_status, 0);
+    shim.delete("one").unwrap();
+    assert_eq!(fs::read_to_string(log).unwrap(), "terminal\r\n");
+}
+
+#[test]
+fn an_exec_runs_in_a_container_that_is_not_started_yet() {
+    requires!(root);
+    let shim = Shim::new(Bundle::probe().args(["pause"]));
+    shim.create();
+
+    shim.exec("one", &process(&["/bin/sh", "-c", "exit 4"]), "").unwrap();
+    shim.start("one");
+
+    assert_eq!(shim.wait("one").exit_status, 4);
+    shim.start("");
+    shim.wait_for_line("ready");
+}
+
+#[test]
+fn an_exec_that_is_added_to_a_container_which_has_ended_fails_to_start() {
+    requires!(root);
+    let shim = Shim::new(Bundle::probe().args(["exit", "3"]));
+    shim.create();
+    shim.start("");
+    shim.wait("");
+
+    shim.exec("one", &process(&["/bin/true"]), "").unwrap();
+    let error = shim.try_start("one").unwrap_err();
+
+    assert!(error.status().unwrap().message.contains("stopped"), "{error:?}");
+    assert_eq!(shim.delete("").unwrap().exit_status, 3);
+}
+
+#[test]
 fn an_exec_id_in_use_is_refused() {
     requires!(root);
     let shim = running();
