@@ -93,9 +93,11 @@ pub(super) struct Policy {
 }
 
 /// What every container may use, whatever its bundle says (runtime-spec, config-linux.md, “Default
-/// Devices”): null, zero, full, random, urandom, tty, ptmx, pseudo-terminals. Any device node may be
-/// made, since making one gives no access to it.
-const DEFAULT_CHAR_DEVICES: [(u32, Option<u32>); 8] = [
+/// Devices”): null, zero, full, random, urandom, tty, ptmx, pseudo-terminals. Beyond the specification,
+/// as every runtime has it: /dev/net/tun, which programs for private networks expect to open once it is
+/// bound into their container; only who rules its network namespace can make anything by it. Any
+/// device node may be made, since making one gives no access to it.
+const DEFAULT_CHAR_DEVICES: [(u32, Option<u32>); 9] = [
     (1, Some(3)),
     (1, Some(5)),
     (1, Some(7)),
@@ -103,6 +105,7 @@ const DEFAULT_CHAR_DEVICES: [(u32, Option<u32>); 8] = [
     (1, Some(9)),
     (5, Some(0)),
     (5, Some(2)),
+    (10, Some(200)),
     (136, None),
 ];
 
@@ -425,7 +428,8 @@ mod tests {
             (Kind::Char, Access::MKNOD, [1, 1], true),
             (Kind::Block, Access::MKNOD, [8, 0], true),
             (Kind::Block, Access(2), [8, 0], false),
-            (Kind::Char, Access(2), [10, 200], false),
+            (Kind::Char, Access(6), [10, 200], true),
+            (Kind::Char, Access(2), [10, 229], false),
         ] {
             assert_eq!(run(&program, kind, access, numbers), allowed, "{kind:?} {numbers:?}");
         }
@@ -434,7 +438,7 @@ mod tests {
     #[test]
     fn a_later_rule_changes_an_earlier_one() {
         let rules = [
-            rule(true, "c", [Some(10), Some(200)], "rwm"),
+            rule(true, "c", [Some(10), Some(229)], "rwm"),
             rule(false, "c", [Some(10), None], "w"),
         ];
 
@@ -442,7 +446,7 @@ mod tests {
 
         let lines: Vec<_> =
             policy.exceptions.iter().map(|(devices, access)| v1_line(*devices, *access)).collect();
-        assert!(lines.contains(&"c 10:200 rm".to_owned()), "{lines:?}");
+        assert!(lines.contains(&"c 10:229 rm".to_owned()), "{lines:?}");
     }
 
     #[test]
