@@ -143,6 +143,17 @@ impl Log {
             self.write(Level::Warning, &message, None);
         }
     }
+
+    /// Warns of ambient capabilities that cannot be had. Standard error shows that only with
+    /// `--debug`: Buildah asks for such ones at each step of a build, and passes it on as the step's.
+    pub fn warn_ambient(&mut self, names: &[String]) {
+        if !names.is_empty() {
+            let level = if self.is_stderr() { Level::Debug } else { Level::Warning };
+            let why = "they are not both permitted and inheritable";
+            let message = format!("can't raise ambient capabilities {names:?}: {why}");
+            self.write(level, &message, None);
+        }
+    }
 }
 
 /// Formats a time in UTC with nanoseconds, as `2026-11-22T01:54:10.123456789Z`.

@@ -158,11 +158,7 @@ pub(super) fn create_with<'a>(
         let message = "linux.mountLabel is without effect: SELinux is not enabled in this kernel";
         log.write(Level::Warning, message, None);
     }
-    for name in plan.process.capabilities.vain_ambient() {
-        let why = "it is not both permitted and inheritable";
-        let message = format!("can't raise ambient capability {name}: {why}");
-        log.write(Level::Warning, &message, None);
-    }
+    log.warn_ambient(&plan.process.capabilities.vain_ambient());
     let (mut extra_env, preserved) = options.keep_descriptors(log)?;
     extra_env.extend(pass_notify_socket(&mut plan));
 

@@ -100,6 +100,31 @@ fn a_capability_that_nobody_knows_is_warned_of_and_left_out() {
 }
 
 #[test]
+fn ambient_capabilities_that_cannot_be_had_are_told_in_the_log_and_not_among_the_output() {
+    let host = requires!(root, our_runtime);
+    let (runtime, id) = (host.runtime(), Runtime::new_id());
+    let bundle = || {
+        Bundle::probe()
+            .args(["exit", "0"])
+            .set("/process/capabilities/inheritable", json!([]))
+            .set("/process/capabilities/ambient", json!(["CAP_CHOWN", "CAP_KILL"]))
+            .set("/linux/cgroupsPath", json!(format!("/{id}")))
+    };
+
+    let logged = runtime.run(bundle()).success();
+    let log = fs::read_to_string(runtime.log()).unwrap();
+    let bundle = bundle();
+    let _guard = runtime.guard(&id);
+    let mut bare = Command::new(runtime.program());
+    bare.arg("--root").arg(runtime.root()).args(["run", "--bundle"]).arg(bundle.path()).arg(&id);
+    let bare = Outcome::of(&mut bare, PATIENCE).success();
+
+    assert_eq!((logged.stderr.as_str(), bare.stderr.as_str()), ("", ""));
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("warning") && log.contains("CAP_CHOWN"), "{log}");
+}
+
+#[test]
 fn a_capability_that_is_absent_is_not_there_to_use() {
     let host = requires!(root);
     let mut none = Bundle::probe();
