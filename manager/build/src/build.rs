@@ -448,12 +448,12 @@ impl Build {
         &self,
         chain: &[(Arc<crate::layers::Layer>, keg_store::Digest)],
     ) -> Result<(), BuildError> {
-        self.shared.layers.commit(chain)?;
+        // The builder's files are where its layers are.
+        let is_synced = self.shared.layers.commit(chain)?;
+        let sync = || if is_synced { Ok(()) } else { self.shared.content.sync() };
         let clients = self.inputs.clients.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for context in clients {
-            context
-                .keep(|| self.shared.content.sync())
-                .map_err(BuildError::io("keep what is known of a context"))?;
+            context.keep(sync).map_err(BuildError::io("keep what is known of a context"))?;
         }
         Ok(())
     }

@@ -161,9 +161,8 @@ impl Content {
     pub(crate) fn keep_index(&self, context: &str, index: Index) -> io::Result<()> {
         let temporary = self.temporary();
         let bytes = serde_json::to_vec(&index)?;
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
+        // Not synced: one that a power cut spoils cannot be read, and the next build sends all anew.
+        fs::write(&temporary, &bytes)?;
         fs::rename(&temporary, self.index_path(context))?;
         let mut indexes = self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
         indexes.retain(|(name, _)| name != context);

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::chmod::ModeChange;
 use crate::context::join;
+use crate::earlier::{Earlier, Wanted};
 use crate::sources::{Item, ItemKind, Origin, Source};
 use crate::tree::{self, Tree, TreeError};
 
@@ -49,6 +50,35 @@ impl Placement {
     fn new_dirs(&self) -> NewDirs {
         NewDirs { owner: self.owner.unwrap_or((0, 0)), mtime_secs: self.mtime_secs }
     }
+
+    fn owner_of(&self, item: &Item) -> (u32, u32) {
+        self.owner.unwrap_or((item.uid, item.gid))
+    }
+
+    fn mode_of(&self, item: &Item, is_dir: bool) -> RawMode {
+        match &self.mode {
+            Some(change) => change.apply(item.mode, is_dir),
+            None => item.mode,
+        }
+    }
+
+    fn times_of(&self, item: &Item) -> Timestamps {
+        let nsec = match self.mtime_secs {
+            Some(secs) => secs.saturating_mul(1_000_000_000),
+            None => item.mtime_nsec,
+        };
+        times(nsec)
+    }
+
+    /// How a file is to look.
+    pub(crate) fn wanted<'a>(&self, item: &Item, digest: &'a str) -> Wanted<'a> {
+        Wanted {
+            digest,
+            owner: self.owner_of(item),
+            mode: self.mode_of(item, false),
+            times: self.times_of(item),
+        }
+    }
 }
 
 /// How directories look that are made because they are missing.
@@ -60,7 +90,8 @@ pub(crate) struct NewDirs {
     pub(crate) mtime_secs: Option<i64>,
 }
 
-/// Puts sources into a tree.
+/// Puts sources into a tree. What `earlier` has just so gets a further name there, and no copy: the tree is
+/// then a directory of the same file system.
 ///
 /// # Errors
 /// [`TreeError`]; a part of the sources is then there.
@@ -68,16 +99,22 @@ pub(crate) fn place(
     target: &Tree,
     sources: &[Source],
     placement: &Placement,
+    mut earlier: Option<Earlier>,
 ) -> Result<(), TreeError> {
     for source in sources {
-        place_one(target, source, placement)?;
+        place_one(target, source, placement, earlier.as_mut())?;
     }
     Ok(())
 }
 
-fn place_one(target: &Tree, source: &Source, placement: &Placement) -> Result<(), TreeError> {
-    let mut writer =
-        Writer { target, source, placement, links: HashMap::new(), buffer: Vec::new() };
+fn place_one(
+    target: &Tree,
+    source: &Source,
+    placement: &Placement,
+    earlier: Option<&mut Earlier>,
+) -> Result<(), TreeError> {
+    let (links, buffer) = (HashMap::new(), Vec::new());
+    let mut writer = Writer { target, source, placement, earlier, links, buffer };
     let destination = if source.parents.is_empty() {
         placement.destination.clone()
     } else {
@@ -109,6 +146,7 @@ struct Writer<'a> {
     target: &'a Tree,
     source: &'a Source,
     placement: &'a Placement,
+    earlier: Option<&'a mut Earlier>,
     /// The first name in the target of each file that has several.
     links: HashMap<(u64, u64), String>,
     buffer: Vec<u8>,
@@ -191,25 +229,6 @@ impl Writer<'_> {
         self.finish(fd, path, item, true)
     }
 
-    fn owner(&self, item: &Item) -> (u32, u32) {
-        self.placement.owner.unwrap_or((item.uid, item.gid))
-    }
-
-    fn mode(&self, item: &Item, is_dir: bool) -> RawMode {
-        match &self.placement.mode {
-            Some(change) => change.apply(item.mode, is_dir),
-            None => item.mode,
-        }
-    }
-
-    fn times(&self, item: &Item) -> Timestamps {
-        let nsec = match self.placement.mtime_secs {
-            Some(secs) => secs.saturating_mul(1_000_000_000),
-            None => item.mtime_nsec,
-        };
-        times(nsec)
-    }
-
     fn finish(
         &self,
         fd: BorrowedFd<'_>,
@@ -217,12 +236,12 @@ impl Writer<'_> {
         item: &Item,
         is_dir: bool,
     ) -> Result<(), TreeError> {
-        let (uid, gid) = self.owner(item);
-        let mode = self.mode(item, is_dir);
+        let (uid, gid) = self.placement.owner_of(item);
+        let mode = self.placement.mode_of(item, is_dir);
         rfs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
             // After the owner, which takes set-user-id bits away.
             .and_then(|()| rfs::fchmod(fd, Mode::from_raw_mode(mode)))
-            .and_then(|()| rfs::futimens(fd, &self.times(item)))
+            .and_then(|()| rfs::futimens(fd, &self.placement.times_of(item)))
             .map_err(TreeError::io("set owner, mode and time of", path))
     }
 
@@ -250,7 +269,7 @@ impl Writer<'_> {
                     .map_err(TreeError::io("make the device", path))?;
                 self.finish_name(dir, path, name, item)
             }
-            ItemKind::File { origin, inode, .. } => {
+            ItemKind::File { origin, inode, digest } => {
                 if let Some(first) = inode.and_then(|inode| self.links.get(&inode)) {
                     remove(dir, path, name)?;
                     let (parent, first) = first.rsplit_once('/').unwrap_or(("", first));
@@ -258,6 +277,12 @@ impl Writer<'_> {
                     return parent
                         .and_then(|parent| rfs::linkat(parent, first, dir, name, AtFlags::empty()))
                         .map_err(TreeError::io("link", path));
+                }
+                let is_sent = matches!(origin, Origin::Stored(_));
+                if let Some(earlier) = self.earlier.as_mut().filter(|_| is_sent)
+                    && earlier.link(path, &self.placement.wanted(item, digest), dir, name)
+                {
+                    return Ok(());
                 }
                 self.file(dir, path, name, item, origin)?;
                 if let Some(inode) = inode {
@@ -276,7 +301,7 @@ impl Writer<'_> {
         item: &Item,
         origin: &Origin,
     ) -> Result<(), TreeError> {
-        let (owner, mode) = (self.owner(item), self.mode(item, false));
+        let (owner, mode) = (self.placement.owner_of(item), self.placement.mode_of(item, false));
         let mut to = File::from(make_file(dir, path, name, mode)?);
         let unreadable = |source| TreeError::Content { path: path.to_owned(), source };
         match origin {
@@ -294,7 +319,7 @@ impl Writer<'_> {
                     tree.and_then(|tree| tree.open(&join(&self.source.path, &item.path), flags));
                 let mut from = File::from(from.map_err(TreeError::io("open", path))?);
                 copy_content(&mut from, &mut to, &mut self.buffer).map_err(unreadable)?;
-                let (uid, gid) = self.owner(item);
+                let (uid, gid) = self.placement.owner_of(item);
                 // Capabilities go when the owner changes, so they come after.
                 rfs::fchown(&to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                     .and_then(|()| tree::xattrs(from.as_fd()))
@@ -315,14 +340,14 @@ impl Writer<'_> {
                 if !is_owned || stat.st_mode & 0o7777 != mode {
                     rfs::fchmod(&to, Mode::from_raw_mode(mode))?;
                 }
-                rfs::futimens(&to, &self.times(item))
+                rfs::futimens(&to, &self.placement.times_of(item))
             })
             .map_err(TreeError::io("set owner, mode and time of", path))
     }
 
     fn finish_owned(&self, fd: BorrowedFd<'_>, path: &str, item: &Item) -> Result<(), TreeError> {
-        rfs::fchmod(fd, Mode::from_raw_mode(self.mode(item, false)))
-            .and_then(|()| rfs::futimens(fd, &self.times(item)))
+        rfs::fchmod(fd, Mode::from_raw_mode(self.placement.mode_of(item, false)))
+            .and_then(|()| rfs::futimens(fd, &self.placement.times_of(item)))
             .map_err(TreeError::io("set mode and time of", path))
     }
 
@@ -334,10 +359,10 @@ impl Writer<'_> {
         name: &str,
         item: &Item,
     ) -> Result<(), TreeError> {
-        let (uid, gid) = self.owner(item);
+        let (uid, gid) = self.placement.owner_of(item);
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rfs::chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
-            .and_then(|()| rfs::utimensat(dir, name, &self.times(item), flags))
+            .and_then(|()| rfs::utimensat(dir, name, &self.placement.times_of(item), flags))
             .map_err(TreeError::io("set owner and time of", path))
     }
 }

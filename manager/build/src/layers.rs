@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use keg_image::diff::{Owners, changes_of_trees};
 use keg_store::{
     BuildResult, CommitOptions, Descriptor, Digest, IdRange, Lease, Namespace, PrepareOptions,
-    Resource, SnapshotError, Snapshotter, Store, copy_directory,
+    Resource, SnapshotError, Snapshotter, Store, Usage, copy_directory,
 };
 
 pub(crate) use blobs::Exported;
@@ -39,6 +39,8 @@ use crate::error::BuildError;
 pub(crate) const LEASE: &str = "keg-builder";
 /// How old the last noted use of a result is before another is noted.
 const NOTED_EVERY_SECS: i64 = 60;
+/// Layers of steps of the same words that are looked at.
+const ALIKE_MAX: usize = 8;
 /// Snapshots that are made in one transaction.
 const SPARES: usize = 6;
 
@@ -63,6 +65,18 @@ struct State {
     key: String,
     is_committed: bool,
     exported: Option<Exported>,
+    /// What it takes, once that was measured.
+    usage: Option<Usage>,
+}
+
+impl State {
+    fn committed(key: String, exported: Option<Exported>) -> Self {
+        Self { key, is_committed: true, exported, usage: None }
+    }
+
+    fn fresh(key: String, exported: Option<Exported>) -> Self {
+        Self { key, is_committed: false, exported, usage: None }
+    }
 }
 
 impl Layer {
@@ -76,8 +90,7 @@ impl Layer {
         is_whole: bool,
     ) -> Arc<Self> {
         let exported = Exported::stored(blob, diff_id);
-        let state =
-            State { key: chain_id.to_string(), is_committed: true, exported: Some(exported) };
+        let state = State::committed(chain_id.to_string(), Some(exported));
         Self::new(dir, below, Timestamp::UNIX_EPOCH, is_whole, state)
     }
 
@@ -94,6 +107,18 @@ impl Layer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what it takes. Measures it the first time, which blocks.
+    fn usage(&self) -> Result<Usage, SnapshotError> {
+        if let Some(usage) = self.state().usage {
+            return Ok(usage);
+        }
+        let failed =
+            |source| SnapshotError::Io { operation: "measure", path: self.dir.clone(), source };
+        let usage = keg_store::measure(&self.dir).map_err(failed)?;
+        self.state().usage = Some(usage);
+        Ok(usage)
     }
 
     /// Returns its blob, if it has become one.
@@ -179,6 +204,13 @@ impl Upper {
 struct Fresh {
     result: StepResult,
     description: String,
+}
+
+impl Fresh {
+    /// Returns the layer that the step made.
+    fn layer(&self) -> Option<&Arc<Layer>> {
+        self.result.files.top.as_ref().filter(|_| self.result.has_layer)
+    }
 }
 
 /// All layers that builds have made and still use.
@@ -309,7 +341,7 @@ impl Layers {
     /// Makes a filled snapshot a layer on top of others.
     pub(crate) fn filled(&self, upper: Upper, below: Option<Arc<Layer>>) -> Arc<Layer> {
         let (key, dir) = upper.used();
-        let state = State { key, is_committed: false, exported: None };
+        let state = State::fresh(key, None);
         self.noted(Layer::new(dir, below, Timestamp::now(), self.are_whole(), state))
     }
 
@@ -345,7 +377,7 @@ impl Layers {
         exported: Exported,
     ) -> Arc<Layer> {
         let (key, dir) = upper.used();
-        let state = State { key, is_committed: false, exported: Some(exported) };
+        let state = State::fresh(key, Some(exported));
         self.noted(Layer::new(dir, below, created, self.are_whole(), state))
     }
 
@@ -388,7 +420,7 @@ impl Layers {
                     Err(error) => return Err(error.into()),
                 };
                 let exported = serde_json::from_str(&found.details).ok();
-                let state = State { key: snapshot.clone(), is_committed: true, exported };
+                let state = State::committed(snapshot.clone(), exported);
                 let below = below.top.clone();
                 let layer = Layer::new(dir, below, found.created_at, self.are_whole(), state);
                 Some(self.noted(layer))
@@ -407,6 +439,29 @@ impl Layers {
         Ok(Some((result, found.description)))
     }
 
+    /// Finds committed layers that steps of these words have made, the last used first, whatever they were
+    /// done on. They are in use as long as they are held. Blocks.
+    pub(crate) fn alike(&self, description: &str) -> Result<Vec<Arc<Layer>>, BuildError> {
+        let shared = &self.shared;
+        let _finding = shared.finding.read().unwrap_or_else(PoisonError::into_inner);
+        let results = shared.store.read(|tx| tx.build_results(&shared.ns))?;
+        let mut found: Vec<Arc<Layer>> = Vec::new();
+        let alike = results.into_iter().rev().filter(|result| result.description == description);
+        for key in alike.filter_map(|result| result.snapshot) {
+            if found.len() == ALIKE_MAX {
+                break;
+            }
+            if found.iter().any(|layer| layer.state().key == key) {
+                continue;
+            }
+            let Ok(dir) = shared.snapshotter.directory(&shared.ns, &key) else { continue };
+            let state = State::committed(key, None);
+            let created = Timestamp::UNIX_EPOCH;
+            found.push(self.noted(Layer::new(dir, None, created, self.are_whole(), state)));
+        }
+        Ok(found)
+    }
+
     /// Makes a result known, so that others find it.
     pub(crate) fn put(&self, key: &str, result: StepResult, description: &str) {
         let fresh = Fresh { result, description: description.to_owned() };
@@ -415,8 +470,8 @@ impl Layers {
 
     /// Makes everything durable that is not yet: the layers of all results, and those results.
     /// With `chain`, layers of an image lowest first and the chain ids that they are to be found
-    /// under. Blocks.
-    pub(crate) fn commit(&self, chain: &[(Arc<Layer>, Digest)]) -> Result<(), BuildError> {
+    /// under. Returns whether that brought all that was written until then to the disk. Blocks.
+    pub(crate) fn commit(&self, chain: &[(Arc<Layer>, Digest)]) -> Result<bool, BuildError> {
         let shared = &self.shared;
         let _one_at_a_time = lock(&shared.committing);
         let fresh: Vec<(String, Fresh)> =
@@ -425,7 +480,7 @@ impl Layers {
         let used = std::mem::take(&mut *lock(&shared.used));
         let is_named = chain.iter().all(|(layer, id)| layer.state().key == id.as_str());
         if fresh.is_empty() && discarded.is_empty() && used.is_empty() && is_named {
-            return Ok(());
+            return Ok(false);
         }
         // First, since on a full disk the database can note nothing before there is room.
         for (_, dir) in &discarded {
@@ -434,10 +489,13 @@ impl Layers {
         if !fresh.is_empty() {
             shared.snapshotter.sync()?;
         }
+        // Before the transaction, for which others wait; what fails here fails there.
+        let layers = fresh.iter().filter_map(|(_, fresh)| fresh.layer());
+        layers.for_each(|layer| drop(layer.usage()));
         let mut renamed: Vec<(Arc<Layer>, String)> = Vec::new();
         let committed = shared.store.transaction(|tx| {
             for (key, fresh) in &fresh {
-                let top = fresh.result.files.top.as_ref().filter(|_| fresh.result.has_layer);
+                let top = fresh.layer();
                 if let Some(layer) = top {
                     self.commit_layer(tx, layer, &mut renamed)?;
                 }
@@ -475,7 +533,7 @@ impl Layers {
         if !discarded.is_empty() {
             shared.snapshotter.cleanup()?;
         }
-        Ok(())
+        Ok(!fresh.is_empty())
     }
 
     /// Commits a layer and those below it that are not.
@@ -500,7 +558,8 @@ impl Layers {
             let below = layer.below.as_ref().filter(|_| !layer.is_whole);
             let parent = below.map(|below| current_key(renamed, below));
             let name = format!("{key}-done");
-            let options = CommitOptions { parent, ..CommitOptions::default() };
+            let usage = Some(layer.usage()?);
+            let options = CommitOptions { parent, usage, ..CommitOptions::default() };
             self.shared.snapshotter.commit_in(tx, &self.shared.ns, &name, &key, &options)?;
             renamed.push((layer, name));
         }
@@ -562,6 +621,8 @@ fn record(
     now: Timestamp,
 ) -> BuildResult {
     let exported = layer.and_then(|layer| layer.exported());
+    // What is gone from the disk takes nothing there.
+    let usage = layer.and_then(|layer| layer.usage().ok());
     BuildResult {
         key: key.to_owned(),
         result: fresh.result.files.id.clone(),
@@ -575,7 +636,7 @@ fn record(
             .and_then(|exported| serde_json::to_string(&exported).ok())
             .unwrap_or_else(|| "null".to_owned()),
         description: fresh.description.clone(),
-        size_bytes: layer.map_or(0, |layer| crate::content::tree_bytes(Path::new(&layer.dir))),
+        size_bytes: usage.map_or(0, |usage| usage.size_bytes),
         created_at: fresh.result.created,
         used_at: now,
         uses: 1,

@@ -30,6 +30,7 @@ mod context;
 mod copy;
 mod direct;
 pub mod dockerfile;
+mod earlier;
 mod emulation;
 mod epoch;
 mod error;

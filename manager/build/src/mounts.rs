@@ -431,7 +431,7 @@ fn place_at(directory: &Path, name: &str, source: Source) -> Result<(), BuildErr
         mode: None,
         mtime_secs: None,
     };
-    Ok(place(&tree, &[source], &placement)?)
+    Ok(place(&tree, &[source], &placement, None)?)
 }
 
 /// Returns the directory or file of a layer that alone makes up a path, if there is one: it need not

@@ -12,6 +12,7 @@ use crate::chmod::ModeChange;
 use crate::copy::{NewDirs, Placement, make_dirs, place};
 use crate::direct;
 use crate::dockerfile::{Add, Copy, Located, Words, parse_heredoc};
+use crate::earlier::Earlier;
 use crate::error::BuildError;
 use crate::ignore::Ignore;
 use crate::layers::{Files, StepResult};
@@ -401,6 +402,7 @@ impl Stage {
             || sources.len() > 1
             || copy.parents;
         let (is_link, epoch) = (copy.link, self.build.epoch_secs);
+        let words = (!self.ignores_cache()).then(|| created_by.to_owned());
         let upper = self
             .build
             .shared
@@ -416,8 +418,7 @@ impl Stage {
                 // A layer of its own knows nothing of those below it, where there are such layers.
                 let is_link = is_link && !shared.layers.are_whole();
                 let on = if is_link { Files::empty() } else { files };
-                let placed = target(shared, &on, &upper, &sources, &placement)
-                    .and_then(|tree| Ok(place(&tree, &sources, &placement)?));
+                let placed = fill(shared, &on, &upper, &sources, &placement, words.as_deref());
                 placed.inspect_err(|_| shared.layers.discard(&upper))?;
                 Ok(upper)
             })
@@ -435,14 +436,16 @@ fn no_context() -> BuildError {
     }
 }
 
-/// Opens a snapshot for a copy: by itself if that is enough, else on top of what is below it.
-fn target(
+/// Fills a snapshot: by itself if that is enough, else on top of what is below it. By itself it takes
+/// over what the last layers of steps of the same `words` have already.
+fn fill(
     shared: &crate::builder::Shared,
     files: &Files,
     upper: &crate::layers::Upper,
     sources: &[Source],
     placement: &Placement,
-) -> Result<Tree, BuildError> {
+    words: Option<&str>,
+) -> Result<(), BuildError> {
     let are_dirs = sources.iter().all(Source::is_dir);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let content = match names.as_slice() {
@@ -461,10 +464,16 @@ fn target(
         let lower = files.dirs();
         inherit_root(&lower, &upper.dir)?;
         if let Some(tree) = direct::open(&lower, &upper.dir, &placement.destination, content)? {
-            return Ok(tree);
+            let alike = match words {
+                Some(words) if Earlier::is_worth_it(sources) => shared.layers.alike(words)?,
+                _ => Vec::new(),
+            };
+            let dirs = alike.iter().map(|layer| layer.dir.as_path());
+            let earlier = Earlier::most_alike(dirs, sources, placement);
+            return Ok(place(&tree, sources, placement, earlier)?);
         }
     }
-    writable(shared, files, upper)
+    Ok(place(&writable(shared, files, upper)?, sources, placement, None)?)
 }
 
 /// Shows a snapshot on top of files as a tree that can be written to.

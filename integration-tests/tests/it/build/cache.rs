@@ -180,3 +180,37 @@ fn pruning_gives_the_space_back_and_builds_go_on() {
     let _ = project.build(&[]).success();
     assert_eq!(project.run("cat /result"), "1");
 }
+
+#[test]
+fn a_copy_takes_over_what_the_last_one_had_and_comes_to_the_same() {
+    requires!(root);
+    let project = Project::new(&[("Dockerfile", "FROM BASE\nCOPY files /srv/files\n")]);
+    for number in 0..400 {
+        project.write(&format!("files/dir{}/file{number}", number % 7), &format!("is {number}\n"));
+    }
+    std::fs::hard_link(project.path("files/dir0/file0"), project.path("files/dir0/same")).unwrap();
+    let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    let _ = project.build(&epoch).success();
+    let first = project.id();
+    let before = project.run("cd /srv/files && find . -type f | sort | xargs cat | md5sum");
+
+    project.write("files/dir1/file1", "changed\n");
+    let _ = project.build(&epoch).success();
+    let changed = project.id();
+    let shown =
+        "cd /srv/files && stat -c %h dir1/file1 dir1/file8 dir0/same dir0/file0 && cat dir1/file1";
+    assert_eq!(project.run(shown), "1\n2\n2\n2\nchanged\n");
+    let _ = project.build(&[&epoch[..], &["--no-cache"]].concat()).success();
+    assert_eq!(project.id(), changed, "as if each file had been written");
+
+    // What is done to one image's files does not show in the other's, and one may go without the other.
+    let _ = project.daemon.keg(["tag", first.as_str(), "first"]).success();
+    let write = "cd /srv/files && echo x >> dir1/file8 && chmod 600 dir2/file2 && touch dir3/file3";
+    let _ = project.daemon.keg(["run", "--rm", "first", "sh", "-c", write]).success();
+    let _ = project.build(&epoch).success();
+    let _ = project.daemon.keg(["rmi", "built"]).success();
+    let _ = project.daemon.keg(["builder", "prune", "-a", "-f"]).success();
+    let _ = project.daemon.keg(["tag", "first", "built"]).success();
+    let after = project.run("cd /srv/files && find . -type f | sort | xargs cat | md5sum");
+    assert_eq!(after, before);
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{self as rfs, FileType, SeekFrom};
 use rustix::io::Errno;
@@ -176,20 +177,26 @@ impl<'a, W: Write> Archiver<'a, W> {
         };
         let mut written = 0;
         for (offset, length) in segments {
-            rfs::seek(&file, SeekFrom::Start(offset)).map_err(DiffError::read(path, "read"))?;
-            self.copy(&mut file, length, path)?;
+            self.copy(&file, offset, length, path)?;
             written += length;
         }
         pad(&mut self.output, written).map_err(DiffError::write)
     }
 
     /// Copies exactly so many bytes: what a container cuts off meanwhile is zeros.
-    fn copy(&mut self, file: &mut File, length: u64, path: &[u8]) -> Result<(), DiffError> {
-        let mut left = length;
+    fn copy(
+        &mut self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        path: &[u8],
+    ) -> Result<(), DiffError> {
+        let (mut at, mut left) = (offset, length);
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let read =
-                file.read(&mut self.buffer[..want]).map_err(DiffError::read(path, "read"))?;
+            let read = file
+                .read_at(&mut self.buffer[..want], at)
+                .map_err(DiffError::read(path, "read"))?;
             let count = if read == 0 {
                 self.buffer[..want].fill(0);
                 want
@@ -197,6 +204,7 @@ impl<'a, W: Write> Archiver<'a, W> {
                 read
             };
             self.output.write_all(&self.buffer[..count]).map_err(DiffError::write)?;
+            at += count as u64;
             left -= count as u64;
         }
         Ok(())
@@ -210,7 +218,6 @@ impl<'a, W: Write> Archiver<'a, W> {
             Err(Errno::INVAL | Errno::NXIO) => size,
             Err(errno) => return Err(errno.into()),
         };
-        rfs::seek(&*file, SeekFrom::Start(0))?;
         if size == 0 || first_hole >= size || self.options.fills_holes {
             return Ok(None);
         }

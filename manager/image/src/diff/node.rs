@@ -82,11 +82,16 @@ impl<'a> Node<'a> {
         // By name, since a link or a device is not to be opened; the directory is a descriptor.
         let mut path = format!("/proc/self/fd/{}/", self.parent.as_raw_fd()).into_bytes();
         path.extend_from_slice(self.name.to_bytes());
+        // Most have none, and it is asked of each file.
+        match rfs::llistxattr(&path[..], &mut [0_u8; 1]) {
+            Ok(0) | Err(Errno::NOTSUP | Errno::NOENT) => return Ok(Vec::new()),
+            Ok(_) | Err(Errno::RANGE) => {}
+            Err(errno) => return Err(errno),
+        }
         let mut names = vec![0_u8; XATTR_MAX_BYTES];
         let length = match rfs::llistxattr(&path[..], names.as_mut_slice()) {
-            Ok(0) | Err(Errno::NOTSUP | Errno::NOENT) => return Ok(Vec::new()),
-            Ok(length) => length,
-            Err(errno) => return Err(errno),
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            listed => listed?,
         };
         let mut found = Vec::new();
         for name in names[..length].split(|&byte| byte == 0).filter(|name| is_portable(name)) {
