@@ -18,6 +18,8 @@ mod notify;
 mod services;
 mod socket;
 mod status;
+#[allow(unsafe_code, reason = "no library wraps the allocator's settings")]
+mod sys;
 mod tls;
 
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    sys::bound_allocator();
     let config = Config::load(arguments)?;
     start_log(&config)?;
     tokio::runtime::Builder::new_multi_thread()
