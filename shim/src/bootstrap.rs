@@ -1,8 +1,8 @@
 //! How a daemon and a new shim find each other: flags, input, output, socket paths.
 //!
 //! ```text
-//! daemon ── exec "SHIM … start", input ──▶ start ── exec, setsid ──▶ server
-//!        ◀── address ── ends ───────────────  ◀── "ready" ─────────────  stays
+//! daemon ── exec "SHIM … start", input ──▶ start, binds ── fork, setsid ──▶ server
+//!        ◀── address ── ends ───────────────                                stays
 //! ```
 //!
 //! Three generations of daemons call in three ways (containerd 1.6, 1.7 to 2.2, 2.3 on); all get
@@ -33,7 +33,7 @@ pub enum Action {
     Start,
     /// Cleans up after a server that is gone.
     Delete,
-    /// Serves: what `Start` executes.
+    /// Serves in the foreground.
     Serve,
     /// Holds the streams of a process that another's shim supervises.
     Relay,
