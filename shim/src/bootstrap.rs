@@ -285,6 +285,14 @@ pub fn attach_socket_path(socket: &Path) -> PathBuf {
     path.into()
 }
 
+/// Takes a shim's name away, so that another one can have it.
+pub(crate) fn remove_sockets(socket: &Path) {
+    for path in [socket, &attach_socket_path(socket)] {
+        // Whoever removed it before did what is wanted.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Hashes `parts` into 24 hexadecimal digits (FNV-1a, 128 bits, cut): names, not secrets.
 fn short_hash(parts: &[&str]) -> String {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;

@@ -3,7 +3,6 @@
 //! It may be called any number of times, with or without a server, and finds what it needs in the
 //! bundle. It answers with how the container ended: as recorded, else as killed now.
 
-use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -12,7 +11,7 @@ use keg_proto::containerd::runc::v1::Options;
 use keg_proto::containerd::task::v2::DeleteResponse;
 use tokio::task::LocalSet;
 
-use crate::bootstrap::{Flags, SocketPathTooLong, attach_socket_path, socket_path};
+use crate::bootstrap::{Flags, SocketPathTooLong, remove_sockets, socket_path};
 use crate::bundle::{self, Bundle, BundleError};
 use crate::clock::timestamp;
 use crate::exit_record::ExitRecord;
@@ -53,11 +52,7 @@ pub fn delete(flags: &Flags, bundle: &Path) -> Result<DeleteResponse, CleanupErr
     let pid = bundle::read_pid(&bundle.init_pid_file()).unwrap_or(0);
     delete_container(flags, &bundle, noted.as_ref())?;
     rootfs::unmount_all(&bundle.rootfs()).map_err(Left::Rootfs)?;
-    let socket = socket_path(flags, None).map_err(Left::Socket)?;
-    for path in [attach_socket_path(&socket), socket] {
-        // Not there is what is wanted.
-        let _ = fs::remove_file(path);
-    }
+    remove_sockets(&socket_path(flags, None).map_err(Left::Socket)?);
 
     let record = noted.and_then(|noted| ExitRecord::read(&noted.exit_record?));
     Ok(DeleteResponse {

@@ -24,7 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use crate::bootstrap::{Flags, attach_socket_path};
+use crate::bootstrap::{Flags, attach_socket_path, remove_sockets};
 use crate::bundle::{self, Bundle};
 use crate::events::Publisher;
 use crate::later::later;
@@ -225,26 +225,23 @@ async fn serve_all(
     later(sys::trim_memory);
 
     tokio::select! {
+        // The sockets are gone by now, and another shim's may be in their place.
         () = supervisor.shutdown_wanted() => {}
-        () = lonely(&supervisor, &connections, socket) => self_log::info("nobody needs this shim: it ends"),
+        () = lonely(&supervisor, &connections, socket) => {
+            self_log::info("nobody needs this shim: it ends");
+            remove_sockets(socket);
+        }
         stopped = reaping => {
             if let Ok(Err(error)) = stopped {
                 self_log::warn("exits cannot be noticed: the shim ends", &error);
             }
+            remove_sockets(socket);
         }
     }
-    remove_sockets(socket);
     // A daemon that does not listen must not keep the shim.
     let _ = tokio::time::timeout(FLUSH_LIMIT, events.flushed()).await;
     let _ = tokio::time::timeout(FAREWELL_LIMIT, connections.none()).await;
     Ok(())
-}
-
-fn remove_sockets(socket: &Path) {
-    for path in [socket, &attach_socket_path(socket)] {
-        // Whoever removed it before did what is wanted.
-        let _ = fs::remove_file(path);
-    }
 }
 
 /// Binds a socket, in the place of one that nobody serves any more.

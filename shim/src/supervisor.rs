@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use self::create::Watched;
-use crate::bootstrap::Flags;
+use crate::bootstrap::{Flags, remove_sockets};
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::clock::timestamp;
@@ -282,9 +282,11 @@ impl Supervisor {
         }
     }
 
-    /// Ends the shim, unless there is a container and `now` is not asked for.
+    /// Ends the shim, unless there is a container and `now` is not asked for. Its name is free before
+    /// that is answered: the next container of this name may follow at once.
     pub(crate) fn shut_down(&self, now: bool) {
         if now || matches!(*self.task.borrow(), Slot::Free) {
+            remove_sockets(&self.socket);
             self.shutdown.notify_one();
         }
     }

@@ -243,7 +243,7 @@ fn orphans_are_reaped() {
 }
 
 #[test]
-fn shutdown_ends_the_shim() {
+fn shutdown_ends_the_shim_whose_name_is_free_once_that_is_answered() {
     requires!(root);
     let shim = Shim::new(Bundle::busybox().command(["/bin/true"]));
     shim.create();
@@ -255,8 +255,8 @@ fn shutdown_ends_the_shim() {
     let request = task::ShutdownRequest { id: shim.id().to_owned(), now: false };
     let _ = shim.call::<_, ()>("Shutdown", &request);
 
-    keg_fixtures::wait_until("the shim has ended", PATIENCE, || shim.tree().pids().is_empty());
     assert!(!std::path::Path::new(address.strip_prefix("unix://").unwrap()).exists());
+    keg_fixtures::wait_until("the shim has ended", PATIENCE, || shim.tree().pids().is_empty());
 }
 
 #[test]
