@@ -28,6 +28,7 @@ mod config;
 mod content;
 mod context;
 mod copy;
+mod describe;
 mod direct;
 pub mod dockerfile;
 mod earlier;
@@ -48,6 +49,7 @@ mod provenance;
 mod remote;
 mod remote_cache;
 mod request;
+mod rules;
 mod run;
 mod sbom;
 mod scope;
@@ -64,6 +66,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 pub use builder::{Builder, BuilderSettings};
+pub use describe::{Outline, OutlineArg, OutlineOffer, Target, Targets};
 pub use error::{BuildError, FetchError};
 pub use export::{Built, ResultFiles};
 pub use git::GitAddressError;
@@ -75,6 +78,7 @@ pub use request::{
     BuildRequest, CachePlace, CacheSource, CacheTarget, ContextSource, DebugShell, Provenance,
     ProvenanceVersion,
 };
+pub use rules::check_description;
 pub use tree::{Tree, TreeError};
 pub use usage::{DiskUsage, Filter, FilterError, Prune, Pruned, UsageKind};
 

@@ -91,7 +91,7 @@ pub struct BuildRequest {
     pub makes_image: bool,
     /// The result's files are sent to the client.
     pub sends_files: bool,
-    /// Parses and checks, and builds nothing.
+    /// Parses, and checks or describes; builds nothing.
     pub check_only: bool,
     /// Where results of other machines' builds are looked for, the first first.
     pub cache_from: Vec<CacheSource>,

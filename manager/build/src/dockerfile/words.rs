@@ -104,6 +104,20 @@ impl Words {
     /// Returns the variables that a text refers to and that have no value and no substitute.
     #[must_use]
     pub fn unset(self, text: &str, variables: &dyn Variables) -> Vec<String> {
+        let (mut unset, substituted) = self.asked(text, variables);
+        unset.retain(|name| !substituted.contains(name));
+        unset
+    }
+
+    /// Returns the variables that a text refers to.
+    #[must_use]
+    pub fn names(self, text: &str) -> Vec<String> {
+        self.asked(text, &|_: &str| None).0
+    }
+
+    /// Returns the variables that a text refers to and that have no value; also those of them that have
+    /// a substitute.
+    fn asked(self, text: &str, variables: &dyn Variables) -> (Vec<String>, Vec<String>) {
         let seen = std::cell::RefCell::new(Vec::new());
         let watch = |name: &str| {
             let value = variables.value(name);
@@ -118,9 +132,7 @@ impl Words {
         let _ = reader.until(None, false);
         let substituted = std::mem::take(&mut reader.substituted);
         drop(reader);
-        let mut unset = seen.into_inner();
-        unset.retain(|name| !substituted.contains(name));
-        unset
+        (seen.into_inner(), substituted)
     }
 }
 

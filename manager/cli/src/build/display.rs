@@ -107,6 +107,11 @@ impl Display {
         }
     }
 
+    /// Returns what was warned of so far.
+    pub(crate) fn warnings(&self) -> &[BuildWarning] {
+        &self.warnings
+    }
+
     /// Shows what is left to be shown.
     pub(crate) fn finish(&mut self) {
         if self.style == Style::Terminal {
@@ -364,7 +369,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// Where a check is explained.
-fn rule_address(check: &str) -> String {
+pub(crate) fn rule_address(check: &str) -> String {
     let mut name = String::new();
     let mut before = '-';
     for letter in check.chars() {
@@ -384,7 +389,7 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 /// Text without control characters, by which output could take over the terminal.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
 }
 

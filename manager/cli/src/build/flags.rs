@@ -8,6 +8,7 @@ use keg_proto::keg::v1::{
     ProvenanceOptions, SbomOptions, build_cache_source, build_cache_target, build_context,
 };
 
+use super::call::{Call, CallKind};
 use super::output::Destination;
 
 /// A flag makes no sense.
@@ -46,6 +47,28 @@ fn fields(text: &str) -> Vec<(String, String)> {
         None => (part.trim().to_owned(), String::new()),
     })
     .collect()
+}
+
+/// Reads `KIND[,format=json|text]`.
+pub(crate) fn call(text: &str) -> Result<Call, FlagError> {
+    let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
+    let kind = match kind.trim() {
+        "" | "build" => CallKind::Build,
+        "check" | "lint" => CallKind::Check,
+        "outline" => CallKind::Outline,
+        "targets" => CallKind::Targets,
+        _ => return Err(error("call", text, "it is build, check, outline or targets")),
+    };
+    let mut is_json = false;
+    for (key, value) in fields(rest) {
+        match (key.as_str(), value.as_str()) {
+            ("format", "json") => is_json = true,
+            ("format", "text" | "") => is_json = false,
+            ("format", _) => return Err(error("call", text, "the format is text or json")),
+            (other, _) => return Err(error("call", text, format!("there is no field {other:?}"))),
+        }
+    }
+    Ok(Call { kind, is_json })
 }
 
 /// Reads `id=ID[,src=FILE][,env=NAME][,type=file|env]`.
@@ -180,6 +203,14 @@ impl OutputFields {
                 ("tar", _) => found.is_directory = !is_yes,
                 // What images are made of here.
                 ("compression", "zstd") | ("oci-mediatypes", "" | "true" | "1") => {}
+                // Done to all that is built: with SOURCE_DATE_EPOCH nothing in a layer is later, layers are
+                // unpacked and kept, and each of several platforms has a directory.
+                ("rewrite-timestamp" | "unpack" | "store" | "platform-split", _) if is_yes => {}
+                ("rewrite-timestamp" | "unpack" | "store" | "platform-split", _) => {
+                    let problem =
+                        format!("{key} is true for all that is built here, and not optional");
+                    return Err(error("output", text, problem));
+                }
                 ("compression" | "oci-mediatypes", _) => {
                     let problem =
                         "images here have OCI's media types and layers by zstd, no others";
@@ -443,6 +474,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_has_a_kind_and_a_form() {
+        let is =
+            |text: &str, kind, is_json| assert_eq!(call(text).unwrap(), Call { kind, is_json });
+
+        is("build", CallKind::Build, false);
+        is("lint", CallKind::Check, false);
+        is("targets,format=json", CallKind::Targets, true);
+        is("outline,format=text", CallKind::Outline, false);
+        for bad in ["layers", "check,format=xml", "check,into=json"] {
+            assert!(call(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn outputs_are_read_as_buildx_reads_them() {
         assert_eq!(
             output("out").expect("a directory").destination,
@@ -466,6 +511,8 @@ mod tests {
         let layout = output("type=oci,dest=out,tar=false").expect("a layout");
         assert_eq!(layout.destination, Some(Destination::Directory("out".into())));
         assert!(output("type=image,name=a,compression=zstd,oci-mediatypes=true").is_ok());
+        assert!(output("type=oci,dest=a,rewrite-timestamp=true,unpack=1,store").is_ok());
+        assert!(output("type=oci,dest=a,rewrite-timestamp=false").is_err());
         for bad in [
             "type=local",
             "type=floppy,dest=x",

@@ -10,6 +10,7 @@
 //! ```
 
 pub(crate) mod agent;
+pub(crate) mod call;
 pub(crate) mod display;
 pub(crate) mod files;
 pub(crate) mod flags;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use keg_proto::keg::v1::{
-    BuildContext, BuildDebugShell, BuildDone, BuildNetwork, BuildOutput, BuildOutputKind,
-    BuildStart, build_context,
+    BuildCall, BuildContext, BuildDebugShell, BuildDone, BuildNetwork, BuildOutput,
+    BuildOutputKind, BuildStart, build_context,
 };
 use serde_json::json;
 
 use crate::build::agent::Agents;
+use crate::build::call::{self, Call, CallKind};
 use crate::build::display::{Display, Style};
 use crate::build::files::Root;
 use crate::build::flags;
@@ -49,6 +50,7 @@ enum ProgressKind {
   keg build --target test --build-arg VERSION=3 .
   keg build --secret id=token,src=token.txt .        for RUN --mount=type=secret,id=token
   keg build -o out .                                 put the files of the result into a directory
+  keg build --call outline --target test .           what that stage can be given
   keg build --debug-shell .                          enter the container of a step that fails
   keg build --platform linux/amd64,linux/arm64 -t app --push .
   keg build --cache-to type=registry,ref=r.example/app:cache,mode=max --cache-from r.example/app:cache .
@@ -167,9 +169,18 @@ pub(crate) struct BuildArgs {
     /// Allow steps what they ask for: security.insecure, network.host, device[=NAME]
     #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
     allow: Vec<String>,
-    /// Check the Dockerfile and build nothing
+    /// Check the Dockerfile and build nothing, as --call check
     #[arg(long)]
     check: bool,
+    /// In place of a build: check, outline (what the target can be given) or targets
+    #[arg(
+        long,
+        value_name = "KIND[,format=json]",
+        default_value = "build",
+        hide_default_value = true,
+        conflicts_with = "check"
+    )]
+    call: String,
     /// Directory, URL, or - for standard input: a Dockerfile or an archive
     #[arg(value_name = "PATH|URL|-")]
     context: String,
@@ -209,17 +220,35 @@ pub(crate) async fn run(args: BuildArgs, host: &str) -> Result<u8, Failure> {
     if args.debug_shell && !terminal::stdin_is_terminal() {
         return Err(Failure::usage(NoTerminal));
     }
-    let start = start(&args, &mut offer)?;
-    let text = start.dockerfile.clone();
+    let call =
+        flags::call(if args.check { "check" } else { &args.call }).map_err(Failure::usage)?;
+    let start = BuildStart {
+        check: call.kind == CallKind::Check,
+        call: match call.kind {
+            CallKind::Build | CallKind::Check => BuildCall::Unspecified,
+            CallKind::Outline => BuildCall::Outline,
+            CallKind::Targets => BuildCall::Targets,
+        }
+        .into(),
+        ..start(&args, &mut offer)?
+    };
+    let (name, text) = (start.dockerfile_name.clone(), start.dockerfile.clone());
     let daemon = Daemon::connect(host).await?;
     let mut display = Display::new(style);
     let outcome = build(&daemon, start, offer, &mut display).await;
-    if args.check {
-        output::print(&display.report(text.as_deref().unwrap_or_default()))?;
-        return outcome.map(|_| 0);
+    if call.kind == CallKind::Check {
+        let text = text.unwrap_or_default();
+        output::print(&match call.is_json {
+            true => call::check_json(display.warnings(), &name, &text),
+            false => display.report(&text),
+        })?;
+        return outcome.map(|_| u8::from(!display.warnings().is_empty()));
     }
     display.finish();
     let done = outcome?;
+    if call.kind != CallKind::Build {
+        return described(call, &done);
+    }
     if let Some(path) = &args.iidfile {
         fs::write(path, &done.image_id).map_err(unreadable(path))?;
     }
@@ -230,6 +259,20 @@ pub(crate) async fn run(args: BuildArgs, host: &str) -> Result<u8, Failure> {
     if args.quiet && !done.image_id.is_empty() {
         output::print_line(&done.image_id)?;
     }
+    Ok(0)
+}
+
+/// Prints what was asked for in place of a build.
+fn described(call: Call, done: &BuildDone) -> Result<u8, Failure> {
+    let outline = done.outline.as_ref().map(|outline| match call.is_json {
+        true => call::outline_json(outline),
+        false => call::outline_text(outline),
+    });
+    let targets = done.targets.as_ref().map(|targets| match call.is_json {
+        true => call::targets_json(targets),
+        false => call::targets_text(targets),
+    });
+    output::print(&outline.or(targets).unwrap_or_default())?;
     Ok(0)
 }
 
@@ -313,7 +356,6 @@ fn start(args: &BuildArgs, offer: &mut Offer) -> Result<BuildStart, Failure> {
         allow: args.allow.clone(),
         no_image: output.no_image && args.tags.is_empty() && !args.load,
         output: output.kind.map(|kind| BuildOutput { kind: kind.into() }),
-        check: args.check,
         ..BuildStart::default()
     };
     // The epoch of the environment counts, as for other tools that make reproducible builds.

@@ -1,5 +1,6 @@
 //! `keg.v1.Builds`.
 
+mod describe;
 mod request;
 mod session;
 mod shell;
@@ -147,9 +148,12 @@ impl Work {
                 self.send(event_to_pb(event)).await;
             }
         };
-        let request::Wanted { request, output } = wanted;
+        let request::Wanted { request, output, call } = wanted;
         let tags = request.tags.clone();
         let session: Arc<dyn Session> = remote.clone();
+        if call != pb::BuildCall::Unspecified {
+            return self.describe(request, session, call).await;
+        }
         let building = async {
             let outcome = if request.check_only {
                 self.builder.check(request, session, progress).await.map(|()| None)
@@ -182,6 +186,34 @@ impl Work {
         }
         self.send_output(&built, output, &tags, &remote).await?;
         self.send(Answer::Done(done_to_pb(&built))).await;
+        Ok(())
+    }
+
+    /// Answers what a Dockerfile offers.
+    async fn describe(
+        &self,
+        request: keg_build::BuildRequest,
+        session: Arc<dyn Session>,
+        call: pb::BuildCall,
+    ) -> Result<(), Status> {
+        // There is nothing to wait for but the answer.
+        let (events, _) = mpsc::unbounded_channel();
+        let progress = Progress::new(events);
+        let mut done = pb::BuildDone::default();
+        let outcome = match call {
+            pb::BuildCall::Outline => {
+                let outline = self.builder.outline(request, session, progress).await;
+                outline.map(|outline| done.outline = Some(describe::outline_to_pb(outline)))
+            }
+            _ => {
+                let targets = self.builder.targets(request, session, progress).await;
+                targets.map(|targets| done.targets = Some(describe::targets_to_pb(targets)))
+            }
+        };
+        if let Err(failure) = outcome {
+            return Err(self.failed(failure).await);
+        }
+        self.send(Answer::Done(done)).await;
         Ok(())
     }
 
@@ -322,6 +354,7 @@ fn event_to_pb(event: Event) -> Answer {
             is_done,
         }),
         Event::Warning { line, check, message } => Answer::Warning(pb::BuildWarning {
+            description: keg_build::check_description(check).to_owned(),
             line: line.and_then(|line| u32::try_from(line).ok()).unwrap_or(0),
             check: check.to_owned(),
             message,
@@ -335,5 +368,6 @@ fn done_to_pb(built: &Built) -> pb::BuildDone {
         target: built.target.as_ref().map(convert::descriptor_to_pb),
         materials: built.materials.iter().cloned().collect(),
         sent_bytes: i64::try_from(built.sent_bytes).unwrap_or(i64::MAX),
+        ..pb::BuildDone::default()
     }
 }

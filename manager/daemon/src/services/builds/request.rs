@@ -27,6 +27,8 @@ pub(super) enum Output {
 pub(super) struct Wanted {
     pub(super) request: BuildRequest,
     pub(super) output: Output,
+    /// What is to be told in place of a build.
+    pub(super) call: pb::BuildCall,
 }
 
 impl Wanted {
@@ -43,6 +45,7 @@ impl Wanted {
         if output == Output::Push && start.tags.is_empty() {
             return Err(invalid("tags", "an image that is pushed needs a name"));
         }
+        let call = start.call();
         let needs_image = matches!(output, Output::Archive | Output::Push);
         let network = match start.network() {
             pb::BuildNetwork::Unspecified => Network::Default,
@@ -112,7 +115,7 @@ impl Wanted {
                 .map(|name| name.trim_start_matches('=').to_owned())
                 .collect(),
             makes_image: !start.no_image || needs_image,
-            check_only: start.check,
+            check_only: start.check || call != pb::BuildCall::Unspecified,
             dockerfile: start.dockerfile,
             dockerfile_name: match start.dockerfile_name.as_str() {
                 "" => "Dockerfile".to_owned(),
@@ -125,7 +128,7 @@ impl Wanted {
             no_cache_filter: start.no_cache_filter,
             pull: start.pull,
         };
-        Ok(Self { request, output })
+        Ok(Self { request, output, call })
     }
 }
 
