@@ -10,6 +10,7 @@
 //! Invariant: the daemon is disposable. SIGTERM ends it in seconds, SIGKILL at any instant; what
 //! runs goes on, and the next daemon finds it.
 
+mod allocator;
 mod builder;
 mod config;
 mod convert;
@@ -18,8 +19,6 @@ mod notify;
 mod services;
 mod socket;
 mod status;
-#[allow(unsafe_code, reason = "no library wraps the allocator's settings")]
-mod sys;
 mod tls;
 
 use std::process::ExitCode;
@@ -37,6 +36,9 @@ const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = allocator::bound() {
+        eprintln!("kegd: freed memory will be kept: {error}");
+    }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -47,7 +49,6 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    sys::bound_allocator();
     let config = Config::load(arguments)?;
     start_log(&config)?;
     tokio::runtime::Builder::new_multi_thread()
