@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn every_mount_option_is_ours_or_one_that_every_file_system_takes() {
-        let of_the_kernel = ["dirsync", "lazytime", "mand", "sync"];
+        let of_the_kernel =
+            ["async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"];
         for option in MOUNT_OPTIONS {
             let kind =
                 if option.contains("bind") || option.contains("idmap") { "bind" } else { "tmpfs" };

@@ -270,9 +270,10 @@ impl Options {
             "ridmap" => self.idmap = Some(true),
             "tmpcopyup" => self.copy_up = true,
             "remount" => self.remount = true,
-            // Old words without a meaning of their own any more.
-            "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" | "nolazytime"
-            | "async" | "nomand" => {}
+            // Old words without a meaning of their own any more: a file system that has lists of
+            // access or version numbers has them always. What `sync` and its like take back is the
+            // kernel's to know, as they are.
+            "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" => {}
             _ => {
                 let recursive = word.strip_prefix('r');
                 if let Some(propagation) = Propagation::parse(word) {
@@ -297,6 +298,17 @@ impl Options {
         let kind = mount.typ().as_deref().unwrap_or("");
         let named = mount.source().as_deref();
         let recursive = self.bind.unwrap_or(false);
+        if self.remount {
+            // It is there already: neither type nor source say anything about it.
+            return Ok(MountSource::Filesystem {
+                kind: CString::default(),
+                source: CString::default(),
+                parameters: match self.bind {
+                    Some(_) => Vec::new(),
+                    None => std::mem::take(&mut self.parameters),
+                },
+            });
+        }
         if self.bind.is_some() || kind == "bind" || kind == "rbind" {
             let path = named
                 .filter(|path| !path.as_os_str().is_empty())

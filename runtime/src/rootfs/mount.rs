@@ -12,8 +12,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    fspick, move_mount, open_tree,
 };
 
 use super::copy_up::copy_up;
@@ -166,10 +167,23 @@ pub fn mount(
 
 fn remount(root: &Root, index: usize, plan: &MountPlan) -> Result<Mounted, Failure> {
     let place = root.open(&plan.destination, OFlag::O_PATH).at_index(Step::MountTarget, index)?;
+    if let MountSource::Filesystem { parameters, .. } = &plan.source
+        && !parameters.is_empty()
+    {
+        reconfigure(&place, parameters).at_index(Step::MountParameter, index)?;
+    }
     change(&place, plan.attributes, false).at_index(Step::MountAttributes, index)?;
     change(&place, plan.recursive_attributes, true).at_index(Step::MountAttributes, index)?;
     propagate(&place, index, &plan.propagation)?;
     Ok(Mounted { readonly_later: None })
+}
+
+/// Gives the file system that is mounted at `place` other parameters.
+fn reconfigure(place: &OwnedFd, parameters: &[FsParameter]) -> Result<(), rustix::io::Errno> {
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let context = fspick(place, c"", flags)?;
+    set_parameters(context.as_fd(), parameters)?;
+    fsconfig_reconfigure(context.as_fd())
 }
 
 fn bind(
@@ -291,20 +305,25 @@ fn configure(
     if readonly && !shared {
         fsconfig_set_flag(context, c"ro")?;
     }
-    for parameter in parameters {
-        match parameter {
-            FsParameter::Flag(key) => fsconfig_set_flag(context, key.as_c_str())?,
-            FsParameter::Value(key, value) => {
-                fsconfig_set_string(context, key.as_c_str(), value.as_c_str())?;
-            }
-        }
-    }
+    set_parameters(context, parameters)?;
     match mount_label {
         Some(label) if ![c"proc", c"sysfs", c"mqueue"].contains(&kind) => {
             fsconfig_set_string(context, c"context", label)
         }
         _ => Ok(()),
     }
+}
+
+fn set_parameters(
+    context: BorrowedFd<'_>,
+    parameters: &[FsParameter],
+) -> Result<(), rustix::io::Errno> {
+    parameters.iter().try_for_each(|parameter| match parameter {
+        FsParameter::Flag(key) => fsconfig_set_flag(context, key.as_c_str()),
+        FsParameter::Value(key, value) => {
+            fsconfig_set_string(context, key.as_c_str(), value.as_c_str())
+        }
+    })
 }
 
 /// mount(2) proper, for values that fsconfig(2) does not take, such as many overlay layers. The

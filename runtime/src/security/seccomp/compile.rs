@@ -50,7 +50,7 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Vec<Instruction>, Seccom
     let stub = wants_stub(profile);
     let mut sections = Vec::new();
     for (arch, scmp_arch) in architectures(profile) {
-        let program = compile_for(scmp_arch, default, &rules)?;
+        let program = compile_for((arch, scmp_arch), default, &rules)?;
         let newest = if stub { newest_call(profile, scmp_arch) } else { None };
         sections.push(Section { arch, program, newest });
     }
@@ -73,7 +73,7 @@ fn architectures(profile: &LinuxSeccomp) -> Vec<(Arch, ScmpArch)> {
 }
 
 fn compile_for(
-    arch: ScmpArch,
+    (name, arch): (Arch, ScmpArch),
     default: ScmpAction,
     rules: &[Rule<'_>],
 ) -> Result<Vec<Instruction>, SeccompError> {
@@ -84,7 +84,7 @@ fn compile_for(
         filter
             .add_arch(arch)
             .and_then(|filter| filter.remove_arch(native))
-            .map_err(failed("choose the architecture"))?;
+            .map_err(|cause| SeccompError::Architecture { arch: name.to_string(), cause })?;
     }
     filter.set_ctl_optimize(BINARY_TREE).map_err(failed("choose a binary tree"))?;
     for rule in rules {
@@ -303,7 +303,7 @@ mod tests {
                 Rule { action, spec, index }
             })
             .collect();
-        let long = compile_for(ScmpArch::X8664, default, &rules).unwrap();
+        let long = compile_for((Arch::ScmpArchX86_64, ScmpArch::X8664), default, &rules).unwrap();
         let short = shorten(&long, X86_64, 0, (1 << 30) - 1);
         (long, short)
     }

@@ -66,6 +66,17 @@ pub enum SeccompError {
         /// What it lacks.
         what: String,
     },
+    /// An architecture that cannot be filtered here.
+    #[error(
+        "linux.seccomp.architectures: {arch} cannot be filtered on this machine (`features` lists what can); leave it out"
+    )]
+    Architecture {
+        /// Its name.
+        arch: String,
+        /// The library's answer.
+        #[source]
+        cause: libseccomp::error::SeccompError,
+    },
     /// libseccomp failed.
     #[error("linux.seccomp{at}: {step}")]
     Compile {
