@@ -12,6 +12,7 @@
 //! those of runc, so that a checkpoint of either runtime is restored by the other.
 
 pub(crate) mod external;
+mod guard;
 mod private_mounts;
 mod rpc;
 mod session;

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use prost::Message;
 
 use super::CriuError;
+use super::guard::Guard;
 use super::private_mounts::PrivateMounts;
 use super::rpc::{Kind, Request, Response};
 use crate::cgroup::Entrance;
@@ -70,6 +71,8 @@ pub(super) struct Session {
     criu: Pid,
     /// What it says before it has a log.
     errors: Option<std::io::PipeReader>,
+    /// While it serves memory.
+    guard: Option<Guard>,
 }
 
 impl Session {
@@ -82,7 +85,7 @@ impl Session {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
         let child = command.spawn().map_err(failed)?;
         let criu = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        Ok(Self { socket: ours, criu, errors: Some(errors) })
+        Ok(Self { socket: ours, criu, errors: Some(errors), guard: None })
     }
 
     /// Starts CRIU where the container is to be: in its cgroup, with its streams.
@@ -90,7 +93,9 @@ impl Session {
         let (ours, theirs) = channel()?;
         let into = place.entrance.and_then(Entrance::v2_dir);
         match clone_alone(0, Kinship::Child, into) {
-            Ok(Cloned::Parent { pid, .. }) => Ok(Self { socket: ours, criu: pid, errors: None }),
+            Ok(Cloned::Parent { pid, .. }) => {
+                Ok(Self { socket: ours, criu: pid, errors: None, guard: None })
+            }
             Ok(Cloned::Child) => become_criu(program, place, &theirs),
             Err(errno) => Err(CriuError::Talk { what: "make a process for CRIU", errno }),
         }
@@ -118,7 +123,7 @@ impl Session {
     }
 
     fn converse(
-        &self,
+        &mut self,
         request: &Request,
         mut on_notice: impl FnMut(Notice) -> bool,
     ) -> Result<Response, CriuError> {
@@ -128,7 +133,13 @@ impl Session {
             if response.kind != i32::from(Kind::Notify) {
                 return Ok(response);
             }
-            let success = on_notice(read_notice(&response, fd));
+            let notice = read_notice(&response, fd);
+            if matches!(notice, Notice::StatusReady) && self.guard.is_none() {
+                let what = "watch over CRIU's server of memory";
+                let started = Guard::of(self.criu);
+                self.guard = Some(started.map_err(|errno| CriuError::Talk { what, errno })?);
+            }
+            let success = on_notice(notice);
             self.send(&Request {
                 kind: Kind::Notify.into(),
                 notify_success: Some(success),
@@ -183,6 +194,8 @@ impl Session {
         while let Err(Errno::EINTR) | Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_)) =
             waitpid(self.criu, None)
         {}
+        // Not before: what it guards is ending by itself.
+        self.guard = None;
         let said = self.errors.take().and_then(|errors| read_all_there(errors).ok());
         said.unwrap_or_default().trim().replace('\n', "; ")
     }

@@ -10,8 +10,10 @@ use std::process::Command;
 use keg_fixtures::terminal::ConsoleSocket;
 use keg_fixtures::wait::PATIENCE;
 use keg_fixtures::{Bundle, Container, Outcome, Scratch, Status, Tree, requires, wait_until};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
+
+use super::in_namespaces;
 
 /// Counts in memory: a process that started anew would begin at 1.
 fn counting() -> Bundle {
@@ -184,7 +186,7 @@ fn an_established_connection_survives() {
     let host = requires!(root, criu);
     let scratch = Scratch::new();
     // Which the container joins.
-    in_a_network(|| {
+    in_namespaces(CloneFlags::CLONE_NEWNET, || {
         let tid = nix::unistd::gettid();
         let network = format!("/proc/{}/task/{tid}/ns/net", std::process::id());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -234,23 +236,33 @@ fn memory_that_was_written_before_is_not_written_again() {
     assert_counts_on(&restored);
 }
 
-/// Does something in a network of its own, where every port is free.
-fn in_a_network(act: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let ip = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-            assert!(ip.unwrap().success());
-            act();
-        });
-    });
-}
-
 /// Whether someone listens on a port of this thread's network.
 fn is_served(port: u16) -> bool {
     let sockets = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let listens = format!(":{port:04X} 00000000:0000 0A");
     sockets.lines().any(|line| line.contains(&listens))
+}
+
+/// Whether CRIU's `lazy-pages` accepts connections in this thread's network: its socket is there before.
+fn fetcher_listens() -> bool {
+    let sockets = fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+    // The fourth column has the kernel's `__SO_ACCEPTCON`.
+    sockets.lines().any(|line| {
+        line.ends_with("lazy-pages.socket") && line.split_whitespace().nth(3) == Some("00010000")
+    })
+}
+
+/// A checkpoint that waits to be asked for memory, at port 27000.
+fn serving(container: &Container, images: &Path, status: &Path) -> Tree {
+    let flags = ["--lazy-pages", "--page-server", "127.0.0.1:27000", "--status-fd", "3"];
+    let dump = container.runtime().command(["checkpoint", "--image-path"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 3>\"$0\""]).arg(status).arg(dump.get_program());
+    shell.args(dump.get_args()).arg(images).args(flags).arg(container.id());
+    shell.envs(dump.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let dump = Tree::spawn(&shell);
+    wait_until("memory can be fetched", PATIENCE, || fs::read(status).unwrap() == b"\0");
+    dump
 }
 
 /// CRIU's part in a transfer of memory, until its end.
@@ -272,7 +284,7 @@ fn memory_goes_to_a_page_server() {
     let scratch = Scratch::new();
     let (images, pages) = (scratch.join("images"), scratch.directory("pages"));
 
-    in_a_network(|| {
+    in_namespaces(CloneFlags::CLONE_NEWNET, || {
         let server = criu("page-server", &pages, 27_000);
         wait_until("the page server listens", PATIENCE, || is_served(27_000));
         checkpoint(&container, &images, &["--page-server", "127.0.0.1:27000"]).success();
@@ -301,18 +313,11 @@ fn memory_is_fetched_when_it_is_used_and_the_descriptor_says_from_when_on() {
     let other = keg_fixtures::Runtime::new_id();
     let config = container.bundle().path().join("config.json");
 
-    in_a_network(|| {
-        let flags = ["--lazy-pages", "--page-server", "127.0.0.1:27000", "--status-fd", "3"];
-        let dump = container.runtime().command(["checkpoint", "--image-path"]);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "exec \"$@\" 3>\"$0\""]).arg(&status).arg(dump.get_program());
-        shell.args(dump.get_args()).arg(&images).args(flags).arg(container.id());
-        shell.envs(dump.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let dump = Tree::spawn(&shell);
-        wait_until("memory can be fetched", PATIENCE, || fs::read(&status).unwrap() == b"\0");
+    in_namespaces(CloneFlags::CLONE_NEWNET, || {
+        let dump = serving(&container, &images, &status);
         assert_eq!(dump.exit_code(dump.main_pid()), None, "it waits to be asked for memory");
         let fetcher = criu("lazy-pages", &images, 27_000);
-        wait_until("the fetcher listens", PATIENCE, || images.join("lazy-pages.socket").exists());
+        wait_until("the fetcher listens", PATIENCE, fetcher_listens);
         // The first one is frozen and still there: so the second gets another cgroup and name.
         let text = fs::read_to_string(&config).unwrap();
         fs::write(&config, text.replace(container.id(), &other)).unwrap();
@@ -325,6 +330,29 @@ fn memory_is_fetched_when_it_is_used_and_the_descriptor_says_from_when_on() {
         assert_eq!(fetcher.wait_exit(fetcher.main_pid(), PATIENCE), 0, "{}", fetcher.stderr());
         assert_eq!(dump.wait_exit(dump.main_pid(), PATIENCE), 0, "{}", dump.stderr());
     });
+}
+
+#[test]
+fn a_checkpoint_that_is_killed_while_it_serves_memory_leaves_no_server() {
+    let host = requires!(root, criu, our_runtime, large_pipes);
+    let container = started(counting(), host);
+    container.wait_for_line("5");
+    let scratch = Scratch::new();
+    let (images, status) = (scratch.join("images"), scratch.file("status", ""));
+
+    in_namespaces(CloneFlags::CLONE_NEWNET, || {
+        let dump = serving(&container, &images, &status);
+        let last = *numbers(&container).last().unwrap();
+        assert!(is_served(27_000));
+
+        dump.signal_main(Signal::SIGKILL);
+
+        wait_until("nobody serves its memory", PATIENCE, || !is_served(27_000));
+        container.wait_for_line(&(last + 5).to_string());
+        let others = dump.pids().into_iter().filter(|pid| *pid != dump.main_pid());
+        assert_eq!(others.collect::<Vec<_>>(), []);
+    });
+    checkpoint(&container, &scratch.join("again"), &[]).success();
 }
 
 #[test]
