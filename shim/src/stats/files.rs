@@ -59,7 +59,50 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
+/// What one device for remote direct memory access has of each resource.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rdma {
+    pub(super) device: String,
+    pub(super) hca_handles: u32,
+    pub(super) hca_objects: u32,
+}
+
+/// Reads `rdma.current` or `rdma.max`, whose lines both versions of cgroups write alike:
+/// `DEVICE hca_handle=… hca_object=…`.
+pub(super) fn rdma(path: &Path) -> Vec<Rdma> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let entry = |line: &str| {
+        let (device, rest) = line.split_once(' ')?;
+        let values: HashMap<&str, u64> = pairs(rest).collect();
+        let of =
+            |name| values.get(name).map_or(0, |value| u32::try_from(*value).unwrap_or(u32::MAX));
+        Some(Rdma {
+            device: device.to_owned(),
+            hca_handles: of("hca_handle"),
+            hca_objects: of("hca_object"),
+        })
+    };
+    text.lines().filter_map(entry).collect()
+}
+
 /// Returns a limit as the messages have it, where no limit is 0.
 pub(super) fn limit(value: Option<u64>) -> u64 {
     value.filter(|value| *value != u64::MAX).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rdma_limits_without_bound_are_the_largest_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rdma.max");
+        fs::write(&path, "mlx4_0 hca_handle=2 hca_object=max\nno-line-of-a-device\n").unwrap();
+
+        let entries = rdma(&path);
+
+        let device = "mlx4_0".to_owned();
+        assert_eq!(entries, [Rdma { device, hca_handles: 2, hca_objects: u32::MAX }]);
+    }
 }

@@ -1,12 +1,11 @@
 //! cgroup v1.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use keg_proto::io::containerd::cgroups::v1 as pb;
 
-use super::files::{device, get, huge_page_sizes, limit, number, pairs, table};
+use super::files::{self, device, get, huge_page_sizes, limit, number, table};
 use crate::cgroup::Cgroups;
 
 /// Nanoseconds per tick of `cpuacct.stat`, which counts hundredths of a second everywhere.
@@ -178,19 +177,12 @@ fn blkio_entry(line: &str) -> Option<pb::BlkIoEntry> {
 }
 
 fn rdma(path: &Path) -> Vec<pb::RdmaEntry> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let entry = |line: &str| {
-        let (device, rest) = line.split_once(' ')?;
-        let values: HashMap<&str, u64> = pairs(rest).collect();
-        let of =
-            |name| values.get(name).map_or(0, |value| u32::try_from(*value).unwrap_or(u32::MAX));
-        Some(pb::RdmaEntry {
-            device: device.to_owned(),
-            hca_handles: of("hca_handle"),
-            hca_objects: of("hca_object"),
-        })
+    let entry = |files::Rdma { device, hca_handles, hca_objects }| pb::RdmaEntry {
+        device,
+        hca_handles,
+        hca_objects,
     };
-    text.lines().filter_map(entry).collect()
+    files::rdma(path).into_iter().map(entry).collect()
 }
 
 #[cfg(test)]
@@ -258,14 +250,5 @@ mod tests {
         assert_eq!((read.op.as_str(), read.major, read.value), ("Read", 254, 4096));
         assert_eq!((plain.op.as_str(), plain.minor, plain.value), ("", 0, 17));
         assert_eq!(blkio_entry("Total 99"), None);
-    }
-
-    #[test]
-    fn rdma_limits_without_bound_are_the_largest_number() {
-        let (_dir, dir) = cgroup(&[("rdma.max", "mlx4_0 hca_handle=2 hca_object=max\n")]);
-
-        let entries = rdma(&dir.join("rdma.max"));
-
-        assert_eq!((entries[0].hca_handles, entries[0].hca_objects), (2, u32::MAX));
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use keg_proto::io::containerd::cgroups::v2 as pb;
 
-use super::files::{device, get, huge_page_sizes, limit, number, pairs, table};
+use super::files::{self, device, get, huge_page_sizes, limit, number, pairs, table};
 
 pub(super) fn measure(dir: &Path) -> pb::Metrics {
     pb::Metrics {
@@ -156,19 +156,12 @@ fn hugetlb(dir: &Path) -> Vec<pb::HugeTlbStat> {
 }
 
 fn rdma(path: &Path) -> Vec<pb::RdmaEntry> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let entry = |line: &str| {
-        let (device, rest) = line.split_once(' ')?;
-        let values: HashMap<&str, u64> = pairs(rest).collect();
-        let of =
-            |name| values.get(name).map_or(0, |value| u32::try_from(*value).unwrap_or(u32::MAX));
-        Some(pb::RdmaEntry {
-            device: device.to_owned(),
-            hca_handles: of("hca_handle"),
-            hca_objects: of("hca_object"),
-        })
+    let entry = |files::Rdma { device, hca_handles, hca_objects }| pb::RdmaEntry {
+        device,
+        hca_handles,
+        hca_objects,
     };
-    text.lines().filter_map(entry).collect()
+    files::rdma(path).into_iter().map(entry).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,19 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Reads all files, the oldest first, each of which must be whole lines within the limit.
+fn whole_files(dir: &Path, max_size: usize) -> String {
+    let count = u32::try_from(names(dir).len()).unwrap();
+    let base = dir.join("sub/c.log");
+    let older = (1..count).rev().map(|number| numbered(&base, number));
+    let texts = older.chain([base.clone()]).map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.len() <= max_size && text.ends_with('\n'), "{path:?}: {text}");
+        text
+    });
+    texts.collect()
+}
+
 #[test]
 fn rotation_keeps_the_newest_entries_whole_and_files_within_the_limit() {
     for format in [Format::JsonFile, Format::Cri, Format::Raw] {
@@ -35,12 +48,7 @@ fn rotation_keeps_the_newest_entries_whole_and_files_within_the_limit() {
         }
 
         assert_eq!(names(dir.path()), ["c.log", "c.log.1", "c.log.2"]);
-        let mut all = String::new();
-        for name in ["c.log.2", "c.log.1", "c.log"] {
-            let text = fs::read_to_string(dir.path().join("sub").join(name)).unwrap();
-            assert!(text.len() <= 300 && text.ends_with('\n'), "{format:?} {name}: {text}");
-            all.push_str(&text);
-        }
+        let all = whole_files(dir.path(), 300);
         let numbers: Vec<&str> = all
             .lines()
             .map(|line| {
@@ -82,16 +90,7 @@ fn raw_output_is_rotated_between_lines_however_it_arrives() {
             assert_eq!(log.append(Stream::Stdout, piece), Outcome::Done);
         }
 
-        let count = u32::try_from(names(dir.path()).len()).unwrap();
-        let base = dir.path().join("sub/c.log");
-        let older = (1..count).rev().map(|number| numbered(&base, number));
-        let mut all = String::new();
-        for path in older.chain([base.clone()]) {
-            let text = fs::read_to_string(&path).unwrap();
-            assert!(text.len() <= 400 && text.ends_with('\n'), "{block} {path:?}: {text}");
-            all.push_str(&text);
-        }
-        assert_eq!(all, input);
+        assert_eq!(whole_files(dir.path(), 400), input, "{block}");
     }
 }
 
@@ -125,16 +124,7 @@ fn raw_output_that_the_kernel_moves_is_all_there_and_rotated_between_lines() {
 
     assert!(moved > read && read > 0, "{moved} moved, {read} read");
     assert!(matches!(log.move_from(std::os::fd::AsFd::as_fd(&reader), 1), Some(Ok(0)) | None));
-    let count = u32::try_from(names(dir.path()).len()).unwrap();
-    let base = dir.path().join("sub/c.log");
-    let older = (1..count).rev().map(|number| numbered(&base, number));
-    let mut all = String::new();
-    for path in older.chain([base.clone()]) {
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.len() <= 20_000 && text.ends_with('\n'), "{path:?}");
-        all.push_str(&text);
-    }
-    assert!(all == input);
+    assert!(whole_files(dir.path(), 20_000) == input);
 }
 
 #[test]
