@@ -22,10 +22,10 @@ use crate::report::{BenchResult, Comparison, today};
 use crate::runner::{self, Figures, Sample, Side};
 
 /// Mebibytes that are sent to measure throughput.
-const MEBIBYTES: &str = "256";
-const TRAFFIC_ROUNDS_MIN: usize = 15;
+const MEBIBYTES: &str = "1024";
+const TRAFFIC_ROUNDS_MIN: usize = 20;
 /// Connections that are made to measure latency.
-const CONNECTIONS: &str = "500";
+const CONNECTIONS: &str = "2000";
 /// Names that are asked for.
 const QUERIES: &str = "2000";
 /// Containers that run beside the one that is started.
@@ -218,10 +218,10 @@ fn traffic(
         runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
     };
     let comparisons = [
-        ("256 MiB between containers", inside("drink", MEBIBYTES, false)?),
-        ("500 connections between containers", inside("knock", CONNECTIONS, true)?),
-        ("256 MiB by a published port", published("drink", MEBIBYTES, 9000)?),
-        ("500 connections by a published port", published("knock", CONNECTIONS, 9001)?),
+        ("1 GiB between containers", inside("drink", MEBIBYTES, false)?),
+        ("2,000 connections between containers", inside("knock", CONNECTIONS, true)?),
+        ("1 GiB by a published port", published("drink", MEBIBYTES, 9000)?),
+        ("2,000 connections by a published port", published("knock", CONNECTIONS, 9001)?),
     ];
     for engine in &engines {
         engine.told(&["rm", "-f", "source", "server", "client"])?;

@@ -4,15 +4,19 @@
 //! RUNTIME --root R --log F --log-format json [--systemd-cgroup] COMMAND … ID
 //! ```
 //!
+//! keg-runtime may stay after `create`, to do the `start` too: [`standby`].
+//!
 //! Each call has a log file of its own, so that what one call reports is never taken for what
 //! another one did. `keg-runtime` adds a machine-readable `reason` to its entries; for `runc` and
 //! `crun`, [`reason_of_text`] is the one place that knows their texts.
 
-use std::cell::Cell;
+mod standby;
+
+use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -23,6 +27,8 @@ use crate::bundle::TaskRecord;
 use crate::reaper::{Cause, Exit, Pid, Reaper};
 use crate::stdio::nonblocking;
 use crate::sys::{self, Program};
+
+use self::standby::Standby;
 
 /// The runtime that is taken when the options name none.
 const DEFAULT_RUNTIME: &str = "keg-runtime";
@@ -99,6 +105,8 @@ pub(crate) struct Runtime {
     criu_work_path: PathBuf,
     log_dir: PathBuf,
     calls: Cell<u64>,
+    /// What `create` left to do the `start`.
+    standby: RefCell<Option<Standby>>,
     reaper: Rc<Reaper>,
 }
 
@@ -124,6 +132,7 @@ impl Runtime {
             criu_work_path: PathBuf::from(&options.criu_work_path),
             log_dir: log_dir.to_owned(),
             calls: Cell::new(0),
+            standby: RefCell::default(),
             reaper,
         }
     }
@@ -160,7 +169,13 @@ impl Runtime {
             args.flag("--no-new-keyring");
         }
         self.creation_flags(&mut args, &ends);
-        self.run("OCI runtime create failed", args.finish(id), Some(ends)).await.map(drop)
+        let (operation, args) = ("OCI runtime create failed", args.finish(id));
+        if !self.can_stand_by() {
+            return self.run(operation, args, Some(ends)).await.map(drop);
+        }
+        let standby = self.create_and_stay(operation, args, ends).await?;
+        self.standby.replace(standby);
+        Ok(())
     }
 
     pub(crate) async fn restore(
@@ -211,8 +226,14 @@ impl Runtime {
     }
 
     pub(crate) async fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let args = Args::new("start").finish(id);
-        self.run("OCI runtime start failed", args, None).await.map(drop)
+        let operation = "OCI runtime start failed";
+        let standby = self.standby.take();
+        if let Some(standby) = standby
+            && standby.start(operation).await?
+        {
+            return Ok(());
+        }
+        self.run(operation, Args::new("start").finish(id), None).await.map(drop)
     }
 
     pub(crate) async fn kill(&self, id: &str, signal: u32, all: bool) -> Result<(), RuntimeError> {
@@ -227,6 +248,10 @@ impl Runtime {
 
     /// Removes the container, also what an earlier deletion that was killed has left of it.
     pub(crate) async fn delete(&self, id: &str) -> Result<(), RuntimeError> {
+        let standby = self.standby.take();
+        if let Some(standby) = standby {
+            standby.dismiss().await;
+        }
         let mut args = Args::new("delete");
         args.flag("--force");
         match self.run("OCI runtime delete failed", args.finish(id), None).await {
@@ -330,9 +355,7 @@ impl Runtime {
         args: Vec<OsString>,
         ends: Option<ChildEnds>,
     ) -> Result<Vec<u8>, RuntimeError> {
-        let call = self.calls.get();
-        self.calls.set(call + 1);
-        let log = self.log_dir.join(format!("log.{call}.json"));
+        let log = self.new_log();
         // Taken when there is no container to give the streams to.
         let mut output = None;
         let makes = ends.is_some();
@@ -346,7 +369,7 @@ impl Runtime {
                 ChildEnds { stdout, stderr, ..ChildEnds::default() }
             }
         };
-        let pid = self.spawn(self.command_line(&log, args), &ends, makes)?;
+        let pid = self.spawn(self.command_line(&log, args), &ends, None, makes)?;
         // With the children's ends of all pipes: their closing is to be seen.
         drop(ends);
         let exited = self.reaper.watch(pid);
@@ -367,6 +390,12 @@ impl Runtime {
 }
 
 impl Runtime {
+    fn new_log(&self) -> PathBuf {
+        let call = self.calls.get();
+        self.calls.set(call + 1);
+        self.log_dir.join(format!("log.{call}.json"))
+    }
+
     fn command_line(&self, log: &Path, command: Vec<OsString>) -> Vec<OsString> {
         let mut words: Vec<OsString> = ["--root".into(), self.root.clone().into()].into();
         words.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
@@ -381,6 +410,7 @@ impl Runtime {
         &self,
         args: Vec<OsString>,
         ends: &ChildEnds,
+        passed: Option<(&'static str, BorrowedFd<'_>)>,
         ends_with_parent: bool,
     ) -> Result<Pid, RuntimeError> {
         let failed = |source| RuntimeError::Execute { binary: self.binary.clone(), source };
@@ -388,7 +418,8 @@ impl Runtime {
         let streams = [&ends.stdin, &ends.stdout, &ends.stderr]
             .map(|end| end.as_ref().map_or(null.as_fd(), AsFd::as_fd));
         let path = self.binary.clone();
-        sys::spawn(Program { path, args, streams, ends_with_parent }).map(Pid).map_err(failed)
+        let program = Program { path, args, streams, passed, ends_with_parent };
+        sys::spawn(program).map(Pid).map_err(failed)
     }
 }
 

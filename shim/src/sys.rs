@@ -197,6 +197,13 @@ fn duplicate_to(fd: RawFd, target: c_int) -> io::Result<()> {
     if new < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets a descriptor stay open when another program is executed.
+fn keep_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes integers, and changes a flag in the table of this process alone.
+    let ret = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes the allocator hand large blocks back to the kernel as soon as they are freed.
 ///
 /// glibc would raise both thresholds by itself as blocks come and go, and keep the pages.

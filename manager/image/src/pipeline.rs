@@ -1,8 +1,9 @@
 //! The way of a layer's bytes, each stage on a thread of its own.
 //!
 //! ```text
-//!  pieces ──▶ sink: hash, write the blob ──▶ decompress ──▶ diff id, extract ──▶ directory
-//!  (network,   the caller's thread            thread         thread
+//!                                                         ┌──▶ diff id (thread)
+//!  pieces ──▶ sink: hash, write the blob ──▶ decompress ──┴──▶ extract ──▶ directory
+//!  (network,   the caller's thread            thread            thread
 //!   or a file)
 //! ```
 //!
@@ -58,14 +59,20 @@ pub(crate) fn run<E>(
     std::thread::scope(|scope| {
         let (compressed, for_decoder) = sync_channel(QUEUE_LENGTH);
         let (plain, for_extractor) = sync_channel(QUEUE_LENGTH);
+        let (hashed, for_hasher) = sync_channel(QUEUE_LENGTH);
         let limit_bytes = target.limits.max_bytes(target.compressed_bytes);
-        let decoder =
-            scope.spawn(move || decompress(for_decoder, &plain, limit_bytes, target.room));
+        let decoder = scope.spawn(move || {
+            decompress(for_decoder, &Outputs { plain, hashed }, limit_bytes, target.room)
+        });
+        // Extraction takes longest of all where files are small, so it has a thread without this.
+        let hasher = scope.spawn(move || {
+            let mut hasher = Hasher::new(target.algorithm);
+            for_hasher.iter().for_each(|piece: Bytes| hasher.update(&piece));
+            hasher.finish()
+        });
         let extractor = scope.spawn(move || {
-            let mut pieces = Pieces::new(for_extractor, Some(target.algorithm));
-            let outcome =
-                extract(&mut pieces, target.dir, target.whiteouts, target.limits.max_entries);
-            outcome.map(|extracted| (extracted, pieces.finish()))
+            let pieces = Pieces::new(for_extractor);
+            extract(pieces, target.dir, target.whiteouts, target.limits.max_entries)
         });
         let produced = produce(&mut |piece| match compressed.send(Ok(piece)) {
             Ok(()) => Wanted::More,
@@ -78,9 +85,10 @@ pub(crate) fn run<E>(
         drop(compressed);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let extracted = extractor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let diff_id = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         produced.map_err(RunError::Produce)?;
         decoded.map_err(RunError::Extract)?;
-        let (extracted, diff_id) = extracted.map_err(RunError::Extract)?;
+        let extracted = extracted.map_err(RunError::Extract)?;
         Ok(Unpacked { extracted, diff_id })
     })
 }
@@ -99,27 +107,33 @@ pub(crate) enum RunError<E> {
     Extract(ExtractError),
 }
 
+/// Where goes what is decompressed.
+struct Outputs {
+    plain: SyncSender<Result<Bytes, ()>>,
+    hashed: SyncSender<Bytes>,
+}
+
 fn decompress(
     input: Receiver<Result<Bytes, ()>>,
-    output: &SyncSender<Result<Bytes, ()>>,
+    output: &Outputs,
     limit_bytes: u64,
     room: &Room,
 ) -> Result<(), ExtractError> {
     let outcome = decompress_all(input, output, limit_bytes, room);
     if outcome.is_err() {
-        let _ = output.send(Err(()));
+        let _ = output.plain.send(Err(()));
     }
     outcome
 }
 
 fn decompress_all(
     input: Receiver<Result<Bytes, ()>>,
-    output: &SyncSender<Result<Bytes, ()>>,
+    output: &Outputs,
     limit_bytes: u64,
     room: &Room,
 ) -> Result<(), ExtractError> {
     let read = |source| ExtractError::Read { source };
-    let mut input = Pieces::new(input, None);
+    let mut input = Pieces::new(input);
     let _window = room.window(window_bytes(input.fill_buf().map_err(read)?));
     let mut decoder = Decoder::new(input)?;
     let mut total_bytes = 0;
@@ -137,28 +151,24 @@ fn decompress_all(
                 of: "bytes after decompression",
             });
         }
-        if output.send(Ok(piece)).is_err() {
+        // It ends no sooner than its input.
+        let _ = output.hashed.send(piece.clone());
+        if output.plain.send(Ok(piece)).is_err() {
             // The extractor failed, and says why.
             return Ok(());
         }
     }
 }
 
-/// Reads what comes through a queue, and hashes it if asked to.
+/// Reads what comes through a queue.
 struct Pieces {
     input: Receiver<Result<Bytes, ()>>,
     current: Bytes,
-    hasher: Option<Hasher>,
 }
 
 impl Pieces {
-    fn new(input: Receiver<Result<Bytes, ()>>, hashed: Option<Algorithm>) -> Self {
-        Self { input, current: Bytes::new(), hasher: hashed.map(Hasher::new) }
-    }
-
-    /// Returns the digest of everything that came.
-    fn finish(self) -> Digest {
-        self.hasher.unwrap_or_else(|| Hasher::new(Algorithm::Sha256)).finish()
+    fn new(input: Receiver<Result<Bytes, ()>>) -> Self {
+        Self { input, current: Bytes::new() }
     }
 }
 
@@ -166,12 +176,7 @@ impl BufRead for Pieces {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() {
             match self.input.recv() {
-                Ok(Ok(piece)) => {
-                    if let Some(hasher) = &mut self.hasher {
-                        hasher.update(&piece);
-                    }
-                    self.current = piece;
-                }
+                Ok(Ok(piece)) => self.current = piece,
                 Ok(Err(())) => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Err(_) => break,
             }

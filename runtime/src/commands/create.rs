@@ -8,7 +8,8 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::{CommandError, Context};
+use super::standby::Standby;
+use super::{CommandError, Context, start};
 use crate::cgroup::Cgroup;
 use crate::console::{connect_stream, send_descriptor};
 use crate::intel_rdt::{self, IntelRdtError, SavedRdt};
@@ -61,6 +62,7 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn run(self, context: &Context, log: &mut Log) -> Result<u8, CommandError> {
+        let standby = Standby::asked_for(log)?;
         let created = create(context, log, &self.id, &self.options, Start::Later)?;
         let Created { launched, .. } = &created;
         self.options
@@ -70,6 +72,10 @@ impl Create {
                 launched.abandon();
                 created.discard();
             })?;
+        let Some(standby) = standby else { return Ok(0) };
+        // All else is given up, the lock of the container among it.
+        let Created { launched: Launched { pidfd, .. }, .. } = created;
+        standby.start_when_told(&pidfd, || start::Start { id: self.id }.run(context))?;
         Ok(0)
     }
 }

@@ -19,6 +19,7 @@ mod restore;
 mod resume;
 mod run;
 mod spec;
+mod standby;
 mod start;
 mod state;
 mod update;

@@ -17,7 +17,7 @@ use crate::sys::process::kill_by_pidfd;
 #[derive(Debug, Args)]
 pub(super) struct Start {
     /// Name of the container.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Start {

@@ -87,14 +87,15 @@ pub fn fill_standard_streams() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes over a descriptor that a call has just returned as a bare number.
+/// Takes over a descriptor that a call has just returned, or the caller of this program has passed, as a bare number.
 ///
 /// # Panics
 /// If `fd` is negative, which no successful call returns.
 #[must_use]
 pub fn take(fd: RawFd) -> OwnedFd {
     assert!(fd >= 0, "not a descriptor: {fd}");
-    // SAFETY: the callers pass numbers that accept4(2), recvmsg(2) or inotify have just returned to
+    // SAFETY: the callers pass numbers that the environment has given to this program for this one use, or that
+    // accept4(2), recvmsg(2) or inotify have just returned to
     // them and that they keep nowhere else, so this is the only owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

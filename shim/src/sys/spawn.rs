@@ -4,13 +4,13 @@
 //! The standard library does the same, unless something is to be done between the two: then it makes
 //! a copy. What this does there is to tie the program's end to this process's.
 
-use std::ffi::{CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::set_parent_death_signal;
+use super::{keep_on_exec, set_parent_death_signal};
 
 /// Room for the few calls before the program is executed; looking for it in PATH takes most of it.
 const STACK_BYTES: usize = 64 << 10;
@@ -24,6 +24,8 @@ pub(crate) struct Program<'a> {
     pub(crate) args: Vec<OsString>,
     /// Standard input, output and error. None of them is one of this process's own three.
     pub(crate) streams: [BorrowedFd<'a>; 3],
+    /// A further descriptor that it gets, and the variable that tells it the number.
+    pub(crate) passed: Option<(&'static str, BorrowedFd<'a>)>,
     /// Whether the kernel kills it when this process ends, however that comes.
     pub(crate) ends_with_parent: bool,
 }
@@ -32,7 +34,9 @@ pub(crate) struct Program<'a> {
 struct Orders {
     path: *const c_char,
     argv: *const *const c_char,
+    envp: *const *const c_char,
     streams: [RawFd; 3],
+    passed: Option<RawFd>,
     parent: Option<libc::pid_t>,
     errno: c_int,
 }
@@ -45,16 +49,16 @@ pub(crate) fn spawn(program: Program<'_>) -> io::Result<i32> {
     let text = |text: OsString| CString::new(text.into_vec()).map_err(io::Error::other);
     let path = text(program.path.into_os_string())?;
     let args = program.args.into_iter().map(text).collect::<io::Result<Vec<CString>>>()?;
-    let argv: Vec<*const c_char> = std::iter::once(&path)
-        .chain(&args)
-        .map(|arg| arg.as_ptr())
-        .chain([std::ptr::null()])
-        .collect();
+    let env = environment(program.passed)?;
+    let argv = pointers(std::iter::once(&path).chain(&args));
+    let envp = pointers(&env);
     let parent = program.ends_with_parent.then(|| rustix::process::getpid().as_raw_pid());
     let mut orders = Orders {
         path: path.as_ptr(),
         argv: argv.as_ptr(),
+        envp: envp.as_ptr(),
         streams: program.streams.map(|stream| stream.as_raw_fd()),
+        passed: program.passed.map(|(_, fd)| fd.as_raw_fd()),
         parent,
         errno: 0,
     };
@@ -85,6 +89,22 @@ pub(crate) fn spawn(program: Program<'_>) -> io::Result<i32> {
     Err(io::Error::from_raw_os_error(orders.errno))
 }
 
+/// This process's environment, and what tells of the descriptor that is passed.
+fn environment(passed: Option<(&str, BorrowedFd<'_>)>) -> io::Result<Vec<CString>> {
+    let own = std::env::vars_os()
+        .filter(|(name, _)| passed.is_none_or(|(variable, _)| name != OsStr::new(variable)));
+    let told = passed.map(|(variable, fd)| (variable.into(), fd.as_raw_fd().to_string().into()));
+    let text = |(name, value): (OsString, OsString)| {
+        CString::new([name.into_vec(), value.into_vec()].join(&b'=')).map_err(io::Error::other)
+    };
+    own.chain(told).map(text).collect()
+}
+
+/// The array that exec(3) wants, with a null at its end; it points into `texts`.
+fn pointers<'a>(texts: impl IntoIterator<Item = &'a CString>) -> Vec<*const c_char> {
+    texts.into_iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
 /// The new process: returns only if there is no program.
 extern "C" fn execute(orders: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes the address of its `Orders`, which nobody else uses meanwhile.
@@ -93,9 +113,9 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
         orders.errno = error.raw_os_error().unwrap_or(libc::EIO);
         return 127;
     }
-    // SAFETY: the path is NUL-terminated, and the arguments are such strings with a null at their
-    // end; both live in `spawn`, which waits.
-    unsafe { libc::execvp(orders.path, orders.argv) };
+    // SAFETY: the path is NUL-terminated, and arguments and environment are such strings with a null
+    // at their end; all live in `spawn`, which waits.
+    unsafe { libc::execvpe(orders.path, orders.argv, orders.envp) };
     orders.errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     127
 }
@@ -112,6 +132,7 @@ fn prepare(orders: &Orders) -> io::Result<()> {
     for (stream, number) in orders.streams.into_iter().zip(0..) {
         super::duplicate_to(stream, number)?;
     }
+    orders.passed.map_or(Ok(()), keep_on_exec)?;
     // SAFETY: changes what a signal does in this process, which has its own table of that; the
     // standard library has this one ignored, which the program would inherit.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -135,6 +156,7 @@ mod tests {
             path: path.into(),
             args: args.iter().map(OsString::from).collect(),
             streams: [null.as_fd(), writer.as_fd(), null.as_fd()],
+            passed: Some(("PASSED", writer.as_fd())),
             ends_with_parent: true,
         })?;
         drop(writer);
@@ -149,6 +171,13 @@ mod tests {
         let ran = run("/bin/sh", &["-c", "echo \"$0 $1\"; exit 3", "a", "b c"]).unwrap();
 
         assert_eq!(ran, ("a b c\n".to_owned(), Some(3)));
+    }
+
+    #[test]
+    fn a_program_gets_the_descriptor_that_is_passed_and_the_environment() {
+        let script = r#"eval "echo passed >&$PASSED"; env | grep -c ^PATH="#;
+
+        assert_eq!(run("/bin/sh", &["-c", script]).unwrap(), ("passed\n1\n".to_owned(), Some(0)));
     }
 
     #[test]
