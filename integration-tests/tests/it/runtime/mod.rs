@@ -18,6 +18,7 @@ mod process;
 mod rootless;
 mod seccomp;
 mod seccomp_agent;
+mod standby;
 mod sysctl;
 mod terminal;
 mod userns;
