@@ -1,7 +1,7 @@
 //! `create`: everything but the program.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -73,9 +73,8 @@ impl Create {
                 created.discard();
             })?;
         let Some(standby) = standby else { return Ok(0) };
-        // All else is given up, the lock of the container among it.
-        let Created { launched: Launched { pidfd, .. }, .. } = created;
-        standby.start_when_told(&pidfd, || start::Start { id: self.id }.run(context))?;
+        let init = created.into_init();
+        standby.start_when_told(&init, || start::Start { id: self.id }.run(context))?;
         Ok(0)
     }
 }
@@ -100,6 +99,11 @@ pub(super) struct Created {
 }
 
 impl Created {
+    /// Gives all up but the descriptor of the process; the container's lock, too.
+    fn into_init(self) -> OwnedFd {
+        self.launched.pidfd
+    }
+
     /// Removes what was made; the process is gone already.
     pub(super) fn discard(&self) {
         // As below: the failure itself is what the user must see.

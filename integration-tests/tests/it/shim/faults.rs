@@ -300,9 +300,12 @@ fn a_shim_that_is_killed_at_any_moment_is_cleaned_up_after() {
     }
 }
 
-/// The runtime that has made the container and waits to start it.
-fn waiting_runtime(shim: &Shim) -> Option<Pid> {
-    shim.tree().pids().into_iter().find(|pid| {
+/// The runtime that has made the container and waits to start it; the container's process looks like it
+/// until then.
+fn waiting_runtime(shim: &Shim, init: u32) -> Option<Pid> {
+    let mut others =
+        shim.tree().pids().into_iter().filter(|pid| pid.as_raw().unsigned_abs() != init);
+    others.find(|pid| {
         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         words.split(|octet| *octet == 0).any(|word| word == b"--log-format")
     })
@@ -313,23 +316,23 @@ fn a_container_that_dies_before_its_start_is_reported_and_no_runtime_waits_on() 
     requires!(root, our_runtime);
     let shim = Shim::new(Bundle::busybox().sh("exit 0"));
     let init = shim.create();
-    assert!(waiting_runtime(&shim).is_some());
+    assert!(waiting_runtime(&shim, init).is_some());
 
     kill(Pid::from_raw(i32::try_from(init).unwrap()), Signal::SIGKILL).unwrap();
 
     assert_eq!(shim.wait("").exit_status, 137);
     assert!(shim.try_start("").is_err());
-    wait_until("no runtime waits", PATIENCE, || waiting_runtime(&shim).is_none());
+    wait_until("no runtime waits", PATIENCE, || waiting_runtime(&shim, init).is_none());
 }
 
 #[test]
 fn a_container_whose_waiting_runtime_is_killed_is_started_all_the_same() {
     requires!(root, our_runtime);
     let shim = Shim::new(Bundle::busybox().sh("exit 4"));
-    shim.create();
+    let init = shim.create();
 
-    kill(waiting_runtime(&shim).unwrap(), Signal::SIGKILL).unwrap();
-    wait_until("it is gone", PATIENCE, || waiting_runtime(&shim).is_none());
+    kill(waiting_runtime(&shim, init).unwrap(), Signal::SIGKILL).unwrap();
+    wait_until("it is gone", PATIENCE, || waiting_runtime(&shim, init).is_none());
     shim.start("");
 
     assert_eq!(shim.wait("").exit_status, 4);
@@ -339,12 +342,12 @@ fn a_container_whose_waiting_runtime_is_killed_is_started_all_the_same() {
 fn a_container_that_is_never_started_can_be_deleted_and_leaves_no_runtime() {
     requires!(root, our_runtime);
     let shim = Shim::new(Bundle::busybox().sh("exit 0"));
-    shim.create();
+    let init = shim.create();
 
     shim.kill("", 9, true).unwrap();
     shim.wait("");
     shim.delete("").unwrap();
 
-    assert_eq!(waiting_runtime(&shim), None);
+    assert_eq!(waiting_runtime(&shim, init), None);
     assert_eq!(keg_fixtures::runtime::cgroups_of(shim.id()), Vec::<std::path::PathBuf>::new());
 }
