@@ -106,8 +106,8 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         machine: Machine::here(),
         versions: peers.versions(),
         setting: format!(
-            "An image of {content_mib} MiB, from a registry on the same machine; daemons measured with \
-             their clients"
+            "An image of {content_mib} MiB, from a registry on the same machine; directories on an ext4 \
+             with a journal; daemons measured with their clients"
         ),
         measures: Vec::new(),
         comparisons: cases.done,
