@@ -7,6 +7,7 @@
 //!
 //! What moves bytes is the same program on all sides (`keg-probe`), and it takes the time itself.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +24,9 @@ use crate::runner::{self, Figures, Sample, Side};
 
 /// Mebibytes that are sent to measure throughput.
 const MEBIBYTES: &str = "1024";
-const TRAFFIC_ROUNDS_MIN: usize = 20;
+const TRAFFIC_ROUNDS_MIN: usize = 24;
+/// Runs between the same containers.
+const RUNS_OF_A_PAIR: usize = 4;
 /// Connections that are made to measure latency.
 const CONNECTIONS: &str = "2000";
 /// Names that are asked for.
@@ -175,59 +178,84 @@ fn traffic(
     rounds: usize,
 ) -> anyhow::Result<Vec<Comparison>> {
     let peers = peers.iter().map(|peer| -> &dyn Engine { peer.as_ref() });
-    let engines: Vec<&dyn Engine> = [keg as &dyn Engine, bypass].into_iter().chain(peers).collect();
-    let mut addresses = Vec::new();
-    for engine in &engines {
-        for (name, port) in [("source", "9000:9000"), ("server", "9001:9001")] {
-            let number = port.split(':').next().unwrap_or_default();
-            let command: &[&str] = match name {
-                "source" => &["/probe", "pour", number],
-                _ => &["/probe", "serve", number, "x"],
-            };
-            let flags = ["--name", name, "-p", port, engine.image()];
-            engine.start(&[&flags, command].concat())?;
-        }
-        engine.start(&["--name", "client", engine.image(), "/probe", "pause"])?;
-        let format = "{{.NetworkSettings.IPAddress}}";
-        let told = |name| engine.told(&["inspect", "-f", format, name]);
-        addresses.push((told("source")?.trim().to_owned(), told("server")?.trim().to_owned()));
-    }
-    let inside = |action: &'static str, amount: &'static str, second: bool| {
-        let sides = engines.iter().zip(&addresses).map(|(engine, (source, server))| {
-            let address = if second { format!("{server}:9001") } else { format!("{source}:9000") };
-            let run = move || {
-                taken(&engine.told(&["exec", "client", "/probe", action, &address, amount])?)
-            };
-            Side::new(engine.name(), run)
-        });
-        runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
+    let engines = [keg as &dyn Engine, bypass].into_iter().chain(peers);
+    let pairs: Vec<Pair<'_>> = engines.map(Pair::new).collect();
+    let compare = |task: &str, measure: fn(&Pair<'_>) -> anyhow::Result<Sample>| {
+        let sides = pairs.iter().map(|pair| Side::new(pair.engine.name(), move || measure(pair)));
+        let figures = runner::compare(&mut sides.collect::<Vec<_>>(), rounds)?;
+        anyhow::Ok(Comparison { task: task.into(), figures })
     };
-    let published = |action: &'static str, amount: &'static str, port: u16| {
-        let sides = engines.iter().map(|engine| {
-            let run = move || {
-                let probe = programs::ours("keg-probe");
-                let address = format!("{HOST}:{port}");
-                taken(
-                    &engine
-                        .outside()
-                        .sh(&format!("{} {action} {address} {amount}", probe.display())),
-                )
-            };
-            Side::new(engine.name(), run)
-        });
-        runner::compare(&mut sides.collect::<Vec<_>>(), rounds)
-    };
-    let comparisons = [
-        ("1 GiB between containers", inside("drink", MEBIBYTES, false)?),
-        ("2,000 connections between containers", inside("knock", CONNECTIONS, true)?),
-        ("1 GiB by a published port", published("drink", MEBIBYTES, 9000)?),
-        ("2,000 connections by a published port", published("knock", CONNECTIONS, 9001)?),
+    let comparisons = vec![
+        compare("1 GiB between containers", |pair| pair.inside("drink", MEBIBYTES))?,
+        compare("2,000 connections between containers", |pair| pair.inside("knock", CONNECTIONS))?,
+        compare("1 GiB by a published port", |pair| pair.published("drink", MEBIBYTES))?,
+        compare("2,000 connections by a published port", |pair| {
+            pair.published("knock", CONNECTIONS)
+        })?,
     ];
-    for engine in &engines {
-        engine.told(&["rm", "-f", "source", "server", "client"])?;
+    for pair in &pairs {
+        pair.remove()?;
     }
-    let named = comparisons.into_iter();
-    Ok(named.map(|(task, figures)| Comparison { task: task.into(), figures }).collect())
+    Ok(comparisons)
+}
+
+/// Containers that exchange bytes. They are made anew every few runs: where the kernel happens to put what
+/// belongs to a pair of them weighs more than what engines do differently.
+struct Pair<'a> {
+    engine: &'a dyn Engine,
+    runs: Cell<usize>,
+}
+
+impl<'a> Pair<'a> {
+    fn new(engine: &'a dyn Engine) -> Self {
+        Self { engine, runs: Cell::new(0) }
+    }
+
+    /// From one container to the other.
+    fn inside(&self, action: &str, amount: &str) -> anyhow::Result<Sample> {
+        self.renew()?;
+        let (server, port) = server_of(action);
+        let format = "{{.NetworkSettings.IPAddress}}";
+        let told = self.engine.told(&["inspect", "-f", format, server])?;
+        let address = format!("{}:{port}", told.trim());
+        taken(&self.engine.told(&["exec", "client", "/probe", action, &address, amount])?)
+    }
+
+    /// From the other machine to a published port.
+    fn published(&self, action: &str, amount: &str) -> anyhow::Result<Sample> {
+        self.renew()?;
+        let probe = programs::ours("keg-probe");
+        let (_, port) = server_of(action);
+        let line = format!("{} {action} {HOST}:{port} {amount}", probe.display());
+        taken(&self.engine.outside().sh(&line))
+    }
+
+    fn renew(&self) -> anyhow::Result<()> {
+        let runs = self.runs.get();
+        self.runs.set(runs + 1);
+        if !runs.is_multiple_of(RUNS_OF_A_PAIR) {
+            return Ok(());
+        }
+        if runs > 0 {
+            self.remove()?;
+        }
+        for (action, serving) in [("drink", "pour"), ("knock", "serve")] {
+            let (name, port) = server_of(action);
+            let published = format!("{port}:{port}");
+            let flags = ["--name", name, "-p", &published, self.engine.image(), "/probe"];
+            self.engine.start(&[&flags[..], &[serving, &port.to_string(), "x"]].concat())?;
+        }
+        self.engine.start(&["--name", "client", self.engine.image(), "/probe", "pause"])
+    }
+
+    fn remove(&self) -> anyhow::Result<()> {
+        self.engine.told(&["rm", "-f", "source", "server", "client"]).map(drop)
+    }
+}
+
+/// Who answers what a probe does, and on which port.
+fn server_of(action: &str) -> (&'static str, u16) {
+    if action == "drink" { ("source", 9000) } else { ("server", 9001) }
 }
 
 /// Names of containers, asked of a user-defined network's resolver.
