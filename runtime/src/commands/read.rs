@@ -6,10 +6,14 @@
 //! way: every message and every rule is still clap's own.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use clap::{Args, Parser};
 
 use super::{Cli, Command, Global};
+use crate::log::{Level, Log, LogFormat};
+use crate::sys::process::exit_now;
 
 /// Options before the command whose value is a word of its own.
 const WITH_VALUE: [&str; 5] = ["--log", "--log-format", "--root", "--rootless", "--criu"];
@@ -19,8 +23,50 @@ impl Cli {
     #[must_use]
     pub fn read() -> Self {
         let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-        quick(&args).unwrap_or_else(Self::parse)
+        quick(&args)
+            .unwrap_or_else(|| Self::try_parse().unwrap_or_else(|error| stop(&args, &error)))
     }
+}
+
+/// Ends the process: with help, or with 1 after a mistake, as runc. Who starts the runtime by program looks
+/// for its errors in the log.
+fn stop(args: &[OsString], error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let format = match value_of(args, "--log-format") {
+        Some(format) if format == "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    };
+    if let Some(path) = value_of(args, "--log")
+        && let Ok(mut log) = Log::open(Some(Path::new(path)), format, false)
+        && !log.is_stderr()
+    {
+        log.write(Level::Error, &in_a_line(&error.to_string()), Some("INVALID_ARGUMENT"));
+    }
+    // If nobody reads standard error, nobody is left to be told.
+    let _ = error.print();
+    exit_now(1)
+}
+
+/// Finds the value of a global option in a command line that makes no sense as a whole.
+fn value_of<'a>(args: &'a [OsString], option: &str) -> Option<&'a OsStr> {
+    let joined = |word: &'a OsString| {
+        word.as_encoded_bytes().strip_prefix(option.as_bytes())?.strip_prefix(b"=")
+    };
+    args.iter().enumerate().find_map(|(place, word)| match joined(word) {
+        Some(value) => Some(OsStr::from_bytes(value)),
+        None if word == option => args.get(place + 1).map(OsString::as_os_str),
+        None => None,
+    })
+}
+
+/// What a mistake is, without the help that follows.
+fn in_a_line(message: &str) -> String {
+    let lines: Vec<&str> =
+        message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 fn quick(args: &[OsString]) -> Option<Cli> {
@@ -85,6 +131,31 @@ mod tests {
             assert!(quick.is_some(), "{line}");
             assert_eq!(quick, whole, "{line}");
         }
+    }
+
+    #[test]
+    fn the_log_is_found_in_a_command_line_that_makes_no_sense() {
+        for (line, log) in [
+            ("--unknown --log /l create", Some("/l")),
+            ("--log=/l --log-format=json", Some("/l")),
+            ("create --log", None),
+            ("--logs /l", None),
+        ] {
+            let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            assert_eq!(value_of(&args, "--log"), log.map(OsStr::new), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_one_line() {
+        let error = Cli::try_parse_from(["keg-runtime", "list", "-f", "yaml"]).unwrap_err();
+
+        let line = in_a_line(&error.to_string());
+
+        assert_eq!(
+            line,
+            "invalid value 'yaml' for '--format <FORMAT>' [possible values: table, json]"
+        );
     }
 
     #[test]

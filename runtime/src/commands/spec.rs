@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use nix::unistd::{getegid, geteuid};
 use oci_spec::runtime as oci;
+use serde_json::Value;
 
 use super::CommandError;
 
@@ -35,11 +36,43 @@ impl Spec {
         if self.rootless {
             make_rootless(&mut spec, geteuid().as_raw(), getegid().as_raw());
         }
-        let text = serde_json::to_string_pretty(&spec).map_err(malformed)?;
+        let text = serde_json::to_value(&spec)
+            .and_then(|spec| serde_json::to_string_pretty(&Ordered::of(spec)))
+            .map_err(malformed)?;
         let error = || CommandError::io(format!("write {path:?} (an existing one is kept)"));
         let mut file = File::create_new(&path).map_err(error())?;
         writeln!(file, "{text}").map_err(error())?;
         Ok(0)
+    }
+}
+
+/// The document as people read it, and the same each time: what a container is before what it is in, and
+/// lists that are sets sorted.
+struct Ordered(Vec<(String, Value)>);
+
+impl Ordered {
+    fn of(spec: Value) -> Self {
+        let Value::Object(mut fields) = spec else { return Self(Vec::new()) };
+        let capabilities = fields
+            .get_mut("process")
+            .and_then(|process| process.get_mut("capabilities"))
+            .and_then(Value::as_object_mut);
+        for set in capabilities.into_iter().flat_map(|sets| sets.values_mut()) {
+            if let Value::Array(names) = set {
+                names.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            }
+        }
+        let first = ["ociVersion", "process", "root", "hostname", "mounts"];
+        let mut pairs: Vec<_> =
+            first.iter().filter_map(|name| fields.remove_entry(*name)).collect();
+        pairs.extend(fields);
+        Self(pairs)
+    }
+}
+
+impl serde::Serialize for Ordered {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 
@@ -109,6 +142,25 @@ mod tests {
 
         assert_eq!(plan.oci_version, super::super::SPEC_VERSION);
         assert!(plan.namespaces.new.contains(NamespaceKind::Cgroup));
+    }
+
+    #[test]
+    fn what_is_written_is_the_same_each_time_and_begins_with_the_process() {
+        let text = || {
+            let spec: oci::Spec = serde_json::from_str(TEMPLATE).unwrap();
+            let ordered = Ordered::of(serde_json::to_value(&spec).unwrap());
+            serde_json::to_string(&ordered).unwrap()
+        };
+
+        let first = text();
+
+        assert!((0..20).all(|_| text() == first), "{first}");
+        let place = |name: &str| first.find(&format!("\"{name}\":")).unwrap();
+        assert!(place("ociVersion") < place("process") && place("process") < place("root"));
+        let again: Value = serde_json::from_str(&first).unwrap();
+        let all: Value =
+            serde_json::to_value(serde_json::from_str::<oci::Spec>(TEMPLATE).unwrap()).unwrap();
+        assert_eq!(again.as_object().unwrap().len(), all.as_object().unwrap().len());
     }
 
     #[test]

@@ -688,6 +688,7 @@ fn versions_of_the_specification_are_taken_from_the_first_to_the_last_that_is_to
     let runtime = host.runtime();
     let features = features(&runtime);
 
+    assert_eq!(features["ociVersionMax"], "1.3.0");
     for bound in ["ociVersionMin", "ociVersionMax"] {
         let version = features[bound].as_str().unwrap();
         let bundle = Bundle::probe().args(["exit", "0"]).set("/ociVersion", version);

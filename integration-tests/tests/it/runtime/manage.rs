@@ -1,4 +1,4 @@
-//! pause, resume, ps, update, events and features – as runc has them.
+//! pause, resume, ps, update, events, and mistakes in the command line – as runc has them.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
@@ -208,13 +208,22 @@ fn a_limit_of_no_process_is_a_limit() {
 }
 
 #[test]
-fn features_tell_what_is_implemented() {
+fn a_mistake_in_the_command_line_ends_with_1_and_is_in_the_log() {
     let host = requires!(our_runtime);
+    let runtime = host.runtime();
 
-    let features: Value = host.runtime().call(["features"]).success().json();
+    for (args, word) in [
+        (&["list", "--format", "yaml"][..], "yaml"),
+        (&["create"], "<ID>"),
+        (&["update", "--pids-limit", "x", "id"], "--pids-limit"),
+        (&["exec", "--nosuch", "id"], "--nosuch"),
+        (&["--nosuch", "run", "id"], "--nosuch"),
+        (&["nosuch"], "nosuch"),
+    ] {
+        let outcome = runtime.call(args);
 
-    assert_eq!(features["ociVersionMax"], "1.3.0");
-    assert_eq!(features["linux"]["cgroup"]["v2"], true);
-    let flags = features["linux"]["seccomp"]["knownFlags"].as_array().unwrap();
-    assert!(flags.contains(&json!("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV")), "{flags:?}");
+        assert_eq!(outcome.exit_code, 1, "{args:?}: {outcome:?}");
+        assert!(outcome.error.contains(word), "{args:?}: {outcome:?}");
+        assert!(outcome.stderr.contains("--help"), "{args:?}: {outcome:?}");
+    }
 }
