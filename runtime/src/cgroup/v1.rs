@@ -142,14 +142,27 @@ fn set_realtime(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     }
 }
 
+/// Why a number of shares cannot be, in words that clients of Docker look for: the kernel would take
+/// another one in its place without a word.
+fn refused_shares(shares: u64) -> Option<String> {
+    let (low, high) = (*convert::CPU_SHARES.start(), *convert::CPU_SHARES.end());
+    match i64::try_from(shares) {
+        // What has become of a negative number on its way.
+        Err(_) => Some(format!("invalid argument {}", shares.cast_signed())),
+        Ok(_) if shares < low => {
+            Some(format!("the minimum allowed cpu-shares is {low}, not {shares}"))
+        }
+        Ok(_) if shares > high => {
+            Some(format!("the maximum allowed cpu-shares is {high}, not {shares}"))
+        }
+        Ok(_) => None,
+    }
+}
+
 fn set_cpu(dir: &Dir, cpu: &LinuxCpu) -> Result<(), CgroupError> {
     if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-        if !convert::CPU_SHARES.contains(&shares) {
-            let (low, high) = (convert::CPU_SHARES.start(), convert::CPU_SHARES.end());
-            return Err(CgroupError::Limit {
-                field: "cpu.shares".into(),
-                why: format!("is {shares}, but must lie between {low} and {high}"),
-            });
+        if let Some(why) = refused_shares(shares) {
+            return Err(CgroupError::Limit { field: "cpu.shares".into(), why });
         }
         dir.write_limit("cpu.shares", "cpu.shares", &shares.to_string())?;
     }
@@ -295,4 +308,22 @@ fn set_net_prio(dir: &Dir, network: &LinuxNetwork) -> Result<(), CgroupError> {
         dir.write_limit("network.priorities", "net_prio.ifpriomap", &value)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_out_of_range_are_refused_in_the_words_that_clients_look_for() {
+        for (shares, words) in [
+            (1, Some("the minimum allowed cpu-shares is 2, not 1")),
+            (2, None),
+            (262_144, None),
+            (262_145, Some("the maximum allowed cpu-shares is 262144, not 262145")),
+            (u64::MAX, Some("invalid argument -1")),
+        ] {
+            assert_eq!(refused_shares(shares).as_deref(), words, "{shares}");
+        }
+    }
 }
