@@ -149,15 +149,15 @@ pub mod needs {
         machine(programs::criu().is_some(), "a CRIU that works with this kernel (.ci/newer-peers)")
     }
 
-    /// Asks for pipes of 2 MiB, without which CRIU sends no memory later (`--lazy-pages`).
+    /// Asks for pipes of 4 MiB, without which CRIU sends no memory later (`--lazy-pages`).
     ///
     /// # Errors
     /// The kernel refuses them: `fs.pipe-max-size` is less, and CAP_SYS_RESOURCE is missing.
     pub fn large_pipes() -> Result<(), Missing> {
         let made = std::io::pipe().ok().is_some_and(|(reader, _)| {
-            nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETPIPE_SZ(2 << 20)).is_ok()
+            nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4 << 20)).is_ok()
         });
-        machine(made, "pipes of 2 MiB (CAP_SYS_RESOURCE, or fs.pipe-max-size)")
+        machine(made, "pipes of 4 MiB (CAP_SYS_RESOURCE, or fs.pipe-max-size)")
     }
 
     /// Asks for newuidmap, which maps the ids that are lent to a user.

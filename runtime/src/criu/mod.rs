@@ -13,6 +13,7 @@
 
 pub(crate) mod external;
 mod guard;
+mod lazy;
 mod private_mounts;
 mod rpc;
 mod session;
@@ -80,6 +81,12 @@ pub enum CriuError {
         /// A part of the kernel.
         needs: &'static str,
     },
+    /// Memory cannot be kept until it is asked for.
+    #[error(
+        "--lazy-pages: CRIU keeps memory in pipes of {0} bytes, which this machine does not allow; raise the limit (sysctl -w fs.pipe-max-size={0})",
+        lazy::PIPE_BYTES
+    )]
+    SmallPipes,
     /// The conversation with CRIU cannot be had.
     #[error("{what}")]
     Talk {
@@ -349,6 +356,9 @@ impl Criu {
             return Err(failed(CriuError::Unsupported { option, needs }));
         }
         self.check_lazy_pages(&dump.common).map_err(&failed)?;
+        if dump.common.lazy_pages {
+            lazy::check_pipes().map_err(&failed)?;
+        }
         let log = "dump.log";
         let mut options = options(dump.common, dump.directories, log);
         options.pid = Some(dump.init.as_raw());

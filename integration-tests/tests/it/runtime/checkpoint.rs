@@ -356,6 +356,25 @@ fn a_checkpoint_that_is_killed_while_it_serves_memory_leaves_no_server() {
 }
 
 #[test]
+fn memory_that_cannot_be_kept_until_it_is_asked_for_is_told_before_anything_is_done() {
+    let host = requires!(root, criu, our_runtime);
+    if keg_fixtures::host::needs::large_pipes().is_ok() {
+        return;
+    }
+    let container = started(counting(), host);
+    container.wait_for_line("2");
+    let scratch = Scratch::new();
+
+    let flags = ["--lazy-pages", "--page-server", "127.0.0.1:27000"];
+    let outcome = checkpoint(&container, &scratch.join("images"), &flags);
+
+    assert_eq!(outcome.exit_code, 1);
+    assert!(outcome.error.contains("fs.pipe-max-size="), "{outcome:?}");
+    let next = numbers(&container).last().unwrap() + 3;
+    container.wait_for_line(&next.to_string());
+}
+
+#[test]
 fn a_status_descriptor_that_is_not_open_is_refused_before_anything_is_done() {
     let host = requires!(root, criu, our_runtime);
     let container = started(counting(), host);
