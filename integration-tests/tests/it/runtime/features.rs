@@ -38,6 +38,18 @@ fn refused(runtime: &Runtime, bundle: Bundle, words: &[&str]) {
     }
 }
 
+/// Whether the kernel is of this version or newer.
+fn kernel_has(major: u32, minor: u32) -> bool {
+    let uname = rustix::system::uname();
+    let mut numbers = uname
+        .release()
+        .to_str()
+        .unwrap()
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
 /// A file system that the options are tried on, with another of the same kind mounted in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Base {
@@ -247,6 +259,11 @@ fn options_of_mounts_show_in_the_mount_table() {
 fn id_maps_and_copies_show_in_the_files() {
     let host = requires!(root, user_namespaces, our_runtime);
     with_trees(|scratch| {
+        if !kernel_has(6, 3) {
+            // A tmpfs takes no id map: that is told.
+            let bundle = Bundle::probe().mount("/one", "bind", "/dev/shm", &["bind", "idmap"]);
+            return refused(&host.runtime(), bundle, &["mounts"]);
+        }
         let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
         let mapped = |destination: &str, options: &[&str]| {
             json!({
@@ -576,6 +593,10 @@ fn listed_memory_policies_are_in_force_inside() {
     };
 
     for (mode, nodes, shown) in POLICIES {
+        if mode == "MPOL_WEIGHTED_INTERLEAVE" && !kernel_has(6, 9) {
+            refused(&runtime, with(mode, nodes, &[]), &["memoryPolicy"]);
+            continue;
+        }
         tried(with(mode, nodes, &[]), mode, shown);
     }
     for (flag, shown) in POLICY_FLAGS {
@@ -608,7 +629,7 @@ fn network_devices_are_moved_in_as_the_features_say() {
 /// kernel cannot do it, and the words of the refusal.
 #[rustfmt::skip]
 const OF_THE_KERNEL: &[(&str, &str, &str, &str)] = &[
-    ("/linux/apparmor/enabled", "/process/apparmorProfile", "/sys/kernel/security/apparmor", "AppArmor"),
+    ("/linux/apparmor/enabled", "/process/apparmorProfile", "/sys/module/apparmor/parameters/enabled", "AppArmor"),
     ("/linux/selinux/enabled", "/process/selinuxLabel", "/sys/fs/selinux/enforce", "SELinux"),
     ("/linux/intelRdt/enabled", "/linux/intelRdt/closID", "/sys/fs/resctrl/schemata", "intelRdt"),
 ];
