@@ -259,11 +259,6 @@ fn options_of_mounts_show_in_the_mount_table() {
 fn id_maps_and_copies_show_in_the_files() {
     let host = requires!(root, user_namespaces, our_runtime);
     with_trees(|scratch| {
-        if !kernel_has(6, 3) {
-            // A tmpfs takes no id map: that is told.
-            let bundle = Bundle::probe().mount("/one", "bind", "/dev/shm", &["bind", "idmap"]);
-            return refused(&host.runtime(), bundle, &["mounts"]);
-        }
         let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
         let mapped = |destination: &str, options: &[&str]| {
             json!({
@@ -271,6 +266,11 @@ fn id_maps_and_copies_show_in_the_files() {
                 "options": options, "uidMappings": map, "gidMappings": map,
             })
         };
+        if !kernel_has(6, 3) {
+            // A tmpfs takes no id map: that is told.
+            let bundle = Bundle::probe().set("/mounts/-", mapped("/one", &["rbind", "idmap"]));
+            return refused(&host.runtime(), bundle, &["mounts"]);
+        }
         let bundle = Bundle::probe()
             .set("/mounts/-", mapped("/one", &["rbind", "idmap"]))
             .set("/mounts/-", mapped("/all", &["rbind", "ridmap"]))
