@@ -125,6 +125,27 @@ pub mod needs {
         machine(enabled.is_ok_and(|text| text.starts_with(b"Y")), "AppArmor")
     }
 
+    /// Asks for SELinux with a policy that knows containers.
+    ///
+    /// # Errors
+    /// The kernel has none, it is not enabled, or its policy has no `container_t`.
+    pub fn selinux() -> Result<(), Missing> {
+        let check = OpenOptions::new().write(true).open("/sys/fs/selinux/context");
+        let known =
+            check.and_then(|mut file| file.write_all(b"system_u:system_r:container_t:s0:c1,c2"));
+        machine(known.is_ok(), "SELinux with container_t in its policy")
+    }
+
+    /// Asks for SELinux whose policy is enforced.
+    ///
+    /// # Errors
+    /// As [`Host::selinux`], or it only reports.
+    pub fn selinux_enforcing() -> Result<(), Missing> {
+        Self::selinux()?;
+        let enforced = fs::read_to_string("/sys/fs/selinux/enforce");
+        machine(enforced.is_ok_and(|text| text.trim() == "1"), "SELinux in enforcing mode")
+    }
+
     /// Asks for time namespaces (Linux 5.6).
     ///
     /// # Errors

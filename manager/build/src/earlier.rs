@@ -169,8 +169,7 @@ impl Earlier {
             && stat.st_mode & 0o7777 == wanted.mode
             && stat.st_mtime == time.tv_sec
             && i64::try_from(stat.st_mtime_nsec) == Ok(time.tv_nsec)
-            // Attributes that the new file would not have: no list of any fits in here.
-            && rfs::flistxattr(&fd, &mut [0_u8; 1]) == Ok(0);
+            && !has_attributes(&fd);
         is_alike.then_some((fd, (stat.st_dev, stat.st_ino)))
     }
 
@@ -194,6 +193,15 @@ impl Earlier {
             }
         }
     }
+}
+
+/// Whether a file has attributes that a new one would not have. Where SELinux is enabled, all have
+/// a label.
+fn has_attributes(fd: &OwnedFd) -> bool {
+    const LABEL: &[u8] = b"security.selinux\0";
+    // A list that holds more does not fit in here.
+    let mut names = [0_u8; LABEL.len()];
+    !matches!(rfs::flistxattr(fd, &mut names[..]), Ok(length) if length == 0 || &names[..length] == LABEL)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keg_engine::model::{Mount, MountSource, Propagation};
+use keg_engine::model::{Mount, MountSource, Propagation, Relabel};
 use keg_store::{Algorithm, Digest, Hasher};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -223,6 +223,7 @@ impl Prepared {
             read_only,
             propagation: Propagation::default(),
             submounts: keg_engine::model::Submounts::default(),
+            relabel: Relabel::None,
         });
     }
 

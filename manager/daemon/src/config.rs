@@ -83,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) default_network: String,
     /// Seconds between the stop signal and SIGKILL.
     pub(crate) stop_timeout_secs: u32,
+    /// Whether containers get labels of SELinux; `None`: where the host can.
+    pub(crate) selinux: Option<bool>,
     /// Runtime of containers that ask for none.
     pub(crate) default_runtime: Option<String>,
     /// Runtimes and shims, by name.
@@ -302,6 +304,7 @@ impl Default for Config {
             shim: None,
             default_network: "bridge".into(),
             stop_timeout_secs: 10,
+            selinux: None,
             default_runtime: None,
             runtimes: BTreeMap::new(),
             log: LogConfig::default(),

@@ -309,6 +309,7 @@ fn settings(config: &Config, root: &Path, namespace: Namespace) -> anyhow::Resul
         default_network: config.default_network()?,
         id_pool: IdRangePool { start: ids.start, count: ids.length, ranges: ids.ranges },
         stop_timeout_secs: config.stop_timeout_secs,
+        selinux: config.selinux,
         log: LogLimits { file_bytes: config.log.max_size_bytes, files: config.log.max_files },
     })
 }

@@ -36,6 +36,7 @@ use crate::model::{
 use crate::names::made_up;
 use crate::process_plan;
 use crate::restart::RestartPolicy;
+use crate::selinux::SelinuxLabels;
 
 /// Made-up names that are tried before the last gets a long number.
 const NAME_ATTEMPTS: u32 = 8;
@@ -68,9 +69,17 @@ impl Engine {
             let mut warnings = engine.settle_networks(&mut request).await?;
             let inherited = engine.inherited_mounts(&request)?;
             let (request, shared_range) = engine.resolve_joins(request)?;
-            let work = move |shared: &Shared| make(shared, request, inherited, shared_range);
+            let chosen = engine.choose_labels(&request.host)?;
+            let given = Given {
+                inherited,
+                shared_range,
+                selinux: chosen.as_ref().map(|chosen| chosen.labels.clone()),
+            };
+            let work = move |shared: &Shared| make(shared, request, given);
             let record = engine.blocking("a new container", work).await?;
             engine.insert(Container::new(record.clone()));
+            // From now on the container itself keeps others from its categories.
+            drop(chosen);
             engine.tell(&record, "create", &[]);
             warnings.extend(idmap::warnings(&record));
             Ok(Created { id: record.id, name: record.name, warnings })
@@ -79,13 +88,19 @@ impl Engine {
     }
 }
 
-/// Does all of it that waits for the disk.
-fn make(
-    shared: &Shared,
-    request: CreateRequest,
+/// What is known of a container before the disk is asked.
+struct Given {
+    /// Mounts of other containers.
     inherited: Vec<Mount>,
+    /// Ids of the container whose user namespace it joins.
     shared_range: Option<IdRange>,
-) -> Result<Record, EngineError> {
+    /// Labels of SELinux.
+    selinux: Option<SelinuxLabels>,
+}
+
+/// Does all of it that waits for the disk.
+fn make(shared: &Shared, request: CreateRequest, given: Given) -> Result<Record, EngineError> {
+    let Given { inherited, shared_range, selinux } = given;
     let random: [u8; 32] = random()?;
     let id = ContainerId::from_random(random);
     let image = shared.images.resolve(&request.config.image, request.platform.as_ref())?;
@@ -104,7 +119,7 @@ fn make(
         .create(dir.path())
         .map_err(file_error("make", dir.path()))?;
     let seed = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
-    let planned = Planned { process, mounts, shared_range };
+    let planned = Planned { process, mounts, shared_range, selinux };
     // A volume that is made with it outlives it.
     let durability = match request.host.auto_remove && !volumes.has_new() {
         true => Durability::Crash,
@@ -178,6 +193,7 @@ struct Planned {
     mounts: Vec<Mount>,
     /// Of the container whose user namespace it joins.
     shared_range: Option<IdRange>,
+    selinux: Option<SelinuxLabels>,
 }
 
 /// Enters the container into the database, whole or not at all.
@@ -190,7 +206,7 @@ fn store(
     planned: Planned,
     seed: u32,
 ) -> Result<Record, EngineError> {
-    let Planned { process, mounts, shared_range } = planned;
+    let Planned { process, mounts, shared_range, selinux } = planned;
     let ns = &shared.settings.namespace;
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -235,6 +251,7 @@ fn store(
         process,
         id_range: range.map(|range| IdRange { start: range.base, length: range.count }),
         snapshot_key,
+        selinux,
         restart_count: 0,
         stop_asked: false,
         health: None,

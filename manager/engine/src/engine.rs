@@ -32,6 +32,7 @@ use crate::labels::Modules;
 use crate::lifecycle::Event;
 use crate::model::{ContainerDir, Record};
 use crate::networking::Networking;
+use crate::selinux::Selinux;
 use crate::settings::Settings;
 use crate::shim::events::{self as shim_events, ListenError, ShimEvent};
 use crate::shim::{Bundle, ShimProgram};
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) shim: ShimProgram,
     pub(crate) holds: Holds,
     pub(crate) networking: Networking,
+    pub(crate) selinux: Selinux,
     /// Why containers have no label by default, where they should have one.
     label_warning: Option<String>,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
@@ -76,7 +78,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Makes an engine over a store; [`Engine::recover`] brings it up to date.
     pub fn new(
-        settings: Settings,
+        mut settings: Settings,
         store: Store,
         snapshotter: Arc<dyn Snapshotter>,
         images: Images,
@@ -84,6 +86,8 @@ impl Engine {
         networks: Result<Networks, NetworkError>,
         cni: Cni,
     ) -> Self {
+        let selinux = Selinux::ask(settings.selinux);
+        settings.init = settings.init.map(|program| selinux.own_init(program, &settings.state));
         let shim = ShimProgram {
             program: settings.shim.clone(),
             namespace: settings.namespace.as_str().to_owned(),
@@ -101,6 +105,7 @@ impl Engine {
             shim,
             holds: Holds::default(),
             networking: Networking::new(networks, cni),
+            selinux,
             label_warning: Modules::ask().load_default(),
             containers: RwLock::default(),
             clearing: tokio::sync::RwLock::default(),
@@ -144,6 +149,7 @@ impl Engine {
         }
         warnings.extend(self.shared.networking.warning());
         warnings.extend(self.shared.label_warning.clone());
+        warnings.extend(self.shared.selinux.warning());
         warnings
     }
 
@@ -208,6 +214,7 @@ impl Engine {
 
     /// Makes a container known.
     pub(crate) fn insert(&self, container: Arc<Container>) {
+        self.shared.selinux.adopt(&container.record());
         let mut containers = self.shared.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.insert(container.id().clone(), container);
     }
@@ -215,7 +222,9 @@ impl Engine {
     /// Forgets a container.
     pub(crate) fn forget(&self, id: &ContainerId) {
         let mut containers = self.shared.containers.write().unwrap_or_else(PoisonError::into_inner);
-        containers.remove(id);
+        if let Some(container) = containers.remove(id) {
+            self.shared.selinux.release(&container.record());
+        }
     }
 
     /// Runs `work` to its end, whatever becomes of the caller.

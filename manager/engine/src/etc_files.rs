@@ -6,7 +6,7 @@
 //! has written stays, and only the lines that are ours come and go.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keg_network::files::{HostFiles, Request};
 use keg_network::{DEFAULT_NETWORK, EtcFiles, NetworkMode};
@@ -33,6 +33,11 @@ pub(crate) fn write(record: &Record, dir: &ContainerDir, owner: u32) -> Result<(
             .map_err(file_error("give to the container", &path))?;
     }
     Ok(())
+}
+
+/// Where the files are.
+pub(crate) fn paths(dir: &ContainerDir) -> [PathBuf; 3] {
+    ["hosts", "hostname", "resolv.conf"].map(|name| dir.etc(name))
 }
 
 /// Brings the files up to date after the container's record and endpoints have changed.

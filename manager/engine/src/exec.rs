@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::labels::Modules;
 use crate::lifecycle::{Exit, Lifecycle};
 use crate::model::{Record, TerminalSize};
 use crate::process_plan::set_env;
@@ -165,7 +164,7 @@ impl Engine {
                 privileged: request.privileged,
                 terminal_size: request.terminal_size,
             };
-            let labels = Modules::ask().choose(&record.host)?;
+            let labels = shared.labels(&record)?;
             let last = shared.host.last_capability;
             let process = spec::exec_process(&record, &identity, plan, last, &labels)
                 .map_err(EngineError::Spec)?;

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags};
 use crate::engine::{Engine, Shared, file_error};
 use crate::error::EngineError;
 use crate::model::{CreateRequest, IdRange, KeptId, NamespaceMode, Record, UsernsMode};
+use crate::selinux::tmpfs_options;
 use crate::spec::Joins;
 
 /// Most ids of a range that is asked for by its size.
@@ -151,6 +152,7 @@ impl Shared {
         std::fs::create_dir_all(&path).map_err(file_error("make", &path))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let data = format!("mode=1777,size={size_bytes}");
+        let data = tmpfs_options(data, self.selinux.of(record)?);
         nix::mount::mount(Some("shm"), &path, Some("tmpfs"), flags, Some(data.as_str()))
             .map_err(|errno| file_error("mount a tmpfs on", &path)(errno.into()))
     }

@@ -55,6 +55,7 @@ mod remove;
 mod restart;
 mod runtime_features;
 mod runtimes;
+pub mod selinux;
 mod settings;
 pub mod shim;
 pub mod signal;

@@ -20,6 +20,7 @@ use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::log::LogChoice;
 use crate::restart::RestartPolicy;
+use crate::selinux::SelinuxLabels;
 use crate::signal::Signal;
 
 /// Entry point: what stands before the arguments.
@@ -435,6 +436,33 @@ pub struct Mount {
     /// Mounts below the source of a bind mount.
     #[serde(default)]
     pub submounts: Submounts,
+    /// What becomes of the labels of its files, where the host has SELinux.
+    #[serde(default)]
+    pub relabel: Relabel,
+}
+
+/// Which label of SELinux the files of a bind mount or a volume get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relabel {
+    /// They keep theirs; volumes are shared.
+    #[default]
+    None,
+    /// One that all containers can use (`:z`).
+    Shared,
+    /// The container's own (`:Z`).
+    Private,
+}
+
+impl Relabel {
+    /// The option of `-v` for it; "" for none.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Shared => "z",
+            Self::Private => "Z",
+        }
+    }
 }
 
 /// How mounts that appear later spread (mount_namespaces(7)).
@@ -551,6 +579,9 @@ pub struct Record {
     pub id_range: Option<IdRange>,
     /// Key of the snapshot that is its writable layer.
     pub snapshot_key: String,
+    /// Labels of SELinux; `None` if the host had none when it was made.
+    #[serde(default)]
+    pub selinux: Option<SelinuxLabels>,
     /// How often a restart policy started it anew.
     #[serde(default)]
     pub restart_count: u32,

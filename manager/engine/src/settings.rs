@@ -39,6 +39,8 @@ pub struct Settings {
     pub stop_timeout_secs: u32,
     /// How much of a log is kept, unless a container says otherwise.
     pub log: LogLimits,
+    /// Whether containers get labels of SELinux; `None`: where the host can.
+    pub selinux: Option<bool>,
 }
 
 impl Settings {

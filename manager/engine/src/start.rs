@@ -31,7 +31,7 @@ use crate::error::EngineError;
 use crate::etc_files;
 use crate::foreign::let_systemd_make_the_cgroup;
 use crate::idmap::unmappable;
-use crate::labels::Modules;
+use crate::labels::{Labels, Modules};
 use crate::layered_root::LayeredRoot;
 use crate::lifecycle::{Event, Exit, Lifecycle};
 use crate::model::{ContainerDir, Record};
@@ -370,12 +370,15 @@ pub(crate) fn prepare(
     if network_of.is_none() {
         etc_files::write(record, &dir, owner)?;
     }
+    let etc_dir = network_of.map_or(&dir, |other| &other.dir);
+    shared.selinux.label_files(record, &etc_files::paths(etc_dir), network_of.is_some())?;
 
     let ns = &shared.settings.namespace;
     let mut mounts = shared.snapshotter.mounts(ns, &record.snapshot_key)?;
     if record.host.auto_remove {
         mounts.iter_mut().try_for_each(make_volatile)?;
     }
+    shared.selinux.label_root(record, &mut mounts)?;
     let identity = identity(shared, record)?;
     let devices = devices::edits(record).map_err(|source| EngineError::Device {
         container: record.name.as_str().to_owned(),
@@ -391,7 +394,7 @@ pub(crate) fn prepare(
         network_of,
         joins,
         init: init_program(shared, record)?,
-        labels: &Modules::ask().choose(&record.host)?,
+        labels: &shared.labels(record)?,
         devices: &devices,
         kernel: &shared.host.kernel,
     };
@@ -415,6 +418,17 @@ pub(crate) fn prepare(
         stdio: stdio(shared, record, &dir)?,
         sources,
     })
+}
+
+impl Shared {
+    /// What a container's processes and files are labelled with.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidField`] for a label that cannot be had here.
+    pub(crate) fn labels(&self, record: &Record) -> Result<Labels, EngineError> {
+        let apparmor = Modules::ask().choose(&record.host)?;
+        Ok(Labels { apparmor, selinux: self.selinux.of(record)?.cloned() })
+    }
 }
 
 /// Refuses mounts with id maps where the runtime would mount them without.

@@ -11,6 +11,7 @@
 //! bundle without a container, and takes away.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -30,11 +31,10 @@ use crate::error::EngineError;
 use crate::etc_files;
 use crate::id::{ContainerId, ContainerName};
 use crate::idmap::unmappable;
-use crate::labels::Modules;
 use crate::lifecycle::Lifecycle;
 use crate::model::{
     Attachment, ContainerConfig, ExtraHost, HostConfig, IdRange, ImageUse, Mount, MountSource,
-    ProcessPlan, Record, Resources, TerminalSize, Ulimit,
+    ProcessPlan, Record, Relabel, Resources, TerminalSize, Ulimit,
 };
 use crate::shim::io::{FromProcess, StreamsWanted, connect as io_connect};
 use crate::shim::launch::runtime_options;
@@ -131,8 +131,11 @@ impl Engine {
         let (_alive, gone) = oneshot::channel::<()>();
         Self::detached("a build step", async move {
             let id = ContainerId::from_random(random()?);
-            let record = record(&plan, id)?;
+            let mut record = record(&plan, id)?;
             check_limits(&engine.shared, &record.host)?;
+            // Its categories are its own until it has ended.
+            let chosen = engine.choose_labels(&record.host)?;
+            record.selinux = chosen.as_ref().map(|chosen| chosen.labels.clone());
             let outcome = engine.run_recorded(&plan, &record, output, input, gone).await;
             let dir = engine.shared.dir(&record.id);
             let path = dir.path().to_owned();
@@ -317,6 +320,7 @@ fn record(plan: &StepPlan, id: ContainerId) -> Result<Record, EngineError> {
         },
         id_range: Some(plan.id_range),
         snapshot_key: String::new(),
+        selinux: None,
         restart_count: 0,
         stop_asked: false,
         health: None,
@@ -334,14 +338,16 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         .create(dir.path())
         .map_err(file_error("make", dir.path()))?;
     etc_files::write(record, &dir, plan.id_range.start)?;
-    let sources = plan
-        .mounts
-        .iter()
-        .filter_map(|mount| match &mount.source {
-            MountSource::Bind { path, .. } => Some((mount.target.clone(), path.clone())),
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
-        })
-        .collect();
+    shared.selinux.label_files(record, &etc_files::paths(&dir), false)?;
+    let bound = plan.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Bind { path, .. } => Some((mount.target.clone(), path.clone())),
+        MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+    });
+    let sources: BTreeMap<_, _> = bound.collect();
+    // They are the builder's own, and other steps may have them too.
+    for path in sources.values() {
+        shared.selinux.relabel_volume(record, path, Relabel::None)?;
+    }
     let devices = devices::edits(record).map_err(|source| EngineError::Device {
         container: record.name.as_str().to_owned(),
         source: Box::new(source),
@@ -355,7 +361,7 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         last_capability: shared.host.last_capability,
         joins: &spec::Joins::default(),
         init: None,
-        labels: &Modules::ask().choose(&record.host)?,
+        labels: &shared.labels(record)?,
         network_of: None,
         devices: &devices,
         kernel: &shared.host.kernel,
@@ -371,8 +377,10 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
         source,
     })?;
     let tty = record.config.tty;
+    let mut root = plan.root.clone();
+    shared.selinux.label_root(record, &mut root)?;
     Ok(Prepared {
-        mounts: plan.root.iter().cloned().map(task_mount).collect(),
+        mounts: root.into_iter().map(task_mount).collect(),
         stdio: Stdio {
             terminal: tty,
             stdin: if tty { "keg:".to_owned() } else { String::new() },

@@ -93,6 +93,10 @@ fn copy_xattrs(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
         if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
             continue;
         }
+        // What a label of SELinux is, the place decides that a directory is in.
+        if name == b"security.selinux" {
+            continue;
+        }
         let length = rfs::fgetxattr(source, name, value.as_mut_slice())?;
         rfs::fsetxattr(target, name, &value[..length], XattrFlags::empty())?;
     }

@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 use rustix::mount::{MoveMountFlags, move_mount};
 
+use super::label::MountLabel;
 use super::mount::{attach, clone_tree, make_filesystem};
 use super::resolve::{Missing, Root};
 use crate::plan::mounts::MountPlan;
@@ -55,6 +56,7 @@ pub fn mount_cgroups(
     plan: &MountPlan,
     hierarchies: &[Hierarchy],
     own_root: bool,
+    label: MountLabel<'_>,
 ) -> Result<(), Failure> {
     let place = root
         .open_or_create(&plan.destination, Missing::Directory)
@@ -68,7 +70,9 @@ pub fn mount_cgroups(
         restrict(&tree, attributes).at_index(Step::MountAttributes, index)?;
         return attach(&tree, &place).at_index(Step::MountAttach, index);
     }
-    let tmpfs = make_filesystem(c"tmpfs", &[(c"mode", c"755")], attributes & !attr::RDONLY)
+    let mut parameters = vec![(c"mode", c"755")];
+    parameters.extend(label.context(c"tmpfs", &[]).map(|label| (c"context", label)));
+    let tmpfs = make_filesystem(c"tmpfs", &parameters, attributes & !attr::RDONLY)
         .at_index(Step::MountCreate, index)?;
     attach(&tmpfs, &place).at_index(Step::MountAttach, index)?;
     for hierarchy in hierarchies {

@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::devices::is_character_device;
+use super::label::MountLabel;
 use super::mount::{attach, clone_at, clone_tree, make_filesystem};
 use super::resolve::Root;
 use crate::stage::failure::{AtStep, Failure, Step};
@@ -27,9 +28,10 @@ struct Covers {
 }
 
 /// An empty read-only file system, which covers directories.
-fn empty_directory() -> Result<OwnedFd, Errno> {
+fn empty_directory(label: MountLabel<'_>) -> Result<OwnedFd, Errno> {
     let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let parameters = [(c"nr_blocks", c"1"), (c"nr_inodes", c"1"), (c"mode", c"755")];
+    let mut parameters = vec![(c"nr_blocks", c"1"), (c"nr_inodes", c"1"), (c"mode", c"755")];
+    parameters.extend(label.context(c"tmpfs", &[]).map(|label| (c"context", label)));
     make_filesystem(c"tmpfs", &parameters, attributes).map_err(|error| error.as_errno())
 }
 
@@ -43,21 +45,26 @@ fn host_null() -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// The step that failed, with the index of the path.
-pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Result<(), Failure> {
+pub(super) fn mask(root: &Root, paths: &[PathBuf], label: MountLabel<'_>) -> Result<(), Failure> {
     let mut covers = Covers::default();
     for (index, path) in paths.iter().enumerate() {
-        mask_one(root, path, &mut covers).at_index(Step::MaskPath, index)?;
+        mask_one(root, path, &mut covers, label).at_index(Step::MaskPath, index)?;
     }
     Ok(())
 }
 
-fn mask_one(root: &Root, path: &Path, covers: &mut Covers) -> Result<(), Errno> {
+fn mask_one(
+    root: &Root,
+    path: &Path,
+    covers: &mut Covers,
+    label: MountLabel<'_>,
+) -> Result<(), Errno> {
     let Some(place) = existing(root, path)? else { return Ok(()) };
     let kind = SFlag::from_bits_truncate(fstat(&place)?.st_mode) & SFlag::S_IFMT;
     let attached = if kind == SFlag::S_IFDIR { &mut covers.directory } else { &mut covers.file };
     let cover = match attached {
         Some(cover) => clone_at(&*cover, false).map_err(|error| error.as_errno())?,
-        None if kind == SFlag::S_IFDIR => empty_directory()?,
+        None if kind == SFlag::S_IFDIR => empty_directory(label)?,
         None => host_null()?,
     };
     attach(&cover, place).map_err(|error| error.as_errno())?;

@@ -16,11 +16,13 @@
 pub mod cgroups;
 mod copy_up;
 pub mod devices;
+pub mod label;
 mod masks;
 pub mod mount;
 mod pivot;
 pub mod resolve;
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -28,6 +30,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use self::cgroups::{Hierarchy, mount_cgroups};
+use self::label::MountLabel;
 use self::mount::{attach, clone_at, clone_tree, set_propagation};
 use self::resolve::{Missing, Root, lexically_clean};
 use crate::namespaces::NamespaceKind;
@@ -185,12 +188,13 @@ impl Prepared {
         hierarchies: &[Hierarchy],
     ) -> Result<Populated, Failure> {
         let base = base_propagation(plan.rootfs.propagation);
-        let label = plan.rootfs.mount_label.as_deref();
+        let text = label_of(plan);
+        let label = mount_label(plan, text.as_deref());
         let mut readonly_later = Vec::new();
         for (index, entry) in plan.rootfs.mounts.iter().enumerate() {
             if entry.source == MountSource::Cgroups {
                 let own_root = plan.namespaces.has(NamespaceKind::Cgroup);
-                mount_cgroups(&self.root, index, entry, hierarchies, own_root)?;
+                mount_cgroups(&self.root, index, entry, hierarchies, own_root, label)?;
                 continue;
             }
             let opened = binds.get_mut(index).and_then(Option::take);
@@ -202,6 +206,14 @@ impl Prepared {
         }
         Ok(Populated { prepared: self, readonly_later })
     }
+}
+
+fn label_of(plan: &ContainerPlan) -> Option<CString> {
+    plan.rootfs.mount_label.as_deref().map(label::kernel_text)
+}
+
+fn mount_label<'a>(plan: &ContainerPlan, label: Option<&'a CStr>) -> MountLabel<'a> {
+    MountLabel { label, in_user_namespace: plan.namespaces.has(NamespaceKind::User) }
 }
 
 /// Devices that are the host's own are not touched.
@@ -243,7 +255,8 @@ impl Populated {
     pub fn seal(self, plan: &ContainerPlan, no_pivot: bool) -> Result<(), Failure> {
         let Self { prepared: Prepared { root, old_root }, readonly_later } = self;
         masks::make_readonly(&root, &plan.rootfs.readonly_paths)?;
-        masks::mask(&root, &plan.rootfs.masked_paths)?;
+        let text = label_of(plan);
+        masks::mask(&root, &plan.rootfs.masked_paths, mount_label(plan, text.as_deref()))?;
         let readonly = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
         for mount in &readonly_later {
             mount_setattr(mount, false, &readonly).at(Step::ReadonlyRoot)?;

@@ -18,6 +18,7 @@ use rustix::mount::{
 };
 
 use super::copy_up::copy_up;
+use super::label::MountLabel;
 use super::resolve::{Missing, Root, lexically_clean};
 use crate::plan::mounts::{AttrChange, FsParameter, MountPlan, MountSource, Opener, Propagation};
 use crate::stage::failure::{AtStep, Failure, Step};
@@ -137,7 +138,7 @@ pub fn mount(
     plan: &MountPlan,
     opened: Option<OwnedFd>,
     base: Propagation,
-    mount_label: Option<&str>,
+    mount_label: MountLabel<'_>,
 ) -> Result<Mounted, Failure> {
     if plan.remount {
         return remount(root, index, plan);
@@ -215,7 +216,7 @@ fn filesystem(
     index: usize,
     plan: &MountPlan,
     (kind, source, parameters): (&CStr, &CStr, &[FsParameter]),
-    mount_label: Option<&str>,
+    mount_label: MountLabel<'_>,
 ) -> Result<Mounted, Failure> {
     let is_proc = kind == c"proc";
     let existing = (kind == c"tmpfs")
@@ -251,7 +252,8 @@ fn filesystem(
             if value.as_bytes().len() > MAX_FSCONFIG_BYTES)
     };
     if parameters.iter().any(long) {
-        let place = mount_classic(&place, kind, source, parameters)
+        let label = mount_label.quoted(kind, parameters);
+        let place = mount_classic(&place, kind, source, (parameters, label))
             .and_then(|()| root.open(&plan.destination, OFlag::O_PATH))
             .at_index(Step::MountCreate, index)?;
         change(&place, plan.attributes, false).at_index(Step::MountAttributes, index)?;
@@ -267,6 +269,7 @@ fn filesystem(
             fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr_flags(attributes))
         })
         .at_index(Step::MountCreate, index)?;
+    mount_label.label_root(kind, &tree).at_index(Step::MountLabel, index)?;
     if plan.copy_up {
         copy_up(&place, &tree).at_index(Step::MountCopyUp, index)?;
     }
@@ -296,7 +299,7 @@ fn configure(
     kind: &CStr,
     source: &CStr,
     parameters: &[FsParameter],
-    mount_label: Option<&str>,
+    mount_label: MountLabel<'_>,
     readonly: bool,
 ) -> Result<(), rustix::io::Errno> {
     // These have one superblock for many mounts, or are filled after they are mounted.
@@ -306,11 +309,9 @@ fn configure(
         fsconfig_set_flag(context, c"ro")?;
     }
     set_parameters(context, parameters)?;
-    match mount_label {
-        Some(label) if ![c"proc", c"sysfs", c"mqueue"].contains(&kind) => {
-            fsconfig_set_string(context, c"context", label)
-        }
-        _ => Ok(()),
+    match mount_label.context(kind, parameters) {
+        Some(label) => fsconfig_set_string(context, c"context", label),
+        None => Ok(()),
     }
 }
 
@@ -332,7 +333,7 @@ fn mount_classic(
     place: &OwnedFd,
     kind: &CStr,
     source: &CStr,
-    parameters: &[FsParameter],
+    (parameters, label): (&[FsParameter], Option<Vec<u8>>),
 ) -> Result<(), Errno> {
     let words: Vec<Vec<u8>> = parameters
         .iter()
@@ -340,6 +341,7 @@ fn mount_classic(
             FsParameter::Flag(key) => key.as_bytes().to_vec(),
             FsParameter::Value(key, value) => [key.as_bytes(), b"=", value.as_bytes()].concat(),
         })
+        .chain(label)
         .collect();
     let data = words.join(&b","[..]);
     let target = format!("/proc/self/fd/{}", place.as_raw_fd());

@@ -15,6 +15,8 @@ use crate::procfs::Procfs;
 pub struct ExecLabel {
     /// Where it goes below the process' own directory, and what is written.
     write: Option<(&'static str, Vec<u8>)>,
+    /// What keyrings that the process makes are labelled with, so that its program may use them.
+    keys: Option<Vec<u8>>,
 }
 
 /// Why a label cannot be had.
@@ -60,6 +62,7 @@ impl ExecLabel {
         apparmor_profile: Option<&str>,
         selinux_label: Option<&str>,
     ) -> Result<Self, LabelError> {
+        let keys = selinux_label.map(|label| label.as_bytes().to_vec());
         let write = match (apparmor_profile, selinux_label) {
             (None, None) => None,
             (Some(_), Some(_)) => return Err(LabelError::Both),
@@ -81,7 +84,21 @@ impl ExecLabel {
                 Some(("attr/exec", label.as_bytes().to_vec()))
             }
         };
-        Ok(Self { write })
+        Ok(Self { write, keys })
+    }
+
+    /// Makes the kernel label keyrings of this process as its program will be, until the next
+    /// execve(2).
+    ///
+    /// # Errors
+    /// The kernel's answer: `EINVAL` if its policy has no such label.
+    pub fn label_keys(&self, procfs: &Procfs) -> Result<(), Errno> {
+        let Some(label) = &self.keys else { return Ok(()) };
+        match procfs.write("thread-self/attr/keycreate", label) {
+            // No key management in this kernel.
+            Err(Errno::ENOENT) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Hands the label to the kernel for the next execve(2) of this process.
@@ -123,7 +140,7 @@ mod tests {
 
     #[test]
     fn without_a_label_there_is_nothing_to_do() {
-        assert_eq!(ExecLabel::prepare(None, None), Ok(ExecLabel { write: None }));
+        assert_eq!(ExecLabel::prepare(None, None), Ok(ExecLabel::default()));
     }
 
     #[test]

@@ -269,6 +269,7 @@ impl Job<'_> {
         }
         self.join()?;
         setsid().at(Step::Session)?;
+        self.label.label_keys(self.procfs).at(Step::Keyring)?;
         if let Ok(name) = CString::new(format!("_ses.{}", self.state.id)) {
             match join_session_keyring(&name) {
                 // Without key management, and in a container that may not search its keyring.

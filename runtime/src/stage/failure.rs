@@ -80,6 +80,8 @@ steps! {
     MountAttach = "mounts[{}]: attach at the destination",
     /// tmpcopyup.
     MountCopyUp = "mounts[{}]: copy the covered directory (tmpcopyup)",
+    /// The label of a file system that takes no option for it.
+    MountLabel = "mounts[{}]: label it (linux.mountLabel)",
     /// The directories of a cgroup mount.
     MountCgroup = "mounts[{}]: show the container's cgroups",
     /// `linux.devices[index]`.

@@ -272,6 +272,7 @@ impl Init<'_> {
         /// The user that owns the keyring may search it.
         const USER_SEARCH: u32 = 0x0008_0000;
         let Some(name) = &self.keyring else { return Ok(()) };
+        self.label.label_keys(self.procfs).at(Step::Keyring)?;
         let id = match join_session_keyring(name) {
             Ok(id) => id,
             // No key management in this kernel, so nothing to keep apart.

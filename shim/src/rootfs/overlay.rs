@@ -140,7 +140,7 @@ impl<'a> Overlay<'a> {
         }
         for option in &self.others {
             match option.split_once('=') {
-                Some((name, value)) => fsconfig_set_string(&context, name, value)?,
+                Some((name, value)) => fsconfig_set_string(&context, name, unquoted(value))?,
                 None => fsconfig_set_flag(&context, *option)?,
             }
         }
@@ -169,6 +169,12 @@ fn open_lower(path: &Path, namespace: Option<&OwnedFd>) -> Result<OwnedFd, Rootf
     let tree = clone_tree(path, false, None)?;
     map_owners(&tree, namespace, path)?;
     Ok(tree)
+}
+
+/// A value as the kernel takes it alone: quotes are for lists, in which commas stand between options,
+/// as SELinux' labels have them.
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
 /// Splits `lowerdir`'s value at colons, where a backslash makes a colon part of a path.
@@ -225,6 +231,13 @@ mod tests {
         assert_eq!(mounts.matches(&shown("")).count(), mounts.matches(&shown("rootfs")).count());
         unmount_all(&at("rootfs")).unwrap();
         assert_eq!(fs::read_dir(at("rootfs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn quotes_are_taken_off_a_value_that_is_alone() {
+        assert_eq!(unquoted("\"u:object_r:t:s0:c1,c2\""), "u:object_r:t:s0:c1,c2");
+        assert_eq!(unquoted("off"), "off");
+        assert_eq!(unquoted("\""), "\"");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod kills;
 mod labels;
 mod race;
 mod restart;
+mod selinux;
 mod sharing;
 mod tls;
 mod volumes;

@@ -68,8 +68,9 @@ pub(crate) fn volume(text: &str, current_dir: &Path) -> Result<Mount, MountError
         match option {
             "ro" => mount.read_only = true,
             "rw" => writable = true,
-            // SELinux relabelling: without SELinux there is nothing to relabel.
-            "z" | "Z" => {}
+            // Where the host has no SELinux, the daemon has nothing to relabel.
+            "z" => "shared".clone_into(&mut mount.selinux_relabel),
+            "Z" => "private".clone_into(&mut mount.selinux_relabel),
             "nocopy" if !is_path => mount.volume_nocopy = true,
             _ if PROPAGATIONS.contains(&option) => mount.propagation = option.to_owned(),
             _ => {
@@ -291,7 +292,12 @@ mod tests {
                 text = format!("{text} {word}");
             }
         }
-        if mount.propagation.is_empty() { text } else { format!("{text} {}", mount.propagation) }
+        for word in [&mount.propagation, &mount.selinux_relabel] {
+            if !word.is_empty() {
+                text = format!("{text} {word}");
+            }
+        }
+        text
     }
 
     #[test]
@@ -305,7 +311,8 @@ mod tests {
             ("db:/var/lib/db", "volume db>/var/lib/db"),
             ("/data", "volume >/data"),
             ("/data:ro", "volume >/data ro"),
-            ("/srv:/data:ro,rslave,z", "bind /srv>/data ro create rslave"),
+            ("/srv:/data:ro,rslave,z", "bind /srv>/data ro create rslave shared"),
+            ("db:/data:Z", "volume db>/data private"),
         ];
         for (text, expected) in table {
             assert_eq!(volume(text, here).as_ref().map(shown).as_deref(), Ok(expected), "{text}");

@@ -176,8 +176,8 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("Name", Value::Text(format!("/{}", summary.name))),
         ("RestartCount", Value::unsigned(container.restart_count)),
         ("Driver", Value::text(&container.snapshotter)),
-        ("MountLabel", Value::text("")),
-        ("ProcessLabel", Value::text("")),
+        ("MountLabel", Value::text(&container.mount_label)),
+        ("ProcessLabel", Value::text(&container.process_label)),
         ("AppArmorProfile", Value::text(&host.apparmor_profile)),
         ("ExecIDs", Value::NO_LIST),
         ("Platform", Value::text("linux")),
@@ -237,8 +237,14 @@ fn host_config(container: &InspectContainerResponse, host: &HostConfig) -> Value
             mount.r#type == "bind" || (mount.r#type == "volume" && !mount.source.is_empty())
         })
         .map(|mount| {
-            let access = if mount.read_only { ":ro" } else { "" };
-            format!("{}:{}{access}", mount.source, mount.target)
+            let label = match mount.selinux_relabel.as_str() {
+                "shared" => Some("z"),
+                "private" => Some("Z"),
+                _ => None,
+            };
+            let words: Vec<_> = mount.read_only.then_some("ro").into_iter().chain(label).collect();
+            let colon = if words.is_empty() { "" } else { ":" };
+            format!("{}:{}{colon}{}", mount.source, mount.target, words.join(","))
         })
         .collect();
     let mut fields = vec![

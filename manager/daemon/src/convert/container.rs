@@ -115,6 +115,8 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
         masked_paths: spec::masked_paths(record),
         read_only_paths: spec::read_only_paths(record),
         snapshotter: details.snapshotter.to_owned(),
+        process_label: record.selinux.as_ref().map(|of| of.process.clone()).unwrap_or_default(),
+        mount_label: record.selinux.as_ref().map(|of| of.mount.clone()).unwrap_or_default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use keg_engine::model::{Mount, MountSource, Propagation, Submounts, VolumeMount};
+use keg_engine::model::{Mount, MountSource, Propagation, Relabel, Submounts, VolumeMount};
 use keg_engine::volumes::DRIVER;
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
@@ -49,12 +49,23 @@ pub(super) fn mount_from_pb(mount: pb::Mount) -> Result<Mount, Status> {
             return Err(invalid("mount", problem));
         }
     };
+    let relabel = match mount.selinux_relabel.as_str() {
+        "" => Relabel::None,
+        "shared" => Relabel::Shared,
+        "private" => Relabel::Private,
+        other => {
+            let problem =
+                format!("unknown selinux_relabel {other:?}: give \"shared\" or \"private\"");
+            return Err(invalid("mount", problem));
+        }
+    };
     Ok(Mount {
         source,
         target: mount.target.into(),
         read_only: mount.read_only,
         propagation,
         submounts,
+        relabel,
     })
 }
 
@@ -68,6 +79,12 @@ pub(super) fn mount_to_pb(mount: &Mount) -> pb::Mount {
             Submounts::Enabled => "",
             Submounts::Disabled => "disabled",
             Submounts::Writable => "writable",
+        }
+        .to_owned(),
+        selinux_relabel: match mount.relabel {
+            Relabel::None => "",
+            Relabel::Shared => "shared",
+            Relabel::Private => "private",
         }
         .to_owned(),
         ..pb::Mount::default()
@@ -98,12 +115,19 @@ pub(super) fn mount_to_pb(mount: &Mount) -> pb::Mount {
     converted
 }
 
+/// The options of a mount, as `-v` has them.
+fn mode(mount: &Mount) -> String {
+    let access = if mount.read_only { "ro" } else { "" };
+    let words = [access, mount.relabel.as_str()].into_iter().filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(",")
+}
+
 /// Converts a mount as it is; `volumes` is the directory of all volumes.
 pub(super) fn mount_point_to_pb(mount: &Mount, volumes: &Path) -> pb::MountPoint {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut point = pb::MountPoint {
         destination: text(&mount.target),
-        mode: if mount.read_only { "ro" } else { "" }.to_owned(),
+        mode: mode(mount),
         writable: !mount.read_only,
         ..pb::MountPoint::default()
     };

@@ -4,7 +4,6 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use keg_engine::Engine;
-use keg_engine::labels::Modules;
 use keg_engine::spec::seccomp::architecture;
 use keg_image::Images;
 use keg_proto::keg::v1 as pb;
@@ -83,8 +82,9 @@ impl pb::system_server::System for System {
             architecture: architecture().to_owned(),
             cpus: host.cpus,
             memory_bytes: host.memory_bytes,
-            security_options: Modules::ask()
-                .names()
+            security_options: self
+                .engine
+                .security_modules()
                 .into_iter()
                 .chain(["seccomp", "userns", "cgroupns"])
                 .map(str::to_owned)

@@ -225,10 +225,16 @@ fn process(
         .set_rlimits(rlimits(record)?)
         .set_no_new_privileges(Some(record.host.no_new_privileges))
         .set_apparmor_profile(labels.apparmor.clone())
-        .set_selinux_label(labels.selinux.clone())
+        .set_selinux_label(process_label(labels))
         .set_oom_score_adj(record.host.oom_score_adj)
         .set_console_size(console_size(record.config.terminal_size.filter(|_| record.config.tty)));
     Ok(process)
+}
+
+/// The label of processes; none, if it was lifted.
+fn process_label(labels: &Labels) -> Option<String> {
+    let label = labels.selinux.as_ref().map(|labels| labels.process.clone());
+    label.filter(|label| !label.is_empty())
 }
 
 /// A process that joins a running container.
@@ -331,7 +337,8 @@ fn linux(input: &Input<'_>, selected: &Capabilities) -> Result<Linux, SpecError>
         .set_cgroups_path(Some(cgroup(record)))
         .set_masked_paths(Some(masked_paths(record)).filter(|paths| !paths.is_empty()))
         .set_readonly_paths(Some(read_only_paths(record)).filter(|paths| !paths.is_empty()))
-        .set_rootfs_propagation(mounts::rootfs_propagation(record).map(str::to_owned));
+        .set_rootfs_propagation(mounts::rootfs_propagation(record).map(str::to_owned))
+        .set_mount_label(input.labels.selinux.as_ref().map(|labels| labels.mount.clone()));
     match &host.seccomp {
         SeccompChoice::Profile(profile) => {
             let filter = seccomp_profile::translate(profile, selected, input.kernel)?;

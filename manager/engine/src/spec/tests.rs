@@ -10,8 +10,8 @@ use super::*;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Lifecycle;
 use crate::model::{
-    ContainerConfig, HostConfig, ImageUse, Mount, MountSource, ProcessPlan, Propagation, Submounts,
-    Ulimit, VolumeMount,
+    ContainerConfig, HostConfig, ImageUse, Mount, MountSource, ProcessPlan, Propagation, Relabel,
+    Submounts, Ulimit, VolumeMount,
 };
 use crate::signal::Signal;
 
@@ -34,6 +34,7 @@ pub(crate) fn record() -> Record {
         },
         id_range: Some(IdRange { start: 100_000, length: 65_536 }),
         snapshot_key: "web".into(),
+        selinux: None,
         restart_count: 0,
         stop_asked: false,
         health: None,
@@ -140,6 +141,7 @@ fn asked_mounts_come_last_shallow_first_and_replace_defaults() {
         read_only: true,
         propagation: Propagation::RSlave,
         submounts: Submounts::default(),
+        relabel: Relabel::None,
     };
     record.mounts = vec![
         bind("/deep", "/data/deep"),
@@ -151,6 +153,7 @@ fn asked_mounts_come_last_shallow_first_and_replace_defaults() {
             read_only: false,
             propagation: Propagation::RPrivate,
             submounts: Submounts::default(),
+            relabel: Relabel::None,
         },
     ];
 

@@ -241,7 +241,7 @@ impl Shared {
             anonymous,
             created_at: Timestamp::now(),
         };
-        self.make_volume_dir(&volume.name)?;
+        self.make_new_volume_dir(&volume.name)?;
         let ns = &self.settings.namespace;
         self.store.transaction(|tx| tx.create_volume(ns, &volume))?;
         self.tell_volume(&volume.name, "create", &[]);
@@ -383,6 +383,12 @@ impl Shared {
                 .map_err(file_error("make", &path))?;
         }
         Ok(())
+    }
+
+    /// Makes the directories of a new volume, so that all containers may use what will be in it.
+    fn make_new_volume_dir(&self, name: &str) -> Result<(), EngineError> {
+        self.make_volume_dir(name)?;
+        self.selinux.label_new_volume(&self.volume_data(name))
     }
 
     /// Tells what happened to a volume.

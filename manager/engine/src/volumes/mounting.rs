@@ -49,8 +49,8 @@ impl Engine {
     ) -> Result<Vec<Mount>, EngineError> {
         let mut inherited = Vec::new();
         for text in &request.host.volumes_from {
-            let (name, read_only) = plan::volumes_from(text)?;
-            inherited.extend(plan::passed_on(&self.find(name)?.record(), read_only));
+            let (name, passed) = plan::volumes_from(text)?;
+            inherited.extend(plan::passed_on(&self.find(name)?.record(), passed));
         }
         Ok(inherited)
     }
@@ -168,9 +168,9 @@ impl Shared {
         let mut sources = MountSources::default();
         for mount in &record.mounts {
             let path = match &mount.source {
-                MountSource::Bind { path, create } => {
-                    make_bind_source(path, *create).map(|()| Some(path.clone()))
-                }
+                MountSource::Bind { path, create } => make_bind_source(path, *create)
+                    .and_then(|()| self.selinux.relabel_source(record, path, mount.relabel))
+                    .map(|()| Some(path.clone())),
                 MountSource::Volume { name, details } => {
                     self.hold_volume(record, mount, name, details, &mut sources._open).map(Some)
                 }
@@ -205,6 +205,7 @@ impl Shared {
             true => Ok(()),
             false => options::mount(name, &volume.options, &data),
         })?;
+        self.selinux.relabel_volume(record, &data, mount.relabel)?;
         self.tell_volume(
             name,
             "mount",
@@ -318,7 +319,7 @@ impl Made<'_> {
             anonymous: !asked.iter().any(is_named),
             created_at: Timestamp::now(),
         };
-        self.shared.make_volume_dir(name)?;
+        self.shared.make_new_volume_dir(name)?;
         self.new.push(volume.clone());
         Ok(volume)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::EngineError;
-use crate::model::{Mount, MountSource, Propagation, Record, Submounts, VolumeMount};
+use crate::model::{Mount, MountSource, Propagation, Record, Relabel, Submounts, VolumeMount};
 
 /// Decides the mounts; `inherited` come from other containers, `of_image` are the targets of the
 /// image's volumes. `new_name` makes names.
@@ -37,30 +37,47 @@ pub(super) fn plan(
     Ok(mounts)
 }
 
-/// Splits `NAME[:ro|rw]`.
+/// Splits `NAME[:ro|rw|z|Z]`.
 ///
 /// # Errors
 /// [`EngineError::InvalidField`] for another mode.
-pub(super) fn volumes_from(text: &str) -> Result<(&str, bool), EngineError> {
-    match text.split_once(':') {
-        None => Ok((text, false)),
-        Some((name, "rw" | "z" | "Z" | "")) => Ok((name, false)),
-        Some((name, "ro")) => Ok((name, true)),
-        Some((_, mode)) => Err(EngineError::InvalidField {
-            field: "volumes-from",
-            problem: format!("unknown mode {mode:?}: give \"ro\" or \"rw\""),
-        }),
+pub(super) fn volumes_from(text: &str) -> Result<(&str, Passed), EngineError> {
+    let mut passed = Passed { read_only: false, relabel: Relabel::None };
+    let Some((name, modes)) = text.split_once(':') else { return Ok((text, passed)) };
+    for mode in modes.split(',') {
+        match mode {
+            "rw" | "" => {}
+            "ro" => passed.read_only = true,
+            "z" => passed.relabel = Relabel::Shared,
+            "Z" => passed.relabel = Relabel::Private,
+            _ => {
+                return Err(EngineError::InvalidField {
+                    field: "volumes-from",
+                    problem: format!("unknown mode {mode:?}: give \"ro\", \"rw\", \"z\" or \"Z\""),
+                });
+            }
+        }
     }
+    Ok((name, passed))
+}
+
+/// How the mounts of another container are had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passed {
+    read_only: bool,
+    relabel: Relabel,
 }
 
 /// The mounts that a container passes on; its memory file systems are its own.
-pub(super) fn passed_on(from: &Record, read_only: bool) -> Vec<Mount> {
+pub(super) fn passed_on(from: &Record, passed: Passed) -> Vec<Mount> {
     from.mounts
         .iter()
         .filter(|mount| !matches!(mount.source, MountSource::Tmpfs { .. }))
         .cloned()
         .map(|mut mount| {
-            mount.read_only |= read_only;
+            mount.read_only |= passed.read_only;
+            // That the first one had them relabelled does not give them to this one.
+            mount.relabel = passed.relabel;
             // What it holds is decided by the container that had it first.
             if let MountSource::Volume { details, .. } = &mut mount.source {
                 details.nocopy = true;
@@ -77,6 +94,7 @@ fn anonymous(target: PathBuf) -> Mount {
         read_only: false,
         propagation: Propagation::default(),
         submounts: Submounts::default(),
+        relabel: Relabel::None,
     }
 }
 
@@ -129,10 +147,17 @@ mod tests {
         memory.source = MountSource::Tmpfs { options: Vec::new() };
         record.mounts = vec![named("data", "/data"), memory];
 
-        assert_eq!(shown(&passed_on(&record, true)), ["data:/data:ro"]);
-        assert_eq!(shown(&passed_on(&record, false)), ["data:/data:rw"]);
-        assert_eq!(volumes_from("web:ro").unwrap(), ("web", true));
-        assert_eq!(volumes_from("web").unwrap(), ("web", false));
+        let passed = |read_only, relabel| Passed { read_only, relabel };
+        assert_eq!(shown(&passed_on(&record, passed(true, Relabel::None))), ["data:/data:ro"]);
+        record.mounts[0].relabel = Relabel::Private;
+        let shared = passed_on(&record, passed(false, Relabel::Shared));
+        assert_eq!(
+            (shown(&shared), shared[0].relabel),
+            (vec!["data:/data:rw".into()], Relabel::Shared)
+        );
+        assert_eq!(volumes_from("web:ro").unwrap(), ("web", passed(true, Relabel::None)));
+        assert_eq!(volumes_from("web:ro,Z").unwrap(), ("web", passed(true, Relabel::Private)));
+        assert_eq!(volumes_from("web").unwrap(), ("web", passed(false, Relabel::None)));
         assert!(volumes_from("web:maybe").is_err());
     }
 }

@@ -10,8 +10,8 @@ use super::tar::Entry;
 use super::tree::c_name;
 use super::{ExtractError, Extractor, Ownership, failed, refused};
 
-/// Attributes that overlayfs itself gives a meaning: none of an archive's business.
-const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+/// Attributes to which this host gives a meaning, overlayfs and SELinux: none of an archive's business.
+const HOSTS_XATTRS: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"security.selinux"];
 
 impl Extractor {
     /// Sets owner, mode and attributes, in this order: a change of owner takes set-id bits and
@@ -36,7 +36,7 @@ impl Extractor {
         &'a self,
         entry: &'a Entry,
     ) -> impl Iterator<Item = (&'a [u8], Cow<'a, [u8]>)> {
-        let is_allowed = |key: &[u8]| !OVERLAY_XATTRS.iter().any(|prefix| key.starts_with(prefix));
+        let is_allowed = |key: &[u8]| !HOSTS_XATTRS.iter().any(|prefix| key.starts_with(prefix));
         entry.xattrs.iter().filter(move |(key, _)| is_allowed(key)).map(|(key, value)| {
             let value = match &self.ownership {
                 Ownership::Archive => Cow::Borrowed(value.as_slice()),

@@ -193,6 +193,10 @@ fn copy_xattrs(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()>
     let mut value = Vec::new();
     for name in names[..length].split_inclusive(|&byte| byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        // What a label of SELinux is, the place decides that a file is in.
+        if name == c"security.selinux" {
+            continue;
+        }
         value.resize(64 * 1024, 0);
         let length = rfs::fgetxattr(source, name, value.as_mut_slice())?;
         rfs::fsetxattr(target, name, &value[..length], rfs::XattrFlags::empty())?;
