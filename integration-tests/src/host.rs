@@ -81,7 +81,9 @@ macro_rules! requires {
 
 /// What tests can ask for.
 pub mod needs {
-    use super::{Missing, Path, env, fs, machine, program, programs, set_up};
+    use std::io::Write as _;
+
+    use super::{Missing, OpenOptions, Path, env, fs, machine, program, programs, set_up};
 
     /// Asks for all rights of root.
     ///
@@ -139,9 +141,9 @@ pub mod needs {
     /// Asks for SELinux whose policy is enforced.
     ///
     /// # Errors
-    /// As [`Host::selinux`], or it only reports.
+    /// As [`selinux`], or it only reports.
     pub fn selinux_enforcing() -> Result<(), Missing> {
-        Self::selinux()?;
+        selinux()?;
         let enforced = fs::read_to_string("/sys/fs/selinux/enforce");
         machine(enforced.is_ok_and(|text| text.trim() == "1"), "SELinux in enforcing mode")
     }

@@ -148,7 +148,7 @@ pub(crate) struct ContainerFlags {
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub(crate) runtime: String,
     /// Change a wall: no-new-privileges, seccomp=FILE|unconfined, apparmor=PROFILE,
-    /// label=TYPE:VALUE|disable, systempaths=unconfined, mask=PATH:…, unmask=PATH:…|ALL
+    /// label=user|role|type|level|filetype:VALUE, label=disable, systempaths=unconfined, mask=PATH:…, unmask=PATH:…|ALL
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
     /// Size of /dev/shm (default: 64m)
@@ -188,7 +188,7 @@ pub(crate) struct ContainerFlags {
     /// UTS namespace: its own, or "host"
     #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
     pub(crate) uts: String,
-    /// Mount a path of the host, or a volume ([SOURCE:]TARGET[:ro])
+    /// Mount a path of the host, or a volume ([SOURCE:]TARGET[:ro,z,Z])
     #[arg(short = 'v', long, value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
     /// Driver of the volumes that are made for -v

@@ -26,7 +26,7 @@ pub(crate) struct SecurityOptions {
 pub(crate) enum SecurityOptionError {
     /// It does not exist.
     #[error(
-        "there is no security option {text:?}; there are no-new-privileges, seccomp=FILE|unconfined|builtin, apparmor=PROFILE, label=TYPE:VALUE|disable, systempaths=unconfined, mask=PATH:… and unmask=PATH:…|ALL"
+        "there is no security option {text:?}; there are no-new-privileges, seccomp=FILE|unconfined|builtin, apparmor=PROFILE, label=user|role|type|level|filetype:VALUE, label=disable, systempaths=unconfined, mask=PATH:… and unmask=PATH:…|ALL"
     )]
     Unknown { text: String },
     /// Its profile cannot be read.
