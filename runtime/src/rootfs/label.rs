@@ -3,8 +3,8 @@
 //! | file system | how |
 //! | --- | --- |
 //! | that the host has too (proc, sysfs, cgroups …) | none: one superblock has one label |
-//! | mqueue | on its root directory: in a user namespace it takes no option |
-//! | others in a user namespace, but tmpfs, ramfs, devpts, overlay | none: the kernel refuses it |
+//! | in a user namespace, all but tmpfs, ramfs, devpts, overlay | none: the kernel refuses it |
+//! | mqueue | on its root directory, as other runtimes do |
 //! | with a label among its own options | that |
 //! | all others | the option `context=` |
 //!
@@ -74,7 +74,8 @@ impl<'a> MountLabel<'a> {
 
     /// Labels the root of a file system that takes no option, once it is made.
     pub(super) fn label_root(&self, kind: &CStr, tree: impl AsFd) -> Result<(), Errno> {
-        let Some(label) = self.label.filter(|_| kind == c"mqueue") else { return Ok(()) };
+        let takes_it = kind == c"mqueue" && !self.in_user_namespace;
+        let Some(label) = self.label.filter(|_| takes_it) else { return Ok(()) };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::openat(tree, c".", flags, Mode::empty())?;
         let name = c"security.selinux";

@@ -97,17 +97,10 @@ fn options_change_a_label_or_lift_it() {
         let label = label(&daemon, &image, &lifted);
         assert!(!label.contains(PROCESS), "{lifted:?}: {label}");
     }
-    let _ = daemon.run_detached([
-        "--name",
-        "named",
-        "--security-opt",
-        "label=filetype:container_ro_file_t",
-        "--security-opt",
-        "label=level:s0:c7,c8",
-        &image,
-        "/probe",
-        "pause",
-    ]);
+    let named =
+        ["create", "--name", "named", "--security-opt", "label=filetype:container_ro_file_t"];
+    let more = ["--security-opt", "label=level:s0:c7,c8", &image, "true"];
+    let _ = daemon.keg(named.iter().chain(&more)).success();
     let mount = daemon.inspect("named")["MountLabel"].as_str().unwrap().to_owned();
     assert_eq!(mount, "system_u:object_r:container_ro_file_t:s0:c7,c8");
     let wrong = ["run", "--rm", "--security-opt", "label=type:keg_no_such_t", &image, "true"];
@@ -166,7 +159,8 @@ fn a_container_is_refused_the_files_of_another() {
     let (daemon, image) = Daemon::with_busybox();
     let flags = ["--name", "one", "--userns", "host", &image, "sh", "-c"];
     let _ = daemon.run_detached(flags.iter().chain(&["echo secret >/mine; exec /probe pause"]));
-    let roots = format!("/proc/{}/root:/other", daemon.pid_of("one"));
+    let bundle = daemon.inspect("one")["Keg"]["Bundle"].as_str().unwrap().to_owned();
+    let roots = format!("{bundle}/rootfs:/other");
     let read = |more: &[&str]| {
         let flags = ["--userns", "host", "-v", &roots];
         let flags: Vec<&str> = flags.iter().chain(more).copied().collect();
@@ -233,8 +227,9 @@ fn init_terminals_shared_memory_copies_and_builds_work_behind_the_labels() {
     fs::write(context.join("Dockerfile"), dockerfile).unwrap();
 
     let copied = daemon.keg(["cp", "done:/note", "-"]).success();
-    let terminal = daemon.keg_on_terminal(["run", "--rm", "-t", &image, "tty"]);
-    let built = daemon.keg(["build", "-q", "-t", "built", context.to_str().unwrap()]);
+    let terminal = daemon.keg_on_terminal(["run", "--rm", "-t", &image, "busybox", "tty"]);
+    let built =
+        daemon.keg(["build", "-q", "--network", "none", "-t", "built", context.to_str().unwrap()]);
 
     assert_ne!(began.stdout, "1\n");
     assert!(copied.stdout.contains("note"), "{copied:?}");

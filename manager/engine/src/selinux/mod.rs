@@ -3,6 +3,7 @@
 //! | module | part |
 //! | --- | --- |
 //! | [`context`] | contexts taken apart |
+//! | `lowered` | the level of programs that hold containers' streams |
 //! | `levels` | the pairs of categories that keep containers apart |
 //! | `relabel` | labels of what is bound: `:z`, `:Z`, volumes, files of `/etc` |
 //!
@@ -20,6 +21,7 @@
 
 pub mod context;
 pub(crate) mod levels;
+pub(crate) mod lowered;
 mod relabel;
 
 use std::fs;

@@ -17,6 +17,7 @@ use keg_proto::keg::shim::v1::RelayRequest;
 
 use super::foreign::Bootstrap;
 use super::task::TaskExit;
+use crate::selinux::lowered;
 
 /// How long `start` may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -258,7 +259,8 @@ impl ShimProgram {
         timeout: Duration,
     ) -> Result<Output, LaunchError> {
         let execute = |source| LaunchError::Execute { program: self.program.clone(), source };
-        let mut child = Command::new(&self.program)
+        let mut program = Command::new(&self.program);
+        program
             .args(self.arguments(command, id, bundle, socket))
             .current_dir(bundle.path())
             .env("TTRPC_ADDRESS", &self.events_socket)
@@ -272,9 +274,8 @@ impl ShimProgram {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(execute)?;
+            .kill_on_drop(true);
+        let mut child = lowered::spawn(&mut program).map_err(execute)?;
         if let Some(mut pipe) = child.stdin.take() {
             match pipe.write_all(stdin).await {
                 // A shim that needs no options need not read them.
