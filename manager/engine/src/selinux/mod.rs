@@ -256,8 +256,8 @@ impl Selinux {
     ) -> Result<(), EngineError> {
         let kind = if wanted == Relabel::None { Relabel::Shared } else { wanted };
         match self.label_for(record, kind) {
-            // What containers have made in it has the label of the directory that it is in.
-            Some(label) if wanted == Relabel::None && relabel::has(data, &label) => Ok(()),
+            // Not every policy gives files the level of their directory: those that another container
+            // has made may have that one's.
             Some(label) => relabel::relabel(data, &label),
             None => Ok(()),
         }
