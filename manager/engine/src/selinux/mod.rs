@@ -453,8 +453,8 @@ fn invalid(problem: String) -> EngineError {
 
 /// `SELINUXTYPE` of the host's configuration.
 fn policy_name(config: &str) -> &str {
-    let value = config.lines().filter_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
-    value.last().map(str::trim).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_POLICY)
+    let mut value = config.lines().filter_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
+    value.next_back().map(str::trim).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_POLICY)
 }
 
 /// The value of `key = "value"`.
