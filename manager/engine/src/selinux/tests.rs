@@ -87,7 +87,7 @@ fn who_joins_another_has_its_label_and_two_different_ones_are_refused() {
         selinux.choose(&asking(&[]), labels).map(|chosen| chosen.unwrap().labels)
     };
 
-    assert_eq!(joined(&[one.clone()]).unwrap(), one);
+    assert_eq!(joined(std::slice::from_ref(&one)).unwrap(), one);
     assert_eq!(joined(&[one.clone(), one.clone()]).unwrap(), one);
     assert!(joined(&[one.clone(), two]).unwrap_err().to_string().contains("different labels"));
     assert_eq!(parts(&joined(&[lifted]).unwrap())[0].0, "container_t");
