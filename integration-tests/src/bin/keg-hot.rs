@@ -91,11 +91,12 @@ fn sections(map: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = map
         .lines()
         .filter_map(|line| {
-            let (numbers, place) = line.split_once("         ")?;
-            let mut numbers = numbers.split_whitespace();
-            let start = u64::from_str_radix(numbers.next()?, 16).ok()?;
-            let size_bytes = u64::from_str_radix(numbers.nth(1)?, 16).ok()?;
-            let (file, name) = place.trim().strip_suffix(')')?.rsplit_once(":(")?;
+            // Address, load address, size, alignment, place: as many blanks as make columns.
+            let mut words = line.split_whitespace();
+            let start = u64::from_str_radix(words.next()?, 16).ok()?;
+            let size_bytes = u64::from_str_radix(words.nth(1)?, 16).ok()?;
+            let place = words.nth(1)?;
+            let (file, name) = place.strip_suffix(')')?.rsplit_once(":(")?;
             // The pieces of .init and .fini, and what surrounds them, must stay in their order.
             let own = name.starts_with(".text") && size_bytes > 0 && !file.contains("crt");
             own.then(|| Section { start, size_bytes, file: file.to_owned(), name: name.to_owned() })
