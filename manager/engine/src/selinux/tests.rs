@@ -1,3 +1,5 @@
+//! What labels containers get, and what becomes of the files that they are given.
+
 use super::*;
 use crate::spec::tests::record;
 
