@@ -284,26 +284,37 @@ impl ContentStore {
             let dir = self.shared.dir.join("blobs").join(algorithm.as_str());
             let unknown = self.unknown_files(&dir, algorithm)?;
             for batch in unknown.chunks(BATCH) {
-                self.shared.database.transaction(Durability::PowerCut, |tx| {
-                    for digest in batch {
-                        if tx.is_blob_known(digest)? {
-                            continue;
-                        }
-                        let path = self.blob_path(digest);
-                        let size = fs::metadata(&path).map_or(0, |meta| meta.len());
-                        let removed = match size > QUICKLY_REMOVED_BYTES {
-                            true => self.shared.trash.throw(&path),
-                            false => fs::remove_file(&path),
-                        };
-                        removed.map_err(ContentError::io("remove the blob", &path))?;
-                        bytes += size;
-                        files += 1;
-                    }
-                    Ok::<_, ContentError>(())
-                })?;
+                let (batch_bytes, batch_files) = self.remove_unknown(batch)?;
+                (bytes, files) = (bytes + batch_bytes, files + batch_files);
             }
         }
         self.shared.trash.relieve();
+        Ok((bytes, files))
+    }
+
+    /// Removes the files of those blobs that no namespace knows; another collection may have been first.
+    fn remove_unknown(&self, digests: &[Digest]) -> Result<(u64, u64), ContentError> {
+        let (mut bytes, mut files) = (0, 0);
+        self.shared.database.transaction(Durability::PowerCut, |tx| {
+            for digest in digests {
+                if tx.is_blob_known(digest)? {
+                    continue;
+                }
+                let path = self.blob_path(digest);
+                let size = fs::metadata(&path).map_or(0, |meta| meta.len());
+                let removed = match size > QUICKLY_REMOVED_BYTES {
+                    true => self.shared.trash.throw(&path),
+                    false => fs::remove_file(&path),
+                };
+                match removed {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => other.map_err(ContentError::io("remove the blob", &path))?,
+                }
+                bytes += size;
+                files += 1;
+            }
+            Ok::<_, ContentError>(())
+        })?;
         Ok((bytes, files))
     }
 

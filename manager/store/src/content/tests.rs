@@ -206,3 +206,17 @@ fn what_was_sealed_and_not_entered_goes_on_as_an_ingest() {
     assert_eq!(fixture.ingest("r").offset_bytes(), 5);
     assert_eq!(fixture.blob_files(), 0);
 }
+
+#[test]
+fn what_another_collection_has_removed_is_no_failure_of_this_one() {
+    let fixture = Fixture::new();
+    let content = fixture.store.content();
+    let stray = Digest::sha256(b"stray");
+    fs::write(content.blob_path(&stray), b"stray").unwrap();
+    let digests = [stray];
+
+    let first = content.remove_unknown(&digests).unwrap();
+    let second = content.remove_unknown(&digests).unwrap();
+
+    assert_eq!((first, second), ((5, 1), (0, 0)));
+}
