@@ -23,12 +23,12 @@ use crate::report::{BenchResult, Comparison, today};
 use crate::runner::{self, Figures, Sample, Side};
 
 /// Mebibytes that are sent to measure throughput.
-const MEBIBYTES: &str = "1024";
+const MEBIBYTES: &str = "512";
 const TRAFFIC_ROUNDS_MIN: usize = 24;
 /// Runs between the same containers.
-const RUNS_OF_A_PAIR: usize = 4;
+const RUNS_OF_A_PAIR: usize = 6;
 /// Connections that are made to measure latency.
-const CONNECTIONS: &str = "2000";
+const CONNECTIONS: &str = "1000";
 /// Names that are asked for.
 const QUERIES: &str = "2000";
 /// Containers that run beside the one that is started.
@@ -186,10 +186,10 @@ fn traffic(
         anyhow::Ok(Comparison { task: task.into(), figures })
     };
     let comparisons = vec![
-        compare("1 GiB between containers", |pair| pair.inside("drink", MEBIBYTES))?,
-        compare("2,000 connections between containers", |pair| pair.inside("knock", CONNECTIONS))?,
-        compare("1 GiB by a published port", |pair| pair.published("drink", MEBIBYTES))?,
-        compare("2,000 connections by a published port", |pair| {
+        compare("512 MiB between containers", |pair| pair.inside("drink", MEBIBYTES))?,
+        compare("1,000 connections between containers", |pair| pair.inside("knock", CONNECTIONS))?,
+        compare("512 MiB by a published port", |pair| pair.published("drink", MEBIBYTES))?,
+        compare("1,000 connections by a published port", |pair| {
             pair.published("knock", CONNECTIONS)
         })?,
     ];
@@ -249,7 +249,11 @@ impl<'a> Pair<'a> {
     }
 
     fn remove(&self) -> anyhow::Result<()> {
-        self.engine.told(&["rm", "-f", "source", "server", "client"]).map(drop)
+        // Before it removes one, Podman asks it to end, and waits ten seconds.
+        for action in [&["kill"][..], &["rm", "-f"]] {
+            self.engine.told(&[action, &["source", "server", "client"]].concat())?;
+        }
+        Ok(())
     }
 }
 
