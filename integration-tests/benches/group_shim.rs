@@ -94,7 +94,9 @@ fn idle(peers: &[Peer]) -> anyhow::Result<Vec<Measure>> {
                 .map(|_| peer.start(bundle(&["/bin/sleep", "3600"]), Output::None))
                 .collect::<anyhow::Result<_>>()?;
             if count == 1 {
-                // What the start has left to do is no idling.
+                // What the start has left to do is no idling, nor is the question for the
+                // process id, whose connection ends after its answer.
+                all[0].threads()?;
                 std::thread::sleep(IDLE / 2);
                 let before = all[0].switches()?;
                 std::thread::sleep(IDLE);
