@@ -8,6 +8,8 @@
 //!
 //! `KEG_BENCH_CONTAINERS` is how many containers run while lists and memory are measured (200).
 
+mod logs;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -75,6 +77,7 @@ pub(crate) fn measure(rounds: usize) -> anyhow::Result<BenchResult> {
         figures: command_lines(&engines, rounds)?,
     });
     comparisons.extend(lives(&engines, rounds)?);
+    comparisons.push(logs::measure(&engines, rounds.min(10))?);
     let measures = crowd(&engines, rounds.min(20), &mut comparisons)?;
     Ok(BenchResult {
         group: "engine".into(),
@@ -237,6 +240,8 @@ struct Engine<'a> {
     /// What keeps containers off the network.
     isolation: Vec<String>,
     has_docker_commands: bool,
+    /// What keeps its `wait` from looking a few times per second only.
+    wait_options: &'static [&'static str],
     /// In how many rounds it takes part. One that is limited has no crowds either.
     rounds_max: usize,
     /// The processes that it consists of, its containers included; `None` where nothing stays.
@@ -264,6 +269,7 @@ impl Engine<'_> {
             image: image.to_owned(),
             isolation: Vec::new(),
             has_docker_commands: true,
+            wait_options: &[],
             rounds_max: usize::MAX,
             pids: None,
         }
@@ -466,6 +472,7 @@ impl Podman {
         Engine {
             isolation: ["--network", "none"].into_iter().chain(LIMITS).map(Into::into).collect(),
             rounds_max: PODMAN_ROUNDS_MAX,
+            wait_options: &["--interval", "10ms"],
             ..Engine::from_command("podman", &command, "bench")
         }
     }

@@ -43,7 +43,7 @@ groups:
   build      nothing changed, a late change, many steps, many files: keg, docker (two builders), buildah
   images     pull, load, save, push, removal, collection: keg, docker, podman, ctr, skopeo, a floor
   runtime    run, create+start+delete and exec of one bundle: keg-runtime, crun, runc, youki, floor
-  engine     run, exec, rm, ps, start rate and memory: keg, docker, podman, ctr
+  engine     run, exec, rm, logs, ps, start rate and memory: keg, docker, podman, ctr
   network    the default network, ports, traffic and names: keg, docker, podman
   shim       memory, wake-ups, logs, latency and start of supervisors: our shim, containerd's and its Rust one, conmon
 
