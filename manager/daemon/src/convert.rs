@@ -22,7 +22,9 @@ use keg_image::Platform;
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
-pub(crate) use self::container::{create_from_pb, details_to_pb, size_of_to_pb, summary_to_pb};
+pub(crate) use self::container::{
+    create_from_pb, details_to_pb, root_directories_to_pb, size_of_to_pb, summary_to_pb,
+};
 pub(crate) use self::files::{change_to_pb, copy_target_from_pb, path_stat_to_pb};
 pub(crate) use self::image::{
     credentials_from_pb, descriptor_to_pb, history_step_to_pb, image_to_pb, platform_to_pb,

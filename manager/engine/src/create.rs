@@ -244,7 +244,14 @@ fn store(
         id: id.clone(),
         name,
         created_at: Timestamp::now(),
-        image: ImageUse { reference: request.config.image.clone(), id: image.id.to_string() },
+        image: ImageUse {
+            reference: request.config.image.clone(),
+            id: image.id.to_string(),
+            platform: match image.platform.architecture.is_empty() {
+                true => String::new(),
+                false => image.platform.to_string(),
+            },
+        },
         config: request.config.clone(),
         host: request.host.clone(),
         mounts,

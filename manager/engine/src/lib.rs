@@ -80,7 +80,7 @@ pub use networking::LiveEndpoint;
 pub use networks::{NetworkFilters, NetworkView};
 pub use procfs::ProcessInfo;
 pub use prune::Pruned;
-pub use query::{Counts, Details, ListQuery, Size};
+pub use query::{Counts, Details, ListQuery, RootDirectories, Size};
 pub use recovery::Recovered;
 pub use restart::RestartPolicy;
 pub use runtimes::{RuntimeConfig, RuntimeError, ShimConfig, ShimOptions};

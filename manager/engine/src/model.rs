@@ -71,6 +71,8 @@ pub struct ContainerConfig {
     pub open_stdin: bool,
     /// Closes standard input when the first client that attached with it leaves.
     pub stdin_once: bool,
+    /// Which streams who made it was to join; kept for those who ask.
+    pub attached: AttachedStreams,
     /// Labels, those of the image included once the container is made.
     pub labels: BTreeMap<String, String>,
     /// Signal that asks the process to end; `None`: the image's, else SIGTERM.
@@ -83,6 +85,17 @@ pub struct ContainerConfig {
     pub health_check: Option<HealthCheck>,
     /// Ports that the program listens on, those of the image included once the container is made.
     pub exposed_ports: BTreeSet<ExposedPort>,
+}
+
+/// Standard streams that a client joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AttachedStreams {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
 }
 
 /// A port that a program listens on.
@@ -535,6 +548,9 @@ pub struct IdRange {
 pub struct ProcessPlan {
     /// Program and arguments; never empty.
     pub args: Vec<String>,
+    /// How many of them, at the beginning, are the entry point.
+    #[serde(default)]
+    pub entrypoint_count: usize,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
     /// Absolute.
@@ -552,6 +568,9 @@ pub struct ImageUse {
     pub reference: String,
     /// Digest of its configuration.
     pub id: String,
+    /// Its platform, `linux/amd64`; empty if it does not say.
+    #[serde(default)]
+    pub platform: String,
 }
 
 /// Everything that is remembered of a container; what happens while it runs is in [`Lifecycle`].

@@ -59,7 +59,7 @@ pub fn plan(
     config: &ContainerConfig,
     hostname: &str,
 ) -> Result<ProcessPlan, PlanError> {
-    let args = arguments(image, config);
+    let Arguments { args, entrypoint_count } = arguments(image, config);
     if args.first().is_none_or(String::is_empty) {
         return Err(PlanError::NoCommand { image: config.image.clone() });
     }
@@ -71,6 +71,7 @@ pub fn plan(
     }
     Ok(ProcessPlan {
         args,
+        entrypoint_count,
         env,
         working_dir: working_dir(image, config)?,
         user: first_of(&config.user, image.user().as_deref()),
@@ -78,21 +79,28 @@ pub fn plan(
     })
 }
 
+/// What runs, and how much of it is the entry point.
+struct Arguments {
+    args: Vec<String>,
+    entrypoint_count: usize,
+}
+
 /// Docker's rule: default arguments belong to the entry point that they were written for. Who
 /// gives an entry point of their own, or takes it away, does without the image's arguments.
-fn arguments(image: &ImageConfig, config: &ContainerConfig) -> Vec<String> {
+fn arguments(image: &ImageConfig, config: &ContainerConfig) -> Arguments {
     let own = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let (mut args, default_command) = match &config.entrypoint {
         Entrypoint::FromImage => (own(image.entrypoint()), own(image.cmd())),
         Entrypoint::Cleared => (Vec::new(), Vec::new()),
         Entrypoint::Own(entrypoint) => (entrypoint.clone(), Vec::new()),
     };
+    let entrypoint_count = args.len();
     if config.command.is_empty() {
         args.extend(default_command);
     } else {
         args.extend(config.command.iter().cloned());
     }
-    args
+    Arguments { args, entrypoint_count }
 }
 
 /// Defaults, then the image's, then the request's; the last of a name wins and keeps its place.

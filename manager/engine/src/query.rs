@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keg_image::{ImageUser, NamedImage};
+use keg_store::Mount;
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -58,6 +59,29 @@ pub struct Details {
     pub network_namespace: Option<PathBuf>,
     /// What keeps its writable layer.
     pub snapshotter: &'static str,
+}
+
+/// Directories on the host that make a container's root file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RootDirectories {
+    /// Those of the image, uppermost first.
+    pub lower: Vec<String>,
+    /// What the container has written.
+    pub upper: String,
+    /// The file system's own.
+    pub work: String,
+}
+
+impl RootDirectories {
+    /// Reads the options of an overlay's mount; `None` for another.
+    fn of(mount: &Mount) -> Option<Self> {
+        let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
+        Some(Self {
+            lower: option("lowerdir=")?.split(':').map(str::to_owned).collect(),
+            upper: option("upperdir=")?.to_owned(),
+            work: option("workdir=")?.to_owned(),
+        })
+    }
 }
 
 /// Containers by state.
@@ -124,6 +148,22 @@ impl Engine {
             snapshotter: self.shared.snapshotter.name(),
             record,
         })
+    }
+
+    /// Tells which directories make a container's root file system; `None` if its snapshotter stacks none.
+    ///
+    /// # Errors
+    /// If the database fails, or the daemon is ending.
+    pub async fn root_directories(
+        &self,
+        record: Arc<Record>,
+    ) -> Result<Option<RootDirectories>, EngineError> {
+        self.blocking("a look at a root file system", move |shared| {
+            let mounts =
+                shared.snapshotter.mounts(&shared.settings.namespace, &record.snapshot_key)?;
+            Ok(mounts.first().and_then(RootDirectories::of))
+        })
+        .await
     }
 
     /// Lists a container's interfaces on networks; none if it does not run, or is not there.

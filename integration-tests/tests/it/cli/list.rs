@@ -74,6 +74,61 @@ fn fields_that_are_empty_print_as_dockers_do() {
 }
 
 #[test]
+fn inspect_tells_what_makes_another_container_of_the_same_kind() {
+    requires!(root);
+    let (daemon, image) = Daemon::with_busybox();
+    let run = ["--name", "one", "-t", "-v", "/own", "-e", "A=1", "-p", "127.0.0.1::80"];
+    let _ = daemon.run_detached(run.into_iter().chain([&*image, "sleep", "1000"]));
+    let _ = daemon.keg(["exec", "one", "sh", "-c", "echo kept >/file"]).success();
+    let _ = daemon.keg(["create", "--name", "joined", "-i", &image]).success();
+
+    let told = |template: &str, name: &str| {
+        daemon.keg(["inspect", "-f", template, name]).success().stdout.trim_end().to_owned()
+    };
+
+    let streams = "{{.Config.AttachStdin}} {{.Config.AttachStdout}} {{.Config.AttachStderr}}";
+    assert_eq!(told(streams, "one"), "false false false");
+    assert_eq!(told(streams, "joined"), "true true true");
+    assert_eq!(
+        told("{{json .Config.ExposedPorts}} {{json .Config.Volumes}}", "one"),
+        r#"{"80/tcp":{}} {"/own":{}}"#
+    );
+    assert_eq!(told("{{json .Config.Cmd}}", "one"), r#"["sleep","1000"]"#);
+    let env = told("{{json .Config.Env}}", "one");
+    assert!(env.contains("A=1") && !env.contains("HOSTNAME") && !env.contains("TERM"), "{env}");
+    let of_image = told("{{json .Config.Cmd}}", &image);
+    assert_eq!(told("{{json .Config.Cmd}}", "joined"), of_image);
+    for directory in ["UpperDir", "MergedDir"] {
+        let path = told(&format!("{{{{.GraphDriver.Data.{directory}}}}}/file"), "one");
+        let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(kept, "kept\n");
+    }
+    let platform = daemon.keg(["ps", "--format", "{{.Platform}}"]).success().stdout;
+    assert_eq!(platform, told("{{.Os}}/{{.Architecture}}\n", &image) + "\n");
+}
+
+#[test]
+fn system_df_tells_programs_of_each_object() {
+    requires!(root);
+    let (daemon, image) = Daemon::with_busybox();
+    let id = daemon
+        .run_detached(["--name", "one", "-v", "data:/d", "-l", "a=b", &image, "/probe", "pause"]);
+
+    let json = daemon.keg(["system", "df", "-v", "--format", "json"]).success().stdout;
+
+    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let of = |pointer: &str| told.pointer(pointer).and_then(serde_json::Value::as_str);
+    assert_eq!(of("/Containers/0/ID"), Some(&*id), "{told}");
+    assert!(of("/Containers/0/Labels").is_some_and(|labels| labels.contains("a=b")), "{told}");
+    assert_eq!(of("/Containers/0/Mounts"), Some("data"), "{told}");
+    assert!(of("/Containers/0/Status").is_some_and(|status| status.starts_with("Up ")), "{told}");
+    assert_eq!(of("/Volumes/0/Links"), Some("1"), "{told}");
+    assert_eq!(of("/Volumes/0/Driver"), Some("local"), "{told}");
+    assert!(of("/Images/0/ID").is_some_and(|id| id.starts_with("sha256:")), "{told}");
+    assert_eq!(told["BuildCache"], serde_json::json!([]), "{told}");
+}
+
+#[test]
 fn an_id_may_be_shortened() {
     requires!(root);
     let (daemon, image) = Daemon::with_busybox();

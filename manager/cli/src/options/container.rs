@@ -255,6 +255,10 @@ impl ContainerFlags {
         let (image, command) = self.image_and_command();
         let env = environment::variables(&self.env_file, &self.env, surroundings.variables)
             .map_err(Failure::usage)?;
+        let (stdin, stdout, stderr) = match detached {
+            true => (false, false, false),
+            false => self.attached_streams(),
+        };
         let labels = environment::labels(&self.label_file, &self.label).map_err(Failure::usage)?;
         let config = ContainerConfig {
             image: image.to_owned(),
@@ -281,6 +285,9 @@ impl ContainerFlags {
             health_check: self.life.health_check().map_err(Failure::usage)?,
             domainname: self.network.domainname.clone(),
             exposed_ports: self.network.expose.clone(),
+            attach_stdin: stdin,
+            attach_stdout: stdout,
+            attach_stderr: stderr,
         };
         let host_config = self.host_config(&surroundings.current_dir)?;
         Ok(CreateContainerRequest {

@@ -56,6 +56,14 @@ impl Value {
         Self::Map(entries.into_iter().collect())
     }
 
+    /// Makes a map; one without entries is not there.
+    pub(crate) fn map_or_nil(entries: impl IntoIterator<Item = (String, Value)>) -> Self {
+        match Self::map(entries) {
+            Self::Map(none) if none.is_empty() => Self::NO_MAP,
+            map => map,
+        }
+    }
+
     /// Makes a method that looks keys up.
     pub(crate) fn lookup(entries: impl IntoIterator<Item = (String, String)>) -> Self {
         Self::Lookup(entries.into_iter().collect())

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use keg_proto::keg::v1::{
     ContainerConfig, ContainerSize, ContainerState, ContainerSummary, Device, DeviceLimit,
     ExitStatus, Health, HealthCheck, HealthProbe, HostConfig, InspectContainerResponse, MountPoint,
-    Resources, RestartPolicy, Ulimit,
+    PortMapping, Resources, RestartPolicy, Ulimit,
 };
 
 use super::{label_lookup, labels_map, labels_text, network, ports, texts_or_null};
@@ -29,6 +29,7 @@ pub(crate) const COLUMNS: Columns = Columns {
         ("Mounts", "MOUNTS"),
         ("Names", "NAMES"),
         ("Networks", "NETWORKS"),
+        ("Platform", "PLATFORM"),
         ("Ports", "PORTS"),
         ("RunningFor", "CREATED"),
         ("Size", "SIZE"),
@@ -88,6 +89,7 @@ pub(crate) fn row(container: &ContainerSummary, style: RowStyle) -> Value {
         ("Mounts", Value::Text(mounts.join(","))),
         ("Names", Value::text(&container.name)),
         ("Networks", Value::Text(container.networks.join(","))),
+        ("Platform", Value::text(&container.platform)),
         ("Ports", Value::Text(ports::line(&container.ports))),
         ("RunningFor", Value::Text(format!("{age} ago"))),
         ("Size", Value::Text(container.size.as_ref().map_or("0B".to_owned(), size))),
@@ -184,7 +186,7 @@ pub(crate) fn inspect(container: &InspectContainerResponse) -> Value {
         ("HostConfig", host_config(container, &host)),
         ("GraphDriver", graph_driver(container)),
         ("Mounts", Value::List(summary.mount_points.iter().map(mount_point).collect())),
-        ("Config", config_record(&config, &summary)),
+        ("Config", config_record(&config, &host, &summary)),
         ("NetworkSettings", network::settings(container)),
         (
             "Keg",
@@ -279,6 +281,7 @@ fn host_config(container: &InspectContainerResponse, host: &HostConfig) -> Value
         ("UTSMode", Value::text(&host.uts_mode)),
         ("UsernsMode", Value::text(&host.userns_mode)),
         ("ShmSize", Value::unsigned(host.shm_size_bytes)),
+        ("Tmpfs", tmpfs(host)),
         ("Sysctls", labels_map(&host.sysctls)),
         ("Annotations", labels_map(&host.annotations)),
         ("Runtime", Value::text(&container.runtime)),
@@ -288,6 +291,18 @@ fn host_config(container: &InspectContainerResponse, host: &HostConfig) -> Value
     ];
     fields.extend(limits(host, resources));
     Value::record(fields)
+}
+
+/// File systems in memory, by where they are, with their options.
+fn tmpfs(host: &HostConfig) -> Value {
+    let of_memory = host.mounts.iter().filter(|mount| mount.r#type == "tmpfs");
+    let entries = of_memory.map(|mount| {
+        let read_only = mount.read_only.then_some("ro");
+        let options: Vec<&str> =
+            read_only.into_iter().chain(mount.tmpfs_options.iter().map(String::as_str)).collect();
+        (mount.target.clone(), Value::Text(options.join(",")))
+    });
+    Value::map_or_nil(entries)
 }
 
 /// A mode for which Docker has a word also where nothing else was asked for.
@@ -366,8 +381,18 @@ fn log_config(host: &HostConfig) -> Value {
 
 /// What its root file system is made of.
 fn graph_driver(container: &InspectContainerResponse) -> Value {
-    let data = [("ID".to_owned(), Value::text(&container.snapshot_key))];
-    Value::record([("Name", Value::text(&container.snapshotter)), ("Data", Value::map(data))])
+    let mut data = vec![("ID", container.snapshot_key.clone())];
+    if let Some(directories) = &container.root_directories {
+        data.extend([
+            ("LowerDir", directories.lower.join(":")),
+            ("MergedDir", directories.merged.clone()),
+            ("UpperDir", directories.upper.clone()),
+            ("WorkDir", directories.work.clone()),
+        ]);
+    }
+    let data = data.into_iter().filter(|(_, path)| !path.is_empty());
+    let data = Value::map(data.map(|(name, path)| (name.to_owned(), Value::Text(path))));
+    Value::record([("Name", Value::text(&container.snapshotter)), ("Data", data)])
 }
 
 fn restart_policy(policy: Option<&RestartPolicy>) -> Value {
@@ -455,13 +480,16 @@ fn health(health: &Health) -> Value {
     ])
 }
 
-fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value {
+fn config_record(config: &ContainerConfig, host: &HostConfig, summary: &ContainerSummary) -> Value {
     let stop_timeout = config.stop_timeout_secs.map_or(Value::NIL, Value::unsigned);
     Value::record([
         ("Hostname", Value::text(&config.hostname)),
         ("Domainname", Value::text(&config.domainname)),
         ("User", Value::text(&config.user)),
-        ("ExposedPorts", exposed_ports(&config.exposed_ports)),
+        ("AttachStdin", Value::Bool(config.attach_stdin)),
+        ("AttachStdout", Value::Bool(config.attach_stdout)),
+        ("AttachStderr", Value::Bool(config.attach_stderr)),
+        ("ExposedPorts", exposed_ports(config, host)),
         ("Tty", Value::Bool(config.tty)),
         ("OpenStdin", Value::Bool(config.open_stdin)),
         ("StdinOnce", Value::Bool(config.stdin_once)),
@@ -479,21 +507,34 @@ fn config_record(config: &ContainerConfig, summary: &ContainerSummary) -> Value 
     ])
 }
 
-/// Where its volumes are, as Docker has them: names of empty objects.
+/// Where the volumes are for which nobody has named what is to be there: names of empty objects.
 fn volume_targets(summary: &ContainerSummary) -> Value {
+    let has_source = |point: &MountPoint| {
+        let asked = summary.mounts.iter().find(|mount| mount.target == point.destination);
+        asked.is_some_and(|mount| !mount.source.is_empty())
+    };
     let volumes = summary.mount_points.iter().filter(|mount| mount.r#type == "volume");
-    Value::map(volumes.map(|mount| (mount.destination.clone(), Value::record([]))))
+    let targets = volumes.filter(|point| !has_source(point)).map(|point| point.destination.clone());
+    empty_objects(targets)
 }
 
-/// Ports as Docker has them: names of empty objects.
-fn exposed_ports(ports: &[String]) -> Value {
-    Value::map(ports.iter().map(|port| (port.clone(), Value::record([]))))
+/// Ports that the program listens on, and those that are published.
+fn exposed_ports(config: &ContainerConfig, host: &HostConfig) -> Value {
+    let name = |port: &PortMapping| format!("{}/{}", port.container_port, port.protocol);
+    let published = host.port_bindings.iter().map(name);
+    empty_objects(config.exposed_ports.iter().cloned().chain(published))
+}
+
+/// A set as Docker has them: names of empty objects.
+fn empty_objects(names: impl Iterator<Item = String>) -> Value {
+    Value::map_or_nil(names.map(|name| (name, Value::record([]))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::table::RowFormat;
+    use keg_proto::keg::v1::Mount;
     use prost_types::Timestamp as ProtoTimestamp;
 
     fn at(seconds: i64) -> Option<ProtoTimestamp> {
@@ -569,6 +610,58 @@ mod tests {
         assert_eq!(render("{{.State.FinishedAt}}"), "1970-01-01T00:18:40Z");
         assert_eq!(render("{{.Config.Tty}} {{json .HostConfig.Binds}}"), "true null");
         assert!(value.to_json().starts_with(r#"{"Id":"0123456789abcdef"#));
+    }
+
+    #[test]
+    fn inspect_tells_ports_volumes_and_memory_as_docker_does() {
+        let mount = |kind: &str, source: &str, target: &str, options: &[&str]| Mount {
+            r#type: kind.to_owned(),
+            source: source.to_owned(),
+            target: target.to_owned(),
+            tmpfs_options: options.iter().map(|&option| option.to_owned()).collect(),
+            ..Mount::default()
+        };
+        let point = |target: &str| MountPoint {
+            r#type: "volume".to_owned(),
+            destination: target.to_owned(),
+            ..MountPoint::default()
+        };
+        let mounts = vec![mount("volume", "data", "/named", &[]), mount("volume", "", "/own", &[])];
+        let mount_points = vec![point("/named"), point("/own"), point("/of-image")];
+        let (container_port, protocol) = (80, "tcp".to_owned());
+        let response = InspectContainerResponse {
+            summary: Some(ContainerSummary {
+                mounts,
+                mount_points,
+                ..sample(ContainerState::Created)
+            }),
+            config: Some(ContainerConfig {
+                exposed_ports: vec!["53/udp".to_owned()],
+                attach_stdout: true,
+                ..ContainerConfig::default()
+            }),
+            host_config: Some(HostConfig {
+                mounts: vec![mount("tmpfs", "", "/t", &["size=1m", "mode=700"])],
+                port_bindings: vec![PortMapping {
+                    container_port,
+                    protocol,
+                    ..PortMapping::default()
+                }],
+                ..HostConfig::default()
+            }),
+            ..InspectContainerResponse::default()
+        };
+
+        let json = inspect(&response).to_json();
+
+        for part in [
+            r#""ExposedPorts":{"53/udp":{},"80/tcp":{}}"#,
+            r#""Volumes":{"/of-image":{},"/own":{}}"#,
+            r#""Tmpfs":{"/t":"size=1m,mode=700"}"#,
+            r#""AttachStdin":false,"AttachStdout":true,"AttachStderr":false"#,
+        ] {
+            assert!(json.contains(part), "{part} in {json}");
+        }
     }
 
     #[test]

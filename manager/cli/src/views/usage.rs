@@ -5,13 +5,10 @@ use keg_proto::keg::v1::{
     BuildCacheUsage, ContainerUsage, ImageSummary, ImageUsage, UsageResponse, VolumeUsage,
 };
 
-use super::image::{self, RowStyle};
+use super::{container, image, volume};
 use crate::table::{Columns, RowFormat};
 use crate::template::Value;
-use crate::{humanize, moment, reference};
-
-/// Characters of a command that are shown.
-const COMMAND_CHARACTERS: usize = 20;
+use crate::{humanize, moment};
 
 /// Columns of `system df`.
 pub(crate) const COLUMNS: Columns = Columns {
@@ -42,16 +39,16 @@ const IMAGE_COLUMNS: Columns = Columns {
 };
 
 const CONTAINER_COLUMNS: Columns = Columns {
-    table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.LogSize}}\t{{.CreatedSince}}\t{{.Status}}\t{{.Names}}",
+    table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.LogSize}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
     quiet: "{{.ID}}",
     titles: &[
         ("Command", "COMMAND"),
-        ("CreatedSince", "CREATED"),
         ("ID", "CONTAINER ID"),
         ("Image", "IMAGE"),
         ("LocalVolumes", "LOCAL VOLUMES"),
         ("LogSize", "LOGS"),
         ("Names", "NAMES"),
+        ("RunningFor", "CREATED"),
         ("Size", "SIZE"),
         ("Status", "STATUS"),
     ],
@@ -90,10 +87,6 @@ pub(crate) fn rows(usage: &UsageResponse) -> Vec<Value> {
     let volumes = &usage.volumes;
     let linked = |volume: &&VolumeUsage| volume.links > 0;
     let cache = &usage.build_cache;
-    let own_bytes = |record: &BuildCacheUsage| match record.is_shared {
-        true => 0,
-        false => record.size_bytes,
-    };
     vec![
         row(
             "Images",
@@ -116,7 +109,7 @@ pub(crate) fn rows(usage: &UsageResponse) -> Vec<Value> {
         row(
             "Build Cache",
             Some((cache.len(), cache.iter().filter(|record| record.is_in_use).count())),
-            cache.iter().map(own_bytes).sum(),
+            cache_bytes(usage),
             cache.iter().filter(|record| !record.is_in_use).map(own_bytes).sum(),
         ),
         row("Blobs", None, usage.blobs_bytes, 0),
@@ -146,11 +139,14 @@ fn row(kind: &str, counts: Option<(usize, usize)>, bytes: i64, reclaimable: i64)
 
 /// The tables of `system df -v`.
 pub(crate) fn tables(usage: &UsageResponse, now: Timestamp) -> String {
+    let style = container::RowStyle { now, truncate: true, with_created_at: false };
+    let image_style = image::RowStyle { now, truncate: true, with_created_at: false };
+    let cache_title = format!("Build cache usage: {}", size(cache_bytes(usage)));
     let parts = [
-        ("Images space usage:", IMAGE_COLUMNS, image_rows(usage, now)),
-        ("Containers space usage:", CONTAINER_COLUMNS, container_rows(usage, now)),
+        ("Images space usage:", IMAGE_COLUMNS, image_rows(usage, image_style)),
+        ("Containers space usage:", CONTAINER_COLUMNS, container_rows(usage, style)),
         ("Local Volumes space usage:", VOLUME_COLUMNS, volume_rows(usage)),
-        ("Build cache usage:", CACHE_COLUMNS, cache_rows(usage, now)),
+        (&cache_title, CACHE_COLUMNS, cache_rows(usage, now)),
     ];
     let mut text = String::new();
     for (title, columns, rows) in parts {
@@ -173,9 +169,12 @@ pub(crate) fn tables(usage: &UsageResponse, now: Timestamp) -> String {
 
 /// Everything as one value, for templates and JSON.
 pub(crate) fn everything(usage: &UsageResponse, now: Timestamp) -> Value {
+    // Programs get ids in full.
+    let style = container::RowStyle { now, truncate: false, with_created_at: true };
+    let image_style = image::RowStyle { now, truncate: false, with_created_at: true };
     Value::record([
-        ("Images", Value::List(image_rows(usage, now))),
-        ("Containers", Value::List(container_rows(usage, now))),
+        ("Images", Value::List(image_rows(usage, image_style))),
+        ("Containers", Value::List(container_rows(usage, style))),
         ("Volumes", Value::List(volume_rows(usage))),
         ("BuildCache", Value::List(cache_rows(usage, now))),
         ("LayersBytes", Value::Int(usage.layers_bytes)),
@@ -188,12 +187,12 @@ pub(crate) fn everything(usage: &UsageResponse, now: Timestamp) -> Value {
     ])
 }
 
-fn image_rows(usage: &UsageResponse, now: Timestamp) -> Vec<Value> {
-    let style = RowStyle { now, truncate: true, with_created_at: false };
+fn image_rows(usage: &UsageResponse, style: image::RowStyle) -> Vec<Value> {
     let of_image = |used: &ImageUsage| {
         let more = [
             ("SharedSize", Value::Text(size(used.shared_bytes))),
             ("UniqueSize", Value::Text(size(used.unique_bytes))),
+            ("VirtualSize", Value::Text(size(summary(used).size_bytes))),
         ];
         let rows = image::rows(&summary(used), style);
         rows.into_iter().map(|row| with(row, more.clone())).collect::<Vec<_>>()
@@ -201,43 +200,45 @@ fn image_rows(usage: &UsageResponse, now: Timestamp) -> Vec<Value> {
     usage.images.iter().flat_map(of_image).collect()
 }
 
-/// A record with more fields.
+/// A record with further fields, or others in place of its own.
 fn with(row: Value, more: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     match row {
         Value::Record(mut fields) => {
-            fields.extend(more);
+            for (name, value) in more {
+                fields.retain(|(present, _)| *present != name);
+                fields.push((name, value));
+            }
             Value::Record(fields)
         }
         other => other,
     }
 }
 
-fn container_rows(usage: &UsageResponse, now: Timestamp) -> Vec<Value> {
-    let of_container = |container: &ContainerUsage| {
-        let command = humanize::command_line(container.command.iter().map(String::as_str));
-        let command = humanize::quoted(&humanize::ellipsis(&command, COMMAND_CHARACTERS));
-        Value::record([
-            ("Command", Value::Text(command)),
-            ("CreatedSince", Value::Text(ago(container.created_at.as_ref(), now))),
-            ("ID", Value::text(humanize::short_id(&container.id))),
-            ("Image", Value::text(reference::familiar(&container.image))),
-            ("LocalVolumes", Value::Text(container.volumes.to_string())),
-            ("LogSize", Value::Text(size(container.log_bytes))),
-            ("Names", Value::text(&container.name)),
-            ("Size", Value::Text(size(container.size_bytes))),
-            ("Status", Value::text(&container.state)),
-        ])
+fn container_rows(usage: &UsageResponse, style: container::RowStyle) -> Vec<Value> {
+    let of_container = |used: &ContainerUsage| {
+        let row = container::row(&used.summary.clone().unwrap_or_default(), style);
+        with(
+            row,
+            [
+                ("LocalVolumes", Value::Text(used.volumes.to_string())),
+                ("LogSize", Value::Text(size(used.log_bytes))),
+                ("Size", Value::Text(size(used.size_bytes))),
+            ],
+        )
     };
     usage.containers.iter().map(of_container).collect()
 }
 
 fn volume_rows(usage: &UsageResponse) -> Vec<Value> {
-    let of_volume = |volume: &VolumeUsage| {
-        Value::record([
-            ("Links", Value::Text(volume.links.to_string())),
-            ("Name", Value::text(&volume.name)),
-            ("Size", Value::Text(size(volume.size_bytes))),
-        ])
+    let of_volume = |used: &VolumeUsage| {
+        let row = volume::row(&used.volume.clone().unwrap_or_default());
+        with(
+            row,
+            [
+                ("Links", Value::Text(used.links.to_string())),
+                ("Size", Value::Text(size(used.size_bytes))),
+            ],
+        )
     };
     usage.volumes.iter().map(of_volume).collect()
 }
@@ -246,16 +247,29 @@ fn cache_rows(usage: &UsageResponse, now: Timestamp) -> Vec<Value> {
     let of_record = |record: &BuildCacheUsage| {
         Value::record([
             ("CacheType", Value::text(&record.r#type)),
+            ("CreatedAt", Value::Text(moment::civil(record.created_at.as_ref()))),
             ("CreatedSince", Value::Text(ago(record.created_at.as_ref(), now))),
             ("Description", Value::text(&record.description)),
             ("ID", Value::text(humanize::short_id(&record.id))),
+            ("InUse", Value::Text(record.is_in_use.to_string())),
+            ("LastUsedAt", Value::Text(moment::civil(record.used_at.as_ref()))),
             ("LastUsedSince", Value::Text(ago(record.used_at.as_ref(), now))),
-            ("Shared", Value::Bool(record.is_shared)),
+            ("Parent", Value::text("")),
+            ("Shared", Value::Text(record.is_shared.to_string())),
             ("Size", Value::Text(size(record.size_bytes))),
-            ("UsageCount", Value::Int(record.uses)),
+            ("UsageCount", Value::Text(record.uses.to_string())),
         ])
     };
     usage.build_cache.iter().map(of_record).collect()
+}
+
+/// What the cache has that no image has.
+fn cache_bytes(usage: &UsageResponse) -> i64 {
+    usage.build_cache.iter().map(own_bytes).sum()
+}
+
+fn own_bytes(record: &BuildCacheUsage) -> i64 {
+    if record.is_shared { 0 } else { record.size_bytes }
 }
 
 fn ago(moment: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
@@ -280,6 +294,7 @@ fn size(bytes: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keg_proto::keg::v1::{ContainerState, ContainerSummary, Volume};
 
     fn sample() -> UsageResponse {
         let image = |containers, unique_bytes| ImageUsage {
@@ -324,13 +339,47 @@ mod tests {
     #[test]
     fn every_table_of_df_v_can_be_filled() {
         let mut usage = sample();
-        usage.volumes.push(VolumeUsage { name: "data".into(), size_bytes: 7, links: 2 });
+        let volume = Some(Volume { name: "data".into(), ..Volume::default() });
+        usage.volumes.push(VolumeUsage { name: "data".into(), size_bytes: 7, links: 2, volume });
         usage.build_cache.push(BuildCacheUsage { id: "abc".into(), ..BuildCacheUsage::default() });
 
         let text = tables(&usage, Timestamp::UNIX_EPOCH);
 
         for part in ["UNIQUE SIZE", "LOCAL VOLUMES", "data          2         7B", "CACHE ID"] {
             assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn programs_get_of_everything_what_docker_tells() {
+        let mut usage = sample();
+        usage.containers[0].summary = Some(ContainerSummary {
+            id: "fedcba9876543210".repeat(4),
+            name: "web".into(),
+            state: ContainerState::Running.into(),
+            ..ContainerSummary::default()
+        });
+        let volume = Some(Volume { mountpoint: "/v".into(), ..Volume::default() });
+        usage.volumes.push(VolumeUsage { size_bytes: 7, volume, ..VolumeUsage::default() });
+        usage.build_cache.push(BuildCacheUsage { uses: 2, ..BuildCacheUsage::default() });
+
+        let json = everything(&usage, Timestamp::UNIX_EPOCH).to_json();
+
+        let told: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        let of = |pointer: &str| told.pointer(pointer).and_then(serde_json::Value::as_str);
+        for (pointer, text) in [
+            ("/Images/0/Repository", "busybox"),
+            ("/Images/0/VirtualSize", "4MB"),
+            ("/Containers/0/ID", &"fedcba9876543210".repeat(4)),
+            ("/Containers/0/Names", "web"),
+            ("/Containers/0/Size", "1kB"),
+            ("/Containers/0/State", "running"),
+            ("/Volumes/0/Mountpoint", "/v"),
+            ("/Volumes/0/Size", "7B"),
+            ("/BuildCache/0/InUse", "false"),
+            ("/BuildCache/0/UsageCount", "2"),
+        ] {
+            assert_eq!(of(pointer), Some(text), "{pointer} in {json}");
         }
     }
 }

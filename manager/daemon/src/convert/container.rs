@@ -4,8 +4,8 @@ use std::path::Path;
 
 use keg_engine::id::ContainerName;
 use keg_engine::lifecycle::Lifecycle;
-use keg_engine::model::{ContainerConfig, CreateRequest, Entrypoint, Record};
-use keg_engine::{Details, EngineError, LiveEndpoint, Size, spec};
+use keg_engine::model::{AttachedStreams, ContainerConfig, CreateRequest, Entrypoint, Record};
+use keg_engine::{Details, EngineError, LiveEndpoint, RootDirectories, Size, spec};
 use keg_proto::keg::v1 as pb;
 use tonic::Status;
 
@@ -76,6 +76,7 @@ pub(crate) fn summary_to_pb(
             .map_or("", |health| health.status.as_str())
             .to_owned(),
         size: None,
+        platform: record.image.platform.clone(),
     }
 }
 
@@ -117,6 +118,20 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
         snapshotter: details.snapshotter.to_owned(),
         process_label: record.selinux.as_ref().map(|of| of.process.clone()).unwrap_or_default(),
         mount_label: record.selinux.as_ref().map(|of| of.mount.clone()).unwrap_or_default(),
+        root_directories: None,
+    }
+}
+
+/// Converts what a root filesystem is made of. `bundle` is that of the container, while it runs.
+pub(crate) fn root_directories_to_pb(
+    directories: RootDirectories,
+    bundle: Option<&Path>,
+) -> pb::RootDirectories {
+    pb::RootDirectories {
+        lower: directories.lower,
+        upper: directories.upper,
+        work: directories.work,
+        merged: bundle.map(|path| path_to_pb(&path.join("rootfs"))).unwrap_or_default(),
     }
 }
 
@@ -145,6 +160,11 @@ fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status
         tty: config.tty,
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
+        attached: AttachedStreams {
+            stdin: config.attach_stdin,
+            stdout: config.attach_stdout,
+            stderr: config.attach_stderr,
+        },
         labels: config.labels.into_iter().collect(),
         stop_signal: signal_from_pb(&config.stop_signal)?,
         stop_timeout_secs: config.stop_timeout_secs,
@@ -156,15 +176,14 @@ fn config_from_pb(config: pb::ContainerConfig) -> Result<ContainerConfig, Status
 
 fn config_to_pb(record: &Record) -> pb::ContainerConfig {
     let config = &record.config;
+    let args = &record.process.args;
+    let (entrypoint, command) = args.split_at(record.process.entrypoint_count.min(args.len()));
     pb::ContainerConfig {
         image: config.image.clone(),
-        command: config.command.clone(),
-        entrypoint: match &config.entrypoint {
-            Entrypoint::Own(entrypoint) => entrypoint.clone(),
-            Entrypoint::FromImage | Entrypoint::Cleared => Vec::new(),
-        },
+        command: command.to_vec(),
+        entrypoint: entrypoint.to_vec(),
         clear_entrypoint: config.entrypoint == Entrypoint::Cleared,
-        env: record.process.env.clone(),
+        env: environment_to_pb(record),
         working_dir: record.process.working_dir.to_string_lossy().into_owned(),
         user: record.process.user.clone(),
         hostname: record.hostname().to_owned(),
@@ -180,7 +199,21 @@ fn config_to_pb(record: &Record) -> pb::ContainerConfig {
         domainname: config.domainname.clone(),
         exposed_ports: config.exposed_ports.iter().map(ToString::to_string).collect(),
         health_check: config.health_check.as_ref().map(health::check_to_pb),
+        attach_stdin: config.attached.stdin,
+        attach_stdout: config.attached.stdout,
+        attach_stderr: config.attached.stderr,
     }
+}
+
+/// What image and request ask for, without what every process is told of its own container: who makes
+/// another by this one's example would pass a wrong host name on.
+fn environment_to_pb(record: &Record) -> Vec<String> {
+    let hostname = format!("HOSTNAME={}", record.hostname());
+    let is_asked_for = |entry: &String| record.config.env.contains(entry);
+    let is_own =
+        |entry: &String| *entry == hostname || (record.config.tty && entry == "TERM=xterm");
+    let all = record.process.env.iter();
+    all.filter(|entry| is_asked_for(entry) || !is_own(entry)).cloned().collect()
 }
 
 fn state_to_pb(record: &Record) -> pb::ContainerState {

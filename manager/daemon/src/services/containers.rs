@@ -163,10 +163,14 @@ impl pb::containers_server::Containers for Containers {
         let details = self.engine.inspect(&request.container).map_err(|error| to_status(&error))?;
         let mut answer = convert::details_to_pb(&details);
         if let (true, Some(summary)) = (request.size, &mut answer.summary) {
-            let sizes = self.engine.sizes(vec![details.record]).await;
+            let sizes = self.engine.sizes(vec![details.record.clone()]).await;
             let sizes = sizes.map_err(|error| to_status(&error))?;
             summary.size = sizes.first().copied().map(convert::size_of_to_pb);
         }
+        let directories = self.engine.root_directories(details.record).await;
+        answer.root_directories = directories
+            .map_err(|error| to_status(&error))?
+            .map(|found| convert::root_directories_to_pb(found, details.bundle.as_deref()));
         Ok(Response::new(answer))
     }
 

@@ -180,6 +180,7 @@ fn containers(engine: &Engine, images: &Images) -> Vec<pb::ContainerUsage> {
     let records = engine.list(&all).unwrap_or_default();
     let namespace = &engine.settings().namespace;
     let logs = engine.settings().root.join("containers");
+    let volumes = engine.settings().volumes();
     records
         .iter()
         .map(|record| {
@@ -196,6 +197,11 @@ fn containers(engine: &Engine, images: &Images) -> Vec<pb::ContainerUsage> {
                 created_at: Some(convert::timestamp_to_pb(record.created_at)),
                 state: record.lifecycle.name().to_owned(),
                 volumes: 0,
+                summary: Some(convert::summary_to_pb(
+                    record,
+                    &volumes,
+                    &engine.endpoints(&record.id),
+                )),
             }
         })
         .collect()
@@ -207,6 +213,7 @@ fn volume_usage(details: &VolumeDetails) -> pb::VolumeUsage {
         name: details.volume.name.clone(),
         size_bytes: bytes(details.size_bytes.unwrap_or(0)),
         links: u32::try_from(details.users.len()).unwrap_or(u32::MAX),
+        volume: Some(convert::volume_to_pb(details.clone())),
     }
 }
 

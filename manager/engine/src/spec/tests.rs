@@ -21,12 +21,17 @@ pub(crate) fn record() -> Record {
         id: ContainerId::from_random([0x1f; 32]),
         name: ContainerName::parse("web").unwrap(),
         created_at: Timestamp::UNIX_EPOCH,
-        image: ImageUse { reference: "busybox".into(), id: "sha256:00".into() },
+        image: ImageUse {
+            reference: "busybox".into(),
+            id: "sha256:00".into(),
+            platform: "linux/amd64".into(),
+        },
         config: ContainerConfig::default(),
         host: HostConfig::default(),
         mounts: Vec::new(),
         process: ProcessPlan {
             args: vec!["sh".into()],
+            entrypoint_count: 0,
             env: vec!["PATH=/bin".into()],
             working_dir: PathBuf::from("/"),
             user: String::new(),
