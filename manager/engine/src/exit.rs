@@ -37,8 +37,8 @@ impl Engine {
             let is_foreign = task.foreign().is_some();
             let (answer, task) = match task.wait("").await {
                 Ok(exit) => {
-                    engine.settle(&container, &task, exit).await;
-                    (Some(exit), Some(task))
+                    let is_of_use = engine.settle(&container, &task, exit).await;
+                    (Some(exit), is_of_use.then_some(task))
                 }
                 Err(error) => {
                     tracing::warn!(container = %container.id(), error = %chain(&error),

@@ -18,6 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use keg_store::Durability;
 use oci_spec::runtime::Spec;
+use rustix::process::Pid;
 
 use crate::container::Container;
 use crate::engine::{Engine, Shared, file_error};
@@ -178,9 +179,17 @@ impl Engine {
 
     /// Makes durable how a container of another's shim ended, and waits until all that it wrote is in
     /// its log and with its clients. A container of our own shim needs neither.
-    pub(crate) async fn settle(&self, container: &Container, task: &TaskClient, exit: TaskExit) {
+    ///
+    /// Returns whether the shim is of any further use: one that hangs is killed, so that its `delete` can
+    /// clean up as after any shim that is gone.
+    pub(crate) async fn settle(
+        &self,
+        container: &Container,
+        task: &TaskClient,
+        exit: TaskExit,
+    ) -> bool {
         if task.foreign().is_none() {
-            return;
+            return true;
         }
         let record = container.record();
         let ended = ExitRecord {
@@ -202,15 +211,20 @@ impl Engine {
         let passed_on = tokio::time::timeout(DRAIN_TIMEOUT, relay_ended(&socket));
         // The deletion closes the shim's ends of the streams, if descendants still hold theirs.
         let deleted = tokio::time::timeout(DRAIN_TIMEOUT, task.delete(""));
-        let (deleted, passed_on) = tokio::join!(deleted, passed_on);
-        if deleted.is_err() {
-            tracing::warn!(container = %container.id(), waited_secs = DRAIN_TIMEOUT.as_secs(),
-                "a shim hangs while it deletes a container that has ended");
-        }
+        // Whom to kill is asked while it may still answer.
+        let (deleted, passed_on, shim) = tokio::join!(deleted, passed_on, task.shim_pid());
         if passed_on.is_err() {
             tracing::warn!(container = %container.id(),
                 "the output of a container that has ended does not end");
         }
+        if deleted.is_ok() {
+            return true;
+        }
+        let killed = shim.map(|pid| task.kill_shim(pid));
+        tracing::warn!(container = %container.id(), waited_secs = DRAIN_TIMEOUT.as_secs(),
+            pid = shim.map(Pid::as_raw_pid), killed = matches!(killed, Some(Ok(()))),
+            "a shim hangs while it deletes a container that has ended");
+        false
     }
 
     /// How a container ended whose shim is gone without a word: what another's shim finds out in its

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use keg_fixtures::scratch::write_program;
 use keg_fixtures::wait::PATIENCE;
-use keg_fixtures::{BadRegistry, Daemon, Image, programs, requires, wait_until};
+use keg_fixtures::{BadRegistry, Daemon, Image, Outcome, programs, requires, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -234,6 +234,48 @@ fn a_shim_that_was_killed_takes_its_container_with_it_whoever_sees_that() {
     assert!(!Path::new(&format!("/proc/{process}/fd/1")).exists(), "its process runs on");
 
     wait_for_no_bundle(&daemon);
+}
+
+#[test]
+fn a_shim_that_hangs_keeps_the_exit_for_a_while_and_is_killed() {
+    requires!(root, runc, containerd);
+    let runc = programs::installed("runc").unwrap();
+    let mut daemon = Daemon::with_config("");
+    let hangs = daemon.scratch().join("hangs");
+    // Hangs where the shim deletes what has ended, and not where its `delete` cleans up by force.
+    let script = format!(
+        "#!/bin/sh\nforce=\nfor word; do\n  case $word in --force) force=1;; delete) delete=1;; esac\n\
+         done\n[ -z \"$delete\" ] || [ -n \"$force\" ] || exec sleep 1000\nexec {} \"$@\"\n",
+        runc.display()
+    );
+    write_program(&hangs, &script);
+    let config = format!(
+        "[runtimes.hangs]\ntype = \"io.containerd.runc.v2\"\noptions = {{ BinaryName = {hangs:?} }}\n"
+    );
+    daemon.kill9();
+    std::fs::write(daemon.scratch().join("kegd.toml"), config).unwrap();
+    daemon.start();
+    let registry = BadRegistry::new(Image::busybox(), |_, right| right);
+    let image = format!("{}/busybox:latest", registry.address());
+    daemon.pull(&image);
+    let run = |name: &str, words: &[&str]| {
+        let fixed = ["--name", name, "--runtime=hangs", &image];
+        daemon.run_detached(fixed.iter().chain(words))
+    };
+    let ends = run("ends", &["sh", "-c", "echo last words; exit 4"]);
+    let sleeps = run("sleeps", &["sleep", "1000"]);
+    let shim = foreign_shim(&daemon, &sleeps);
+
+    // Both hang at the same time.
+    let _ = Outcome::of(&mut daemon.keg_command(["rm", "-f", "sleeps"]), 2 * PATIENCE).success();
+    wait_for_exit(&daemon, "ends", "4");
+
+    assert_eq!(daemon.keg(["logs", "ends"]).stdout, "last words\n");
+    let _ = daemon.keg(["rm", "ends"]).success();
+    assert_eq!(daemon.keg(["ps", "-aq"]).success().stdout, "");
+    assert!(!Path::new(&format!("/proc/{shim}/fd/1")).exists(), "the shim of {sleeps} runs on");
+    wait_for_no_bundle(&daemon);
+    assert!(daemon.log().contains(&format!("container={ends}")), "nothing is told of {ends}");
 }
 
 #[test]

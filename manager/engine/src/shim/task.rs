@@ -11,6 +11,8 @@ use keg_proto::containerd::types::Mount;
 use keg_proto::containerd::v1::types::Status as WireStatus;
 use keg_ttrpc::{CallError, Client, Code, ConnectError};
 use prost_types::Any;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::foreign::{Bootstrap, Foreign, reason_of_words};
 use super::launch::LaunchError;
@@ -221,6 +223,27 @@ impl TaskClient {
     /// Whether the connection has ended, as when the shim died.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// The process of the shim; `None` if it does not tell.
+    pub async fn shim_pid(&self) -> Option<Pid> {
+        let request = api::ConnectRequest { id: self.id.clone() };
+        let told: api::ConnectResponse =
+            self.call("Connect", "tell its process", &request, Some(CALL_TIMEOUT)).await.ok()?;
+        Pid::from_raw(i32::try_from(told.shim_pid).ok().filter(|pid| *pid > 1)?)
+    }
+
+    /// Kills the shim, which has told that it is process `pid`.
+    ///
+    /// # Errors
+    /// The kernel's, if that process cannot be killed.
+    pub fn kill_shim(&self, pid: Pid) -> Result<(), Errno> {
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        // While it is connected, no other process can have got its number.
+        match self.is_closed() {
+            true => Ok(()),
+            false => pidfd_send_signal(&process, rustix::process::Signal::KILL),
+        }
     }
 
     /// Makes the container; its program is not executed yet. Returns its process id.
