@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser};
 
 use super::{Cli, Command, Global};
@@ -28,7 +29,10 @@ impl Cli {
     }
 }
 
-/// Ends the process: with help, or with 1 after a mistake, as runc. Who starts the runtime by program looks
+/// Exit code of runc, and of the library that reads its command line, for a command that there is not.
+const UNKNOWN_COMMAND: i32 = 3;
+
+/// Ends the process: with help, or with a code after a mistake, as runc. Who starts the runtime by program looks
 /// for its errors in the log.
 fn stop(args: &[OsString], error: &clap::Error) -> ! {
     if !error.use_stderr() {
@@ -46,7 +50,10 @@ fn stop(args: &[OsString], error: &clap::Error) -> ! {
     }
     // If nobody reads standard error, nobody is left to be told.
     let _ = error.print();
-    exit_now(1)
+    exit_now(match error.kind() {
+        ErrorKind::InvalidSubcommand => UNKNOWN_COMMAND,
+        _ => 1,
+    })
 }
 
 /// Finds the value of a global option in a command line that makes no sense as a whole.

@@ -4,7 +4,7 @@
 //! propagation (`rslave`), requests to the runtime (`tmpcopyup`, `idmap`) and data for the file
 //! system (`size=64k`). Later options win over earlier ones, as with mount(8).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,16 @@ pub enum FsParameter {
     Flag(CString),
     /// A key with a value, as `size=64k`.
     Value(CString, CString),
+}
+
+impl FsParameter {
+    /// Whether it is one of those that may be given of any mount, and that a bind mount ignores, as it
+    /// does by mount(2).
+    fn is_for_any_mount(&self) -> bool {
+        const WORDS: [&CStr; 7] =
+            [c"sync", c"async", c"dirsync", c"lazytime", c"nolazytime", c"mand", c"nomand"];
+        matches!(self, Self::Flag(key) if WORDS.contains(&key.as_c_str()))
+    }
 }
 
 impl std::fmt::Display for FsParameter {
@@ -314,6 +324,14 @@ impl Options {
                 .filter(|path| !path.as_os_str().is_empty())
                 .ok_or_else(|| PlanError::Missing { field: field("source") })?;
             c_string(&field("source"), path.as_os_str().as_bytes())?;
+            if let Some(parameter) = self.parameters.iter().find(|one| !one.is_for_any_mount()) {
+                return Err(PlanError::Invalid {
+                    field: field("options"),
+                    value: parameter.to_string(),
+                    expected: "options of mounts only, since a bind mount has no file system of \
+                               its own to give others to",
+                });
+            }
             return Ok(MountSource::Bind {
                 path: bundle.join(path),
                 recursive: recursive || kind == "rbind",
@@ -487,6 +505,23 @@ mod tests {
         .unwrap_err();
 
         assert_eq!(error.to_string(), "config.json: mounts[3].gidMappings is missing");
+    }
+
+    #[test]
+    fn a_bind_mount_takes_no_options_of_a_file_system() {
+        let bind = |option: &str| {
+            let entry =
+                r#"{"destination":"/x","type":"bind","source":"/y","options":["ro","OPTION"]}"#;
+            plan(&entry.replace("OPTION", option))
+        };
+
+        for option in ["sync", "nolazytime", "nodev", "rslave", "rro"] {
+            assert!(bind(option).is_ok(), "{option}");
+        }
+        for option in ["nosuch", "mode=755", "sync=1"] {
+            let error = bind(option).unwrap_err().to_string();
+            assert!(error.contains("mounts[3].options") && error.contains(option), "{error}");
+        }
     }
 
     #[test]

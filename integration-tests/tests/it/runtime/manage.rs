@@ -208,21 +208,21 @@ fn a_limit_of_no_process_is_a_limit() {
 }
 
 #[test]
-fn a_mistake_in_the_command_line_ends_with_1_and_is_in_the_log() {
+fn a_mistake_in_the_command_line_ends_as_runcs_and_is_in_the_log() {
     let host = requires!(our_runtime);
     let runtime = host.runtime();
 
-    for (args, word) in [
-        (&["list", "--format", "yaml"][..], "yaml"),
-        (&["create"], "<ID>"),
-        (&["update", "--pids-limit", "x", "id"], "--pids-limit"),
-        (&["exec", "--nosuch", "id"], "--nosuch"),
-        (&["--nosuch", "run", "id"], "--nosuch"),
-        (&["nosuch"], "nosuch"),
+    for (args, word, exit_code) in [
+        (&["list", "--format", "yaml"][..], "yaml", 1),
+        (&["create"], "<ID>", 1),
+        (&["update", "--pids-limit", "x", "id"], "--pids-limit", 1),
+        (&["exec", "--nosuch", "id"], "--nosuch", 1),
+        (&["--nosuch", "run", "id"], "--nosuch", 1),
+        (&["nosuch"], "nosuch", 3),
     ] {
         let outcome = runtime.call(args);
 
-        assert_eq!(outcome.exit_code, 1, "{args:?}: {outcome:?}");
+        assert_eq!(outcome.exit_code, exit_code, "{args:?}: {outcome:?}");
         assert!(outcome.error.contains(word), "{args:?}: {outcome:?}");
         assert!(outcome.stderr.contains("--help"), "{args:?}: {outcome:?}");
     }
