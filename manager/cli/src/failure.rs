@@ -47,9 +47,15 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure of what was typed.
+    /// A failure of what was typed: a flag whose value cannot be read.
     pub(crate) fn usage(error: impl Error) -> Self {
         Self { kind: Kind::Usage, message: chain(&error), remedy: None, exit_code: None }
+    }
+
+    /// A failure of what was typed: it can be read, and makes no sense. Docker has another exit code
+    /// for this, as it does not come from the reader of its command line.
+    pub(crate) fn senseless(error: impl Error) -> Self {
+        Self { exit_code: Some(EXIT_FAILURE), ..Self::usage(error) }
     }
 
     /// A failure of this program or of its surroundings.
@@ -96,7 +102,10 @@ impl Failure {
     pub(crate) fn of_exec(mut self) -> Self {
         self.exit_code = match self.kind {
             Kind::Daemon(ErrorReason::CommandNotFound) => Some(EXIT_NOT_FOUND),
-            Kind::Daemon(ErrorReason::CommandNotExecutable) => Some(EXIT_NOT_EXECUTABLE),
+            // Whatever else kept the runtime from starting it, as with Docker.
+            Kind::Daemon(ErrorReason::CommandNotExecutable | ErrorReason::RuntimeFailed) => {
+                Some(EXIT_NOT_EXECUTABLE)
+            }
             Kind::Usage | Kind::Client | Kind::Daemon(_) | Kind::BrokenPipe | Kind::Reported => {
                 None
             }

@@ -38,7 +38,7 @@ mod views;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::Cli;
@@ -114,8 +114,18 @@ fn explain(error: &clap::Error) -> ExitCode {
                 ErrorKind::InvalidSubcommand | ErrorKind::MissingRequiredArgument => {
                     ExitCode::FAILURE
                 }
+                // One argument too many; a flag that there is not is another mistake.
+                ErrorKind::UnknownArgument if !is_flag(error) => ExitCode::FAILURE,
                 _ => ExitCode::from(EXIT_ENGINE),
             }
         }
+    }
+}
+
+/// Whether what the error is about begins as flags do.
+fn is_flag(error: &clap::Error) -> bool {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.starts_with('-'),
+        _ => true,
     }
 }

@@ -184,6 +184,31 @@ fn an_unknown_flag_and_an_unknown_command_are_usage_errors() {
 }
 
 #[test]
+fn what_makes_no_sense_ends_with_1_and_a_flag_that_cannot_be_read_with_125() {
+    for (arguments, word, exit_code) in [
+        (&["ps", "--filter", "nosuch=1"][..], "nosuch", 1),
+        (&["ps", "--format", "{{.ID"], "}}", 1),
+        (&["ps", "extra"], "extra", 1),
+        (&["cp", "one:/a", "two:/b"], "both", 1),
+        (&["cp", "/a", "/b"], "neither", 1),
+        (&["update", "one"], "nothing", 1),
+        (&["events", "--since", "nosuch"], "nosuch", 1),
+        (&["ps", "--nosuch"], "--nosuch", 125),
+        (&["ps", "--last", "nosuch"], "nosuch", 125),
+        (&["update", "--memory", "nosuch", "one"], "nosuch", 125),
+        (&["run", "-a", "stdout", "-d", "busybox"], "exclude", 125),
+    ] {
+        let mut command = Command::new(programs::ours("keg"));
+        command.env("KEG_HOST", "unix:///no/such/socket");
+
+        let outcome = Outcome::of(command.args(arguments), PATIENCE);
+
+        assert_eq!(outcome.exit_code, exit_code, "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(word), "{arguments:?}: {outcome:?}");
+    }
+}
+
+#[test]
 fn a_user_that_the_image_does_not_know_is_named() {
     requires!(root);
     let (daemon, image) = Daemon::with_busybox();

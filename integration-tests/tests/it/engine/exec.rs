@@ -30,6 +30,7 @@ fn exit_codes_and_standard_input_pass_through() {
     assert_eq!(daemon.keg(["exec", "one", "sh", "-c", "exit 9"]).exit_code, 9);
     assert_eq!(daemon.keg(["exec", "one", "no-such-command"]).exit_code, 127);
     assert_eq!(daemon.keg(["exec", "one", "/etc/passwd"]).exit_code, 126);
+    assert_eq!(daemon.keg(["exec", "-w", "/no/such", "one", "true"]).exit_code, 126);
     let echoed = daemon.keg_with_input("data\n", ["exec", "-i", "one", "cat"]).success();
     assert_eq!(echoed.stdout, "data\n");
 }

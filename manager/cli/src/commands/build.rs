@@ -218,7 +218,7 @@ pub(crate) async fn run(args: BuildArgs, host: &str) -> Result<u8, Failure> {
         offer.secrets.insert(id, secret);
     }
     if args.debug_shell && !terminal::stdin_is_terminal() {
-        return Err(Failure::usage(NoTerminal));
+        return Err(Failure::senseless(NoTerminal));
     }
     let call =
         flags::call(if args.check { "check" } else { &args.call }).map_err(Failure::usage)?;

@@ -103,7 +103,8 @@ fn bytes(count: i64) -> String {
 }
 
 async fn du(args: DuArgs, host: &str) -> Result<u8, Failure> {
-    let format = RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::usage)?;
+    let format =
+        RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let usage = daemon.builds().disk_usage(BuildDiskUsageRequest {}).await?.into_inner();
     let rows = usage.entries.iter().map(|entry| {
@@ -115,7 +116,7 @@ async fn du(args: DuArgs, host: &str) -> Result<u8, Failure> {
             ("Description", Value::text(humanize::ellipsis(&entry.description, 60))),
         ])
     });
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     if args.format.is_some() {
         return Ok(0);
     }

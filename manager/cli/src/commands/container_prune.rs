@@ -41,8 +41,8 @@ pub(crate) async fn run(args: ContainerPruneArgs, host: &str) -> Result<u8, Fail
             None => Ok(text.clone()),
         })
         .collect::<Result<Vec<_>, _>>()
-        .map_err(Failure::usage)?;
-    let filters = Filters::parse(&filters, &FILTERS).map_err(Failure::usage)?;
+        .map_err(Failure::senseless)?;
+    let filters = Filters::parse(&filters, &FILTERS).map_err(Failure::senseless)?;
     if !args.force && !confirm("This will remove all containers that do not run.")? {
         return Ok(0);
     }

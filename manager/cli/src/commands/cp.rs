@@ -89,7 +89,7 @@ pub(crate) async fn run(args: CpArgs, host: &str) -> Result<u8, Failure> {
     let remedy = "name one as CONTAINER:PATH";
     match (Side::parse(&args.source), Side::parse(&args.destination)) {
         (Side::Container { .. }, Side::Container { .. }) => {
-            Err(Failure::usage(CpError::TwoContainers).with_remedy(
+            Err(Failure::senseless(CpError::TwoContainers).with_remedy(
                 "copy to here first, or send one copy to the other: \
                               `keg cp A:/x - | keg cp - B:/y`",
             ))
@@ -102,7 +102,7 @@ pub(crate) async fn run(args: CpArgs, host: &str) -> Result<u8, Failure> {
             let daemon = Daemon::connect(host).await?;
             copy_in(&daemon, &args, source, &name, path).await
         }
-        _ => Err(Failure::usage(CpError::NoContainer).with_remedy(remedy)),
+        _ => Err(Failure::senseless(CpError::NoContainer).with_remedy(remedy)),
     }
 }
 

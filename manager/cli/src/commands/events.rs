@@ -36,12 +36,12 @@ pub(crate) struct EventsArgs {
 
 /// Prints events until `--until`, or for ever.
 pub(crate) async fn run(args: EventsArgs, host: &str) -> Result<u8, Failure> {
-    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::usage)?;
+    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::senseless)?;
     let now = Timestamp::now();
     let at = |text: &Option<String>| {
-        text.as_deref().map(|text| moment::parse(text, now)).transpose().map_err(Failure::usage)
+        text.as_deref().map(|text| moment::parse(text, now)).transpose().map_err(Failure::senseless)
     };
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let request = SubscribeRequest {
         since: at(&args.since)?,
         until: at(&args.until)?,

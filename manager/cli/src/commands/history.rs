@@ -50,13 +50,13 @@ pub(crate) async fn run(args: HistoryArgs, host: &str) -> Result<u8, Failure> {
     let platform =
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let request = ImageHistoryRequest { image: args.image, platform };
     let history = daemon.images().history(request).await?.into_inner();
     let style =
         HistoryStyle { now: Timestamp::now(), truncate: !args.no_trunc, for_people: args.human };
     let rows = rows(&history, style);
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }

@@ -54,10 +54,10 @@ pub(crate) async fn run(args: ImagePruneArgs, host: &str) -> Result<u8, Failure>
 /// A [`Failure`] for a filter that makes no sense.
 pub(crate) fn request(all: bool, filters: &[String]) -> Result<PruneImagesRequest, Failure> {
     // "label!=x" has its `!` before the sign.
-    let filters = Filters::parse(filters, &FILTERS).map_err(Failure::usage)?;
+    let filters = Filters::parse(filters, &FILTERS).map_err(Failure::senseless)?;
     let until = match filters.values("until") {
         [] => None,
-        [.., last] => Some(moment::parse(last, Timestamp::now()).map_err(Failure::usage)?),
+        [.., last] => Some(moment::parse(last, Timestamp::now()).map_err(Failure::senseless)?),
     };
     Ok(PruneImagesRequest {
         all,

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: ImageReferrersArgs, host: &str) -> Result<u8, Fail
     let platform =
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let request = ImageReferrersRequest {
         auth: credentials::for_image(&args.image),
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ImageReferrersArgs, host: &str) -> Result<u8, Fail
     };
     let found = daemon.images().referrers(request).await?.into_inner().referrers;
     let rows = found.iter().map(row);
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }
 

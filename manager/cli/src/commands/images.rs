@@ -54,13 +54,13 @@ pub(crate) struct ImagesArgs {
 pub(crate) async fn run(args: ImagesArgs, host: &str) -> Result<u8, Failure> {
     let columns = if args.digests { COLUMNS_WITH_DIGESTS } else { COLUMNS };
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::usage)?;
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::senseless)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let last = |key: &str| filters.values(key).last().cloned().unwrap_or_default();
     let until = match filters.values("until") {
         [] => None,
         [.., text] => {
-            moment::from_proto(&moment::parse(text, Timestamp::now()).map_err(Failure::usage)?)
+            moment::from_proto(&moment::parse(text, Timestamp::now()).map_err(Failure::senseless)?)
         }
     };
 
@@ -92,7 +92,7 @@ pub(crate) async fn run(args: ImagesArgs, host: &str) -> Result<u8, Failure> {
         }
         rows
     });
-    output::print(&format.render(columns, listed).map_err(Failure::usage)?)?;
+    output::print(&format.render(columns, listed).map_err(Failure::senseless)?)?;
     Ok(0)
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct InfoArgs {
 
 /// Prints it.
 pub(crate) async fn run(args: InfoArgs, host: &str) -> Result<u8, Failure> {
-    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::usage)?;
+    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let info = daemon.system().info(InfoRequest {}).await?.into_inner();
     match template {

@@ -88,7 +88,7 @@ pub(crate) async fn show(
     size: bool,
     host: &str,
 ) -> Result<u8, Failure> {
-    let template = Template::parse_format(format).map_err(Failure::usage)?;
+    let template = Template::parse_format(format).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let mut found = Vec::new();
     let mut failures = Vec::new();

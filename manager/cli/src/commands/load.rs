@@ -44,7 +44,7 @@ pub(crate) async fn run(args: LoadArgs, host: &str) -> Result<u8, Failure> {
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
     if args.input.is_none() && terminal::stdin_is_terminal() {
         let remedy = "give a file by -i, or redirect standard input";
-        return Err(Failure::usage(InputIsTerminal).with_remedy(remedy));
+        return Err(Failure::senseless(InputIsTerminal).with_remedy(remedy));
     }
     let input = args.input.as_deref().unwrap_or(Path::new("-"));
     let archive = match input.is_dir() {

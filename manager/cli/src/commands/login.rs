@@ -122,7 +122,7 @@ async fn try_out(daemon: &Daemon, registry: &str, auth: &RegistryAuth) -> Result
 fn ask(args: LoginArgs, registry: &str) -> Result<RegistryAuth, Failure> {
     let nobody = |what| {
         let remedy = "give --username and --password-stdin";
-        Failure::usage(NobodyToAsk { what }).with_remedy(remedy)
+        Failure::senseless(NobodyToAsk { what }).with_remedy(remedy)
     };
     let username = match args.username {
         Some(username) => username,
@@ -137,7 +137,7 @@ fn ask(args: LoginArgs, registry: &str) -> Result<RegistryAuth, Failure> {
     };
     for (value, what) in [(&username, "the user name"), (&password, "the password")] {
         if value.is_empty() {
-            return Err(Failure::usage(Empty { what }));
+            return Err(Failure::senseless(Empty { what }));
         }
     }
     Ok(RegistryAuth { username, password, ..RegistryAuth::default() })

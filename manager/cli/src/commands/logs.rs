@@ -69,7 +69,10 @@ impl LogsArgs {
             }
         };
         let at = |text: &Option<String>| {
-            text.as_deref().map(|text| moment::parse(text, now)).transpose().map_err(Failure::usage)
+            text.as_deref()
+                .map(|text| moment::parse(text, now))
+                .transpose()
+                .map_err(Failure::senseless)
         };
         Ok(LogsRequest {
             container: self.container.clone(),

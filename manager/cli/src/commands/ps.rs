@@ -67,8 +67,8 @@ impl PsArgs {
 pub(crate) async fn run(args: PsArgs, host: &str) -> Result<u8, Failure> {
     let columns = if args.size { COLUMNS_WITH_SIZE } else { COLUMNS };
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::usage)?;
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, columns).map_err(Failure::senseless)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let asks_for_state =
         !filters.values("status").is_empty() || !filters.values("exited").is_empty();
     let request = ListContainersRequest {
@@ -88,6 +88,6 @@ pub(crate) async fn run(args: PsArgs, host: &str) -> Result<u8, Failure> {
         with_created_at: format.may_read("CreatedAt"),
     };
     let rows = containers.iter().map(|container| row(container, style));
-    output::print(&format.render(columns, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(columns, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }

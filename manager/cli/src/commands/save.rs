@@ -57,7 +57,7 @@ pub(crate) async fn run(args: SaveArgs, host: &str) -> Result<u8, Failure> {
         args.platform.as_deref().map(platform::parse).transpose().map_err(Failure::usage)?;
     if args.output.is_none() && terminal::stdout_is_terminal() {
         let remedy = "give a file by -o, or redirect standard output";
-        return Err(Failure::usage(OutputIsTerminal).with_remedy(remedy));
+        return Err(Failure::senseless(OutputIsTerminal).with_remedy(remedy));
     }
     let daemon = Daemon::connect(host).await?;
     let request = SaveImagesRequest { images: args.images, platform, referrers: args.referrers };

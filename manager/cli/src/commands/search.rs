@@ -63,12 +63,13 @@ struct NotStars {
 
 /// Looks, and lists.
 pub(crate) async fn run(args: SearchArgs, host: &str) -> Result<u8, Failure> {
-    let format = RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::usage)?;
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+    let format =
+        RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::senseless)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let least_stars = match filters.values("stars") {
         [] => 0,
         [.., text] => {
-            let not_stars = |_| Failure::usage(NotStars { text: text.clone() });
+            let not_stars = |_| Failure::senseless(NotStars { text: text.clone() });
             text.parse::<u32>().map_err(not_stars)?.into()
         }
     };
@@ -78,7 +79,7 @@ pub(crate) async fn run(args: SearchArgs, host: &str) -> Result<u8, Failure> {
     let found = daemon.registries().search(request).await?.into_inner().results;
     let kept = found.iter().filter(|result| keeps(&filters, least_stars, result));
     let rows = kept.map(|result| row(result, !args.no_trunc));
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }
 

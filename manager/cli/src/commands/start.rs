@@ -38,7 +38,9 @@ pub(crate) async fn run(args: StartArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
     if args.attach || args.interactive {
         let [container] = args.containers.as_slice() else {
-            return Err(Failure::usage(TooMany).with_remedy("leave out -a and -i to start several"));
+            return Err(
+                Failure::senseless(TooMany).with_remedy("leave out -a and -i to start several")
+            );
         };
         return start_and_join(&daemon, container, args.interactive, args.detach_keys).await;
     }

@@ -39,16 +39,19 @@ pub(crate) struct StatsArgs {
 
 /// Shows them once a second, on a terminal in the same place.
 pub(crate) async fn run(args: StatsArgs, host: &str) -> Result<u8, Failure> {
-    let format = RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::usage)?;
+    let format =
+        RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::senseless)?;
     let clears = !args.no_stream
         && std::io::stdout().is_terminal()
         && args.format.as_deref().is_none_or(|format| format.starts_with("table"));
     let daemon = Daemon::connect(host).await?;
-    let request = StatsRequest { containers: args.containers, all: args.all, once: args.no_stream };
+    let containers = args.containers.clone();
+    let request = StatsRequest { containers, all: args.all, once: args.no_stream };
     let mut answers = daemon.limits().stats(request).await?.into_inner();
     while let Some(answer) = answers.message().await? {
-        let rows = answer.containers.iter().map(|stats| row(stats, !args.no_trunc));
-        let table = format.render(COLUMNS, rows).map_err(Failure::usage)?;
+        let rows =
+            answer.containers.iter().map(|stats| row(stats, !args.no_trunc, &args.containers));
+        let table = format.render(COLUMNS, rows).map_err(Failure::senseless)?;
         output::print(&if clears { format!("{CLEAR}{table}") } else { table })?;
     }
     Ok(0)

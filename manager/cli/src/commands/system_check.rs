@@ -30,7 +30,7 @@ pub(crate) struct CheckArgs {
 
 /// Checks, and prints what is not as it should be.
 pub(crate) async fn run(args: CheckArgs, host: &str) -> Result<u8, Failure> {
-    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::usage)?;
+    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let request = CheckRequest { read_blobs: args.read, repair: args.repair };
     let report = daemon.storage().check(request).await?.into_inner();

@@ -31,10 +31,11 @@ pub(crate) struct DfArgs {
 /// Shows it.
 pub(crate) async fn run(args: DfArgs, host: &str) -> Result<u8, Failure> {
     let whole = match (args.verbose, args.format.as_deref()) {
-        (true, format) => Some(Template::parse_format(format).map_err(Failure::usage)?),
+        (true, format) => Some(Template::parse_format(format).map_err(Failure::senseless)?),
         (false, _) => None,
     };
-    let format = RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::usage)?;
+    let format =
+        RowFormat::new(args.format.as_deref(), false, COLUMNS).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let usage = daemon.storage().usage(UsageRequest {}).await?.into_inner();
     let text = match whole {
@@ -43,7 +44,7 @@ pub(crate) async fn run(args: DfArgs, host: &str) -> Result<u8, Failure> {
             template.render(&value).map_err(Failure::client)? + "\n"
         }
         Some(None) => usage::tables(&usage, Timestamp::now()),
-        None => format.render(COLUMNS, usage::rows(&usage)).map_err(Failure::usage)?,
+        None => format.render(COLUMNS, usage::rows(&usage)).map_err(Failure::senseless)?,
     };
     output::print(&text)?;
     Ok(0)

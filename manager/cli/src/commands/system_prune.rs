@@ -39,7 +39,7 @@ pub(crate) struct SystemPruneArgs {
 
 /// Removes, and prints what is gone.
 pub(crate) async fn run(args: SystemPruneArgs, host: &str) -> Result<u8, Failure> {
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let images = image_prune::request(args.all, &args.filter)?;
     if !args.force && !confirm(&warning(&args))? {
         return Ok(0);

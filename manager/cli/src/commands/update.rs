@@ -44,7 +44,7 @@ pub(crate) async fn run(args: UpdateArgs, host: &str) -> Result<u8, Failure> {
     let resources = args.resources.describe().map_err(Failure::usage)?;
     let restart_policy = args.restart().map_err(Failure::usage)?;
     if resources == Resources::default() && restart_policy.is_none() {
-        return Err(Failure::usage(NothingError).with_remedy("give at least one flag"));
+        return Err(Failure::senseless(NothingError).with_remedy("give at least one flag"));
     }
     let daemon = Daemon::connect(host).await?;
     output::for_each(&args.containers, |container| {

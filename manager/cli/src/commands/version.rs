@@ -20,7 +20,7 @@ pub(crate) struct VersionArgs {
 
 /// Prints both versions; ours also where there is no daemon.
 pub(crate) async fn run(args: VersionArgs, host: &str) -> Result<u8, Failure> {
-    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::usage)?;
+    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::senseless)?;
     let (server, failure) = match ask(host).await {
         Ok(server) => (Some(server), None),
         Err(failure) => (None, Some(failure)),

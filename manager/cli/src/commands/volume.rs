@@ -140,7 +140,7 @@ async fn create(args: CreateArgs, host: &str) -> Result<u8, Failure> {
 }
 
 async fn inspect(args: InspectArgs, host: &str) -> Result<u8, Failure> {
-    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::usage)?;
+    let template = Template::parse_format(args.format.as_deref()).map_err(Failure::senseless)?;
     let daemon = Daemon::connect(host).await?;
     let mut found = Vec::new();
     let mut failures = Vec::new();
@@ -168,8 +168,8 @@ async fn inspect(args: InspectArgs, host: &str) -> Result<u8, Failure> {
 
 async fn list(args: ListArgs, host: &str) -> Result<u8, Failure> {
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::usage)?;
-    let filters = Filters::parse(&args.filter, &LIST_FILTERS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::senseless)?;
+    let filters = Filters::parse(&args.filter, &LIST_FILTERS).map_err(Failure::senseless)?;
     let request = ListVolumesRequest {
         filters: filters.into_message(|values| VolumeFilterValues { values }),
         // Nothing shows sizes unless it was asked for by name.
@@ -178,7 +178,7 @@ async fn list(args: ListArgs, host: &str) -> Result<u8, Failure> {
     let daemon = Daemon::connect(host).await?;
     let volumes = daemon.volumes().list(request).await?.into_inner().volumes;
     let rows = volumes.iter().map(row);
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }
 
@@ -189,7 +189,7 @@ fn is_json(format: &Option<String>) -> bool {
 
 async fn prune(args: PruneArgs, host: &str) -> Result<u8, Failure> {
     let filters =
-        Filters::parse(&args.filter, &["label", "label!", "all"]).map_err(Failure::usage)?;
+        Filters::parse(&args.filter, &["label", "label!", "all"]).map_err(Failure::senseless)?;
     let all = args.all || filters.values("all").iter().any(|value| value == "true" || value == "1");
     let which = if all { "all" } else { "anonymous" };
     let warning =

@@ -42,12 +42,26 @@ pub(crate) fn record(event: &Event) -> Value {
         ("time", Value::Int(time.seconds)),
         ("timeNano", Value::Int(nanos)),
     ]);
+    // What templates call by Go's names, JSON has in lower case already.
+    for (name, in_json) in [
+        ("Status", "status"),
+        ("ID", "id"),
+        ("From", "from"),
+        ("Scope", "scope"),
+        ("Time", "time"),
+        ("TimeNano", "timeNano"),
+    ] {
+        let present = fields.iter().find(|(present, _)| *present == in_json);
+        let value = present.map_or(Value::text(""), |(_, value)| value.clone());
+        fields.push((name, Value::Omitted(Box::new(value))));
+    }
     Value::Record(fields)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::template::Template;
     use prost_types::Timestamp as ProtoTimestamp;
     use std::collections::HashMap;
 
@@ -70,6 +84,15 @@ mod tests {
 
         assert!(line.ends_with(" container die abc (exitCode=0, name=web)"), "{line}");
         assert!(line.contains(":00.000000005"), "{line}");
+    }
+
+    #[test]
+    fn templates_have_gos_names_too() {
+        let template = "{{.ID}} {{.id}} {{.Status}} {{.Scope}} {{.Time}} {{.Actor.ID}}{{.From}}";
+
+        let told = Template::parse(template).and_then(|it| it.render(&record(&sample())));
+
+        assert_eq!(told.expect("fields"), "abc abc die local 1714557600 abc");
     }
 
     #[test]

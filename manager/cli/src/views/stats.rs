@@ -26,8 +26,8 @@ pub(crate) const COLUMNS: Columns = Columns {
     ],
 };
 
-/// A row of `stats`.
-pub(crate) fn row(stats: &ContainerStats, truncate: bool) -> Value {
+/// A row of `stats`. `asked` are the containers as they were typed, if any were.
+pub(crate) fn row(stats: &ContainerStats, truncate: bool, asked: &[String]) -> Value {
     let id = if truncate { humanize::short_id(&stats.id) } else { &stats.id };
     let of_running = |text: String| if stats.is_running { text } else { NONE.to_owned() };
     let pair = |a: String, b: String| match stats.is_running {
@@ -47,7 +47,7 @@ pub(crate) fn row(stats: &ContainerStats, truncate: bool) -> Value {
             )),
         ),
         ("CPUPerc", Value::Text(of_running(format!("{:.2}%", stats.cpu_percent)))),
-        ("Container", Value::text(id)),
+        ("Container", Value::text(typed(stats, asked).unwrap_or(id))),
         ("ID", Value::text(id)),
         ("MemPerc", Value::Text(of_running(format!("{memory_percent:.2}%")))),
         (
@@ -67,6 +67,12 @@ pub(crate) fn row(stats: &ContainerStats, truncate: bool) -> Value {
         ),
         ("PIDs", Value::Text(of_running(stats.pids.to_string()))),
     ])
+}
+
+/// How a container was called: by its name, or by the beginning of its id.
+fn typed<'a>(stats: &ContainerStats, asked: &'a [String]) -> Option<&'a str> {
+    let of_name = asked.iter().find(|text| **text == stats.name);
+    of_name.or_else(|| asked.iter().find(|text| stats.id.starts_with(*text))).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -93,7 +99,7 @@ mod tests {
         let format = RowFormat::new(None, false, COLUMNS).expect("a format");
 
         let table = format
-            .render(COLUMNS, [&running, &stopped].map(|stats| row(stats, true)))
+            .render(COLUMNS, [&running, &stopped].map(|stats| row(stats, true, &[])))
             .expect("a table");
 
         let lines: Vec<&str> = table.lines().collect();
@@ -104,5 +110,9 @@ mod tests {
         );
         assert!(lines[1].contains("1.5kB / 20B"), "{}", lines[1]);
         assert!(lines[2].contains("-- / --"), "{}", lines[2]);
+        for (typed, shown) in [("web", "web"), ("0123", "0123"), ("other", "0123456789ab")] {
+            let json = row(&running, true, &[typed.to_owned()]).to_json();
+            assert!(json.contains(&format!(r#""Container":"{shown}""#)), "{json}");
+        }
     }
 }

@@ -36,8 +36,8 @@ pub(crate) struct LsArgs {
 /// Lists.
 pub(crate) async fn run(args: LsArgs, host: &str) -> Result<u8, Failure> {
     let format =
-        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::usage)?;
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+        RowFormat::new(args.format.as_deref(), args.quiet, COLUMNS).map_err(Failure::senseless)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let request = ListNetworksRequest {
         filters: filters.into_message(|values| NetworkFilterValues { values }),
     };
@@ -46,6 +46,6 @@ pub(crate) async fn run(args: LsArgs, host: &str) -> Result<u8, Failure> {
     let style =
         RowStyle { truncate: !args.no_trunc, with_created_at: format.may_read("CreatedAt") };
     let rows = networks.iter().map(|network| row(network, style));
-    output::print(&format.render(COLUMNS, rows).map_err(Failure::usage)?)?;
+    output::print(&format.render(COLUMNS, rows).map_err(Failure::senseless)?)?;
     Ok(0)
 }

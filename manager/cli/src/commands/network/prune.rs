@@ -24,7 +24,7 @@ pub(crate) struct PruneArgs {
 
 /// Removes them, and prints their names.
 pub(crate) async fn run(args: PruneArgs, host: &str) -> Result<u8, Failure> {
-    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::usage)?;
+    let filters = Filters::parse(&args.filter, &FILTERS).map_err(Failure::senseless)?;
     let warning = "This will remove all custom networks not used by at least one container.";
     if !args.force && !confirm(warning)? {
         return Ok(0);
