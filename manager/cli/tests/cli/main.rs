@@ -218,7 +218,7 @@ fn a_format_that_does_not_fit_names_the_fields_there_are() {
 
     let outcome = outcome(&daemon, &["ps", "--format", "{{.Colour}}"]);
 
-    assert_eq!(outcome.status.code(), Some(125));
+    assert_eq!(outcome.status.code(), Some(1));
     assert!(text(&outcome.stderr).contains("no field \"Colour\"; there are Command, CreatedAt"));
 }
 
