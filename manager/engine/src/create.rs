@@ -21,6 +21,7 @@ use keg_store::{
 };
 
 use crate::container::Container;
+use crate::cpuset;
 use crate::engine::{EXTENSION, Engine, Shared, encode, file_error};
 use crate::error::EngineError;
 use crate::health::HealthCheck;
@@ -352,6 +353,8 @@ pub(crate) fn check_limits(shared: &Shared, host: &HostConfig) -> Result<(), Eng
     {
         return invalid("cpus", "--cpus excludes --cpu-quota and --cpu-period");
     }
+    cpuset::check(cpuset::Kind::Processors, limits.cpuset_cpus.as_deref())?;
+    cpuset::check(cpuset::Kind::Nodes, limits.cpuset_mems.as_deref())?;
     if limits.blkio_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
         return invalid("blkio-weight", "a weight is from 10 to 1000");
     }
@@ -362,6 +365,9 @@ pub(crate) fn check_limits(shared: &Shared, host: &HostConfig) -> Result<(), Eng
         && soft > hard
     {
         return invalid("memory-reservation", "the soft limit cannot be more than the hard one");
+    }
+    if host.oom_score_adj.is_some_and(|score| !(-1000..=1000).contains(&score)) {
+        return invalid("oom-score-adj", "it is from -1000 to 1000");
     }
     if !host.cgroup_parent.is_empty()
         && !is_plain_absolute(&Path::new("/").join(&host.cgroup_parent))

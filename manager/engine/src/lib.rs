@@ -21,6 +21,7 @@
 mod attach;
 mod change;
 mod container;
+mod cpuset;
 mod create;
 pub mod devices;
 mod engine;

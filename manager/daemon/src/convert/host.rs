@@ -175,7 +175,16 @@ fn namespace_from_pb(field: &'static str, mode: &str) -> Result<NamespaceMode, S
         (_, Some(("container", name))) if ["ipc_mode", "pid_mode"].contains(&field) => {
             Ok(NamespaceMode::Container(name.to_owned()))
         }
-        _ => Err(invalid(field, format!("unknown mode {mode:?}: give \"host\" or nothing"))),
+        _ => {
+            let modes = match field {
+                "ipc_mode" => {
+                    "\"private\", \"shareable\", \"none\", \"host\" or \"container:NAME\""
+                }
+                "pid_mode" => "\"host\", \"container:NAME\" or nothing",
+                _ => "\"private\" or \"host\"",
+            };
+            Err(invalid(field, format!("unknown mode {mode:?}: give {modes}")))
+        }
     }
 }
 
