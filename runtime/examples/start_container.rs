@@ -24,9 +24,9 @@ fn main() -> anyhow::Result<()> {
 
     let id = format!("example-{}", std::process::id());
     let mut cgroup = Cgroup::resolve(plan.cgroups_path.as_deref(), &id, Driver::CgroupFs)?;
-    cgroup.create(plan.resources.as_ref())?;
-    let outcome = run(protected, &plan, &id, &bundle, &cgroup);
-    cgroup.destroy()?;
+    cgroup.begin(plan.resources.as_ref())?;
+    let outcome = run(protected, &plan, &id, &bundle, &mut cgroup);
+    cgroup.discard();
     println!("{:?}", outcome?);
     Ok(())
 }
@@ -36,7 +36,7 @@ fn run(
     plan: &ContainerPlan,
     id: &str,
     bundle: &Path,
-    cgroup: &Cgroup,
+    cgroup: &mut Cgroup,
 ) -> anyhow::Result<WaitStatus> {
     let state =
         OciState { oci_version: &plan.oci_version, id, bundle, annotations: &plan.annotations };

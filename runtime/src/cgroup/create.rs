@@ -1,17 +1,17 @@
-//! Making a cgroup and limiting it, before anyone is inside.
+//! Making a cgroup and limiting it, before anything of the container is inside.
 
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkdir};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::devices::Policy;
 use super::dir::Dir;
 use super::error::CgroupError;
 use super::systemd::{SavedUnit, Seat};
-use super::{Cgroup, SavedGroup, Unsettled, remove, v1, v2};
+use super::{Cgroup, Progress, SavedGroup, Unsettled, remove, v1, v2};
 
 /// A controller that a bundle asks for: its name in v1 and in v2 (`None` where there is none), and
 /// the field that asks.
@@ -34,22 +34,71 @@ impl Cgroup {
     /// [`CgroupError::ControllerAbsent`] and its kin for limits that cannot be had,
     /// [`CgroupError::Occupied`] if the cgroup is in use. What was made is removed again.
     pub fn create(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
-        let mut made = Vec::new();
+        self.begin(resources)?;
+        self.finish(resources).inspect_err(|_| self.discard())
+    }
+
+    /// As [`Cgroup::create`], but leaves to [`Cgroup::finish`] what the first process need not be
+    /// born in: the hierarchies of v1, which are many and are entered later. Which they are is
+    /// certain afterwards.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn begin(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
         let before = self.saved.clone();
+        self.made.clear();
         let outcome = match self.saved.unit.clone() {
-            None => self.create_all(resources, &mut made),
-            Some(unit) => self.create_by_systemd(&unit, resources, &mut made),
+            None => self.begin_ourselves(resources),
+            Some(unit) => self.create_by_systemd(&unit, resources),
         };
-        outcome.inspect_err(|_| {
-            // The first error is the one to tell; a directory that is in use by now stays.
-            if self.unsettled.take().is_some() {
-                let _ = self.saved.unit.as_ref().map(SavedUnit::stop);
+        match outcome {
+            Ok(progress) => {
+                self.progress = progress;
+                Ok(())
             }
-            for dir in made.iter().rev() {
-                let _ = remove::remove_empty(dir);
+            Err(error) => {
+                self.undo();
+                self.unsettled = None;
+                self.saved = before;
+                Err(error)
             }
-            self.saved = before;
-        })
+        }
+    }
+
+    /// Makes what [`Cgroup::begin`] left. The process that is inside by then may not go on before
+    /// it has entered the rest ([`Cgroup::v1_entrance`]).
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`], but what was made stays: [`Cgroup::discard`] removes it when the
+    /// process is gone.
+    pub fn finish(&mut self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
+        let Progress::Begun(v2_controllers) = self.progress.clone() else { return Ok(()) };
+        self.make_all_v1()?;
+        self.limit(resources, &v2_controllers)?;
+        self.progress = Progress::Whole;
+        Ok(())
+    }
+
+    /// Removes the cgroup of a container that could not be made: the whole if it was whole, else no
+    /// directory that was there before, since others may be in it. What cannot be removed stays.
+    pub fn discard(&self) {
+        match self.progress {
+            Progress::Resolved => {}
+            Progress::Begun(_) => self.undo(),
+            Progress::Whole => {
+                let _ = self.destroy();
+            }
+        }
+    }
+
+    /// The first error is the one to tell; a directory that is in use by now stays.
+    fn undo(&self) {
+        if self.unsettled.is_some() {
+            let _ = self.saved.unit.as_ref().map(SavedUnit::stop);
+        }
+        for dir in self.made.iter().rev() {
+            let _ = remove::remove_empty(dir);
+        }
     }
 
     /// Does what can be done only when the container's first process is in its cgroup. Does nothing
@@ -71,8 +120,7 @@ impl Cgroup {
         &mut self,
         unit: &SavedUnit,
         resources: Option<&LinuxResources>,
-        made: &mut Vec<PathBuf>,
-    ) -> Result<(), CgroupError> {
+    ) -> Result<Progress, CgroupError> {
         let mut early = resources.cloned();
         if let Some(early) = &mut early {
             early.set_pids(None);
@@ -80,7 +128,7 @@ impl Cgroup {
         let seat = Seat::take().map_err(CgroupError::Seat)?;
         unit.start(&self.name(), &seat, early.as_ref(), &self.asked)?;
         self.unsettled = Some(Unsettled { seat, resources: resources.cloned() });
-        self.create_all(early.as_ref(), made)
+        self.create_all(early.as_ref())
     }
 
     /// The last component of the path, for people.
@@ -89,59 +137,97 @@ impl Cgroup {
         dir.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    fn create_all(
+    fn begin_ourselves(
         &mut self,
         resources: Option<&LinuxResources>,
-        made: &mut Vec<PathBuf>,
-    ) -> Result<(), CgroupError> {
-        let pure = self.saved.v1.is_empty();
-        let demands = resources.map(|resources| demands(resources, pure)).unwrap_or_default();
+    ) -> Result<Progress, CgroupError> {
+        // What is denied and can be done without is known only when all was tried.
+        if self.saved.v1.is_empty() || is_unprivileged() {
+            return self.create_all(resources);
+        }
+        let demands = self.demands(resources);
         self.check_unified(resources)?;
-        let rules = resources.and_then(|resources| resources.devices().as_deref());
-        let policy = Policy::from_rules(rules.unwrap_or_default())?;
+        Policy::from_rules(device_rules(resources))?;
+        let (v2_controllers, denied) = self.make_v2_if_any(&demands)?;
+        self.check_demands(&demands, &v2_controllers, denied)?;
+        Ok(Progress::Begun(v2_controllers))
+    }
 
-        let (mut v1_groups, mut denied) = (Vec::new(), false);
-        for group in std::mem::take(&mut self.saved.v1) {
-            match make_v1(&group, self.unsettled.is_none(), made) {
+    fn create_all(&mut self, resources: Option<&LinuxResources>) -> Result<Progress, CgroupError> {
+        let demands = self.demands(resources);
+        self.check_unified(resources)?;
+        let v1_denied = self.make_all_v1()?;
+        let (v2_controllers, v2_denied) = self.make_v2_if_any(&demands)?;
+        self.check_demands(&demands, &v2_controllers, v1_denied || v2_denied)?;
+        self.limit(resources, &v2_controllers)?;
+        Ok(Progress::Whole)
+    }
+
+    fn demands(&self, resources: Option<&LinuxResources>) -> Vec<Demand> {
+        let pure = self.saved.v1.is_empty();
+        resources.map(|resources| demands(resources, pure)).unwrap_or_default()
+    }
+
+    /// Returns whether a hierarchy was denied, and dropped.
+    fn make_all_v1(&mut self) -> Result<bool, CgroupError> {
+        let (mut groups, mut denied) = (Vec::with_capacity(self.saved.v1.len()), false);
+        for group in self.saved.v1.clone() {
+            match make_v1(&group, self.unsettled.is_none(), &mut self.made) {
                 Err(error) if self.may_do_without(&error) => denied = true,
                 outcome => {
                     outcome?;
-                    v1_groups.push(group);
+                    groups.push(group);
                 }
             }
         }
-        self.saved.v1 = v1_groups;
-        let v2_controllers = match self.saved.v2.take() {
-            None => Vec::new(),
-            Some(group) => match self.make_v2(&group, &demands, made) {
-                Err(error) if self.may_do_without(&error) => {
-                    denied = true;
-                    Vec::new()
-                }
-                outcome => {
-                    let controllers = outcome?;
-                    self.saved.v2 = Some(group);
-                    controllers
-                }
-            },
-        };
+        self.saved.v1 = groups;
+        Ok(denied)
+    }
 
-        for demand in &demands {
-            let on_v2 = demand.v2.is_some_and(|name| v2_controllers.iter().any(|own| own == name));
-            if on_v2 || self.v1_group(demand.v1).is_some() {
+    /// Returns the controllers that the container has in v2, and whether that was denied, and
+    /// dropped.
+    fn make_v2_if_any(&mut self, demands: &[Demand]) -> Result<(Vec<String>, bool), CgroupError> {
+        let Some(group) = self.saved.v2.clone() else { return Ok((Vec::new(), false)) };
+        match self.make_v2(&group, demands) {
+            Err(error) if self.may_do_without(&error) => {
+                self.saved.v2 = None;
+                Ok((Vec::new(), true))
+            }
+            outcome => outcome.map(|controllers| (controllers, false)),
+        }
+    }
+
+    /// `denied`: whether a hierarchy was dropped.
+    fn check_demands(
+        &self,
+        demands: &[Demand],
+        v2_controllers: &[String],
+        denied: bool,
+    ) -> Result<(), CgroupError> {
+        for Demand { v1: controller, v2, field } in demands.iter().copied() {
+            let on_v2 = v2.is_some_and(|name| v2_controllers.iter().any(|own| own == name));
+            if on_v2 || self.v1_group(controller).is_some() {
                 continue;
             }
-            let Demand { v1: controller, field, .. } = *demand;
             return Err(if denied {
                 CgroupError::NotPermitted { field }
             } else {
                 CgroupError::ControllerAbsent { controller, field }
             });
         }
+        Ok(())
+    }
+
+    fn limit(
+        &self,
+        resources: Option<&LinuxResources>,
+        v2_controllers: &[String],
+    ) -> Result<(), CgroupError> {
         if let Some(resources) = resources {
-            self.apply(resources, &v2_controllers)?;
+            self.apply(resources, v2_controllers)?;
         }
-        self.restrict_devices(&policy, rules.is_some_and(|rules| !rules.is_empty()))
+        let rules = device_rules(resources);
+        self.restrict_devices(&Policy::from_rules(rules)?, !rules.is_empty())
     }
 
     /// Changes the limits of a cgroup that exists. Devices stay as they are.
@@ -219,12 +305,11 @@ impl Cgroup {
 
     /// Makes the directory in the hierarchy of v2, and returns the controllers that it has.
     fn make_v2(
-        &self,
+        &mut self,
         group: &SavedGroup,
         demands: &[Demand],
-        made: &mut Vec<PathBuf>,
     ) -> Result<Vec<String>, CgroupError> {
-        let fresh = make_dirs(group, made)?;
+        let fresh = make_dirs(group, &mut self.made)?;
         if fresh == Fresh::No && self.unsettled.is_none() {
             refuse_occupied(&Dir::open(&group.dir)?)?;
         }
@@ -327,6 +412,10 @@ fn demands(resources: &LinuxResources, pure: bool) -> Vec<Demand> {
         demand(priorities, "net_prio", None, "network.priorities");
     }
     demands
+}
+
+fn device_rules(resources: Option<&LinuxResources>) -> &[LinuxDeviceCgroup] {
+    resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
 }
 
 /// Whether any field belongs to a controller, which may have different names in v1 and v2. One that

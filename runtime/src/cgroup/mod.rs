@@ -10,7 +10,8 @@
 //!
 //! A process enters in the way that costs the kernel no global lock: it is cloned straight into the
 //! directory of v2, and writes `0` into `tasks` of each hierarchy of v1 itself, while it has a
-//! single thread. Limits are written before anyone enters.
+//! single thread. Limits are written before anyone enters. The many directories of v1 are made while
+//! that process makes its namespaces ([`Cgroup::begin`], [`Cgroup::finish`]).
 //!
 //! Invariants: a limit that is asked for and cannot be set is an error, unless v2 has no such limit at all
 //! ([`Cgroup::without_effect`]); one that nobody asks for never is. What [`Cgroup::create`] made it removes again if it fails. No directory that is handled
@@ -72,6 +73,20 @@ pub struct Cgroup {
     asked: Vec<Asked>,
     /// With systemd, between [`Cgroup::create`] and [`Cgroup::settle`].
     unsettled: Option<Unsettled>,
+    progress: Progress,
+    /// The directories that this object made, those above others first.
+    made: Vec<PathBuf>,
+}
+
+/// How much of a cgroup there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Progress {
+    /// Nothing of ours.
+    Resolved,
+    /// The directory in v2, with these controllers ([`Cgroup::begin`]).
+    Begun(Vec<String>),
+    /// All.
+    Whole,
 }
 
 /// What is still to be done once the first process is in the cgroup.
@@ -160,7 +175,7 @@ impl Cgroup {
             explicit: explicit.is_some(),
             unit,
         };
-        Ok(Self { saved, asked: Vec::new(), unsettled: None })
+        Ok(Self::new(saved, Progress::Resolved))
     }
 
     /// Takes the properties of the unit out of a container's annotations
@@ -191,7 +206,11 @@ impl Cgroup {
                 return Err(CgroupError::Path { path: dir.clone(), why });
             }
         }
-        Ok(Self { saved, asked: Vec::new(), unsettled: None })
+        Ok(Self::new(saved, Progress::Whole))
+    }
+
+    fn new(saved: SavedCgroup, progress: Progress) -> Self {
+        Self { saved, asked: Vec::new(), unsettled: None, progress, made: Vec::new() }
     }
 
     /// What is to be kept of this cgroup between two commands.
@@ -210,12 +229,31 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Open`] if a directory or its `tasks` cannot be opened.
     pub fn entrance(&self) -> Result<Entrance, CgroupError> {
-        let mut tasks = Vec::with_capacity(self.saved.v1.len());
-        for group in &self.saved.v1 {
-            tasks.push(Dir::open_file_for_write(&group.dir, "tasks")?);
-        }
-        let v2 = self.saved.v2.as_ref().map(|group| Dir::open(&group.dir)).transpose()?;
-        Ok(Entrance { tasks, v2 })
+        Ok(Entrance { tasks: self.v1_entrance()?, v2: self.v2_entrance()? })
+    }
+
+    /// The part of [`Cgroup::entrance`] that a process needs only when it goes in ([`enter_v1`]).
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`].
+    pub fn v1_entrance(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let open = |group: &SavedGroup| Dir::open_file_for_write(&group.dir, "tasks");
+        self.saved.v1.iter().map(open).collect()
+    }
+
+    /// The part that is needed for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// [`CgroupError::Open`].
+    pub fn v2_entrance(&self) -> Result<Option<V2Entrance>, CgroupError> {
+        let open = |group: &SavedGroup| Dir::open(&group.dir).map(V2Entrance);
+        self.saved.v2.as_ref().map(open).transpose()
+    }
+
+    /// Whether a process has to enter hierarchies of v1.
+    #[must_use]
+    pub fn has_v1(&self) -> bool {
+        !self.saved.v1.is_empty()
     }
 
     /// The container's place in each hierarchy, for showing it inside.
@@ -317,29 +355,45 @@ impl Cgroup {
 #[derive(Debug)]
 pub struct Entrance {
     tasks: Vec<OwnedFd>,
-    v2: Option<Dir>,
+    v2: Option<V2Entrance>,
 }
 
 impl Entrance {
     /// The directory of v2, for `CLONE_INTO_CGROUP`.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(Dir::fd)
+        self.v2.as_ref().map(V2Entrance::fd)
     }
 
-    /// Takes the calling thread into every hierarchy of v1. Allocates nothing.
-    ///
-    /// For a process with a single thread that is the process, and the kernel needs none of the
-    /// global locks that moving a process by its id takes.
+    /// Takes the calling thread into every hierarchy of v1, see [`enter_v1`].
     ///
     /// # Errors
-    /// The kernel's answer, `ENOSPC` if a cpuset of v1 has no CPUs or memory nodes.
+    /// As [`enter_v1`].
     pub fn enter_self(&self) -> Result<(), Errno> {
-        self.tasks.iter().try_for_each(enter)
+        enter_v1(&self.tasks)
     }
 }
 
-fn enter(file: &OwnedFd) -> Result<(), Errno> {
-    nix::unistd::write(file, b"0").map(drop)
+/// The directory of v2.
+#[derive(Debug)]
+pub struct V2Entrance(Dir);
+
+impl V2Entrance {
+    /// For `CLONE_INTO_CGROUP`.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
+/// Takes the calling thread into hierarchies of v1 by their `tasks`. Allocates nothing.
+///
+/// For a process with a single thread that is the process, and the kernel needs none of the
+/// global locks that moving a process by its id takes.
+///
+/// # Errors
+/// The kernel's answer, `ENOSPC` if a cpuset of v1 has no CPUs or memory nodes.
+pub fn enter_v1(tasks: &[OwnedFd]) -> Result<(), Errno> {
+    tasks.iter().try_for_each(|file| nix::unistd::write(file, b"0").map(drop))
 }
 
 /// The components of a path below the root of a hierarchy: `..` goes up, at most to the root.

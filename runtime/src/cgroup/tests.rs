@@ -166,6 +166,33 @@ fn a_failed_create_leaves_nothing_behind() {
 }
 
 #[test]
+fn what_was_begun_is_discarded_and_what_was_there_stays() {
+    if !is_root() {
+        return;
+    }
+    let mut guard = Guard::new("begun");
+    let directories: Vec<_> = guard.0.groups().map(|group| group.dir.clone()).collect();
+    std::fs::create_dir_all(&directories[0]).unwrap();
+    let resources = resources(serde_json::json!({ "cpu": { "cpus": "4000-4001" } }));
+    let left = |guard: &Guard| -> Vec<PathBuf> {
+        guard.0.groups().map(|group| group.dir.clone()).filter(|dir| dir.exists()).collect()
+    };
+
+    let failed = guard.0.begin(Some(&resources)).and_then(|()| guard.0.finish(Some(&resources)));
+    guard.0.discard();
+    let after_failure = left(&guard);
+    guard.0.begin(None).unwrap();
+    guard.0.finish(None).unwrap();
+    let whole = left(&guard);
+    guard.0.discard();
+
+    assert!(matches!(failed, Err(CgroupError::Write { .. })), "{failed:?}");
+    assert_eq!(after_failure, directories[..1]);
+    assert_eq!(whole, directories);
+    assert!(left(&guard).is_empty());
+}
+
+#[test]
 fn a_limit_without_its_controller_is_refused_and_named() {
     if !is_root() {
         return;

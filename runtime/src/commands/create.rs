@@ -116,7 +116,7 @@ impl Created {
 /// itself is what the user must see.
 pub(super) fn discard(dir: &ContainerDir, cgroup: Option<&Cgroup>) {
     if let Some(cgroup) = cgroup {
-        let _ = cgroup.destroy();
+        cgroup.discard();
     }
     let _ = dir.remove();
 }
@@ -191,7 +191,7 @@ pub(super) fn create_with<'a>(
             preserved: &preserved,
             meanwhile: Some(Meanwhile(&mut prepare)),
         };
-        launch(&plan, state.oci(), cgroup.as_ref(), options).map_err(CommandError::Create)
+        launch(&plan, state.oci(), cgroup.as_mut(), options).map_err(CommandError::Create)
     });
     let launched = outcome.inspect_err(|_| discard(&dir, cgroup.as_ref()))?;
     if let (Some(cgroup), Some(resources)) = (&cgroup, &plan.resources) {
@@ -264,8 +264,8 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
-/// Makes the cgroup, after writing down where it is: if this process is killed, `delete --force`
-/// finds it.
+/// Begins the cgroup ([`Cgroup::begin`]), after writing down where it is: if this process is killed,
+/// `delete --force` finds it.
 pub(super) fn make_cgroup(
     context: &Context,
     plan: &ContainerPlan,
@@ -287,7 +287,7 @@ pub(super) fn make_cgroup(
     cgroup.ask_for(&plan.annotations).map_err(CommandError::Cgroup)?;
     state.cgroup = Some(cgroup.saved());
     dir.save(state)?;
-    match cgroup.create(plan.resources.as_ref()) {
+    match cgroup.begin(plan.resources.as_ref()) {
         Ok(()) => {
             state.cgroup = Some(cgroup.saved());
             *slot = Some(cgroup);

@@ -43,7 +43,7 @@ use crate::plan::PlanError;
 use crate::security::capabilities::UnknownCapability;
 use crate::self_protect::ProtectError;
 use crate::stage::error::LaunchError;
-use crate::stage::failure::ProgramFault;
+use crate::stage::failure::{ProgramFault, Step};
 use crate::state_store::{StateStore, StoreError};
 use crate::sys;
 
@@ -289,7 +289,10 @@ impl CommandError {
                 LaunchError::Hook { .. } | LaunchError::InnerHook { .. } => "HOOK_FAILED",
                 LaunchError::Cgroup(_) => "CGROUP",
                 LaunchError::Seccomp(_) => "SECCOMP",
-                LaunchError::Clone { errno: Errno::EPERM, .. } => "PERMISSION_DENIED",
+                LaunchError::Clone { errno: Errno::EPERM, .. }
+                | LaunchError::Step { step: Step::Namespaces, errno: Errno::EPERM, .. } => {
+                    "PERMISSION_DENIED"
+                }
                 _ => "SETUP_FAILED",
             },
             Self::Store(StoreError::Exists { .. }) => "ALREADY_EXISTS",

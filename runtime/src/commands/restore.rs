@@ -144,6 +144,9 @@ impl Making<'_> {
     fn restore(&mut self, criu: &Criu) -> Result<Pid, CommandError> {
         let root = self.dir.path().join(ROOT);
         std::fs::create_dir(&root).map_err(CommandError::io(format!("make {root:?}")))?;
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.finish(self.plan.resources.as_ref()).map_err(CommandError::Cgroup)?;
+        }
         let cgroup = self.cgroup.as_ref();
         let entrance = cgroup.map(Cgroup::entrance).transpose().map_err(CommandError::Cgroup)?;
         let hierarchies: Vec<_> =

@@ -52,7 +52,7 @@ pub enum LaunchError {
         errno: Errno,
     },
     /// The process could not be made.
-    #[error("create the container's process (clone3){}", clone_hint(*errno))]
+    #[error("create the container's process (clone3){}", namespaces_hint(*errno))]
     Clone {
         /// The kernel's answer.
         #[source]
@@ -128,7 +128,7 @@ pub enum LaunchError {
     },
 }
 
-fn clone_hint(errno: Errno) -> &'static str {
+fn namespaces_hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM => ": new namespaces need root, or a new user namespace in linux.namespaces",
         Errno::ENOSPC => ": a limit below /proc/sys/user is reached",
@@ -159,6 +159,11 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
         }
         Step::Rlimits => {
             return explain_limit(failure, &plan.process, plan);
+        }
+        Step::Namespaces => {
+            let errno = Errno::from_raw(failure.errno);
+            let what = failure.describe(Some(plan)) + namespaces_hint(errno);
+            return LaunchError::Step { what, step: failure.step, errno };
         }
         Step::CreateContainerHook => ("createContainer", plan.hooks.create_container()),
         Step::StartContainerHook => ("startContainer", plan.hooks.start_container()),

@@ -40,6 +40,8 @@ steps! {
     JoinContainer = "join the container's namespaces",
     /// clone3(2) of the second process, where a user namespace is joined.
     CloneInit = "create the process in the joined user namespace",
+    /// unshare(2) of the namespaces that init makes itself.
+    Namespaces = "create the container's namespaces (unshare)",
     /// unshare(2) of the cgroup namespace.
     CgroupNamespace = "create the cgroup namespace",
     /// unshare(2) of the time namespace and its offsets.

@@ -15,7 +15,7 @@ use super::failure::{AtStep, Failure, Step};
 use super::gate;
 use super::joining::Joins;
 use super::message::{ChildEnd, ToChild, ToParent};
-use crate::cgroup::Entrance;
+use crate::cgroup::enter_v1;
 use crate::console::{self, Receiver};
 use crate::hooks::{self, Surroundings};
 use crate::namespaces::NamespaceKind;
@@ -49,7 +49,8 @@ pub(super) struct Init<'a> {
     pub(super) state: OciState<'a>,
     pub(super) procfs: &'a Procfs,
     pub(super) joins: &'a Joins,
-    pub(super) entrance: Option<&'a Entrance>,
+    /// Whether the runtime hands over ways into hierarchies of v1.
+    pub(super) enters_v1: bool,
     pub(super) hierarchies: &'a [Hierarchy],
     pub(super) sources: Sources,
     pub(super) label: &'a ExecLabel,
@@ -79,8 +80,6 @@ impl Init<'_> {
 
     fn start(&mut self, channel: &mut ChildEnd) -> Result<std::convert::Infallible, Failure> {
         umask(Mode::empty());
-        self.enter_cgroup()?;
-        process::unpin();
         // Without a right on the host it is the runtime that does it.
         if !self.plan.namespaces.new.contains(NamespaceKind::User) {
             process::apply_oom_score(&self.plan.process, self.procfs)?;
@@ -114,10 +113,20 @@ impl Init<'_> {
         self.become_program(channel)
     }
 
-    /// A thread that moves itself is the cheap way in; see the cgroup module.
-    fn enter_cgroup(&self) -> Result<(), Failure> {
-        let Some(entrance) = self.entrance else { return Ok(()) };
-        entrance.enter_self().at(Step::EnterCgroup)
+    /// Enters the cgroups of v1, for which the runtime had time until now: nothing was allocated that
+    /// the container's limits are for. The root of a cgroup namespace is where its maker is.
+    fn enter_cgroup(&self, channel: &ChildEnd) -> Result<(), Failure> {
+        if self.enters_v1 {
+            match channel.receive_descriptors().at(Step::Protocol)? {
+                Some((ToChild::Enter, tasks)) => enter_v1(&tasks).at(Step::EnterCgroup)?,
+                _ => return Err(Failure::new(Step::Protocol, Errno::EPIPE)),
+            }
+        }
+        process::unpin();
+        if self.plan.namespaces.new.contains(NamespaceKind::Cgroup) {
+            unshare(CloneFlags::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+        }
+        Ok(())
     }
 
     /// The joined user namespace gives the right to make the other namespaces, and those must be
@@ -156,12 +165,13 @@ impl Init<'_> {
         set_dumpable(false).at(Step::BecomeRoot)
     }
 
-    /// Two kinds cannot come with the clone: the root of a cgroup namespace is where its maker is,
-    /// and the clocks of a time namespace can be set until its first process is in it.
+    /// What the clone need not bring init makes itself, and the runtime has time for the cgroups. The
+    /// clocks of a time namespace can be set until its first process is in it.
     fn make_namespaces(&self) -> Result<(), Failure> {
         let namespaces = &self.plan.namespaces;
-        if namespaces.new.contains(NamespaceKind::Cgroup) {
-            unshare(CloneFlags::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+        let own = namespaces.new.flags() & OWN_NAMESPACES.difference(clone_flags(self.plan));
+        if !own.is_empty() {
+            unshare(own).at(Step::Namespaces)?;
         }
         if namespaces.new.contains(NamespaceKind::Time) {
             self.make_time_namespace(&namespaces.time_offsets).at(Step::TimeNamespace)?;
@@ -206,6 +216,7 @@ impl Init<'_> {
     fn build_root(&mut self, channel: &ChildEnd) -> Result<Option<OwnedFd>, Failure> {
         let plan = self.plan;
         if !plan.namespaces.has(NamespaceKind::Mount) {
+            self.enter_cgroup(channel)?;
             self.run_create_hooks(channel)?;
             rootfs::enter_shared(plan)?;
             let root = self.current_root()?;
@@ -214,11 +225,9 @@ impl Init<'_> {
         }
         let sources = std::mem::take(&mut self.sources);
         let place = RootPlace::of(plan, self.no_pivot);
-        let populated = rootfs::prepare(plan, sources.rootfs, place)?.populate(
-            plan,
-            sources.binds,
-            self.hierarchies,
-        )?;
+        let prepared = rootfs::prepare(plan, sources.rootfs, place)?;
+        self.enter_cgroup(channel)?;
+        let populated = prepared.populate(plan, sources.binds, self.hierarchies)?;
         let terminal = self.open_terminal(populated.root())?;
         if let Some(peer) = &terminal {
             populated.mount_console(peer)?;
@@ -373,9 +382,20 @@ impl Init<'_> {
     }
 }
 
-/// The namespaces that come with the clone.
+/// The namespaces that init can make itself, at once.
+const OWN_NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
+
+/// The namespaces that come with the clone: those that hold only what is born there, and the one
+/// that the runtime moves devices into.
 pub(super) fn clone_flags(plan: &ContainerPlan) -> CloneFlags {
-    plan.namespaces.new.without(NamespaceKind::Cgroup).without(NamespaceKind::Time).flags()
+    let mut kinds = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
+    if !plan.net_devices.is_empty() {
+        kinds |= CloneFlags::CLONE_NEWNET;
+    }
+    plan.namespaces.new.flags() & kinds
 }
 
 /// People expect 127.0.0.1 to work in a new network namespace, as every runtime has it.

@@ -16,7 +16,7 @@ use super::idmap;
 use super::init::{Gate, Init, clone_flags};
 use super::joining::Joins;
 use super::message::{ParentEnd, ToChild, ToParent, channel};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, V2Entrance};
 use crate::console::{ConsoleError, Receiver, connect_socket};
 use crate::hooks::{self, Surroundings};
 use crate::namespaces::{NamespaceKind, open_namespace};
@@ -83,15 +83,16 @@ pub struct Launched {
     channel: ParentEnd,
 }
 
-/// Makes the container's process and brings it to where only the program is missing.
+/// Makes the container's process and brings it to where only the program is missing. `cgroup` is at
+/// least begun ([`Cgroup::begin`]), and finished afterwards.
 ///
 /// # Errors
 /// [`LaunchError`]; no process is left then.
-pub fn launch(
+pub fn launch<'a>(
     plan: &ContainerPlan,
     state: OciState<'_>,
-    cgroup: Option<&Cgroup>,
-    options: LaunchOptions<'_>,
+    cgroup: Option<&'a mut Cgroup>,
+    options: LaunchOptions<'a>,
 ) -> Result<Launched, LaunchError> {
     let procfs = Procfs::open().map_err(LaunchError::Procfs)?;
     let joins = Joins::open(&plan.namespaces).map_err(LaunchError::Join)?;
@@ -107,9 +108,8 @@ pub fn launch(
         .transpose()
         .map_err(LaunchError::Seccomp)?;
     let sources = Sources::open(plan).map_err(|failure| step_error(failure, plan))?;
-    let entrance = cgroup.map(Cgroup::entrance).transpose().map_err(LaunchError::Cgroup)?;
     let hierarchies: Vec<Hierarchy> =
-        cgroup.map(|cgroup| cgroup.hierarchies().collect()).unwrap_or_default();
+        cgroup.as_ref().map(|cgroup| cgroup.hierarchies().collect()).unwrap_or_default();
     let gate = match options.gate {
         None => Gate::Parent,
         Some(directory) => Gate::Socket(
@@ -125,7 +125,7 @@ pub fn launch(
         state,
         procfs: &procfs,
         joins: &joins,
-        entrance: entrance.as_ref(),
+        enters_v1: cgroup.as_ref().is_some_and(|cgroup| cgroup.has_v1()),
         hierarchies: &hierarchies,
         sources,
         label: &label,
@@ -141,7 +141,7 @@ pub fn launch(
         preserved: options.preserved,
         hook_words: String::new(),
     };
-    make(init, options.meanwhile)
+    make(init, cgroup, options.meanwhile)
 }
 
 fn needs_idmaps(plan: &ContainerPlan) -> bool {
@@ -172,17 +172,23 @@ pub(super) fn connect_listener(program: Option<&Program>) -> Result<Option<Owned
 }
 
 /// Clones, and speaks the parent's part.
-fn make(init: Init<'_>, mut meanwhile: Option<Meanwhile<'_>>) -> Result<Launched, LaunchError> {
+fn make<'a>(
+    init: Init<'_>,
+    cgroup: Option<&'a mut Cgroup>,
+    meanwhile: Option<Meanwhile<'a>>,
+) -> Result<Launched, LaunchError> {
     let plan = init.plan;
+    let into = cgroup.as_ref().map(|cgroup| cgroup.v2_entrance()).transpose();
+    let into = into.map_err(LaunchError::Cgroup)?.flatten();
+    let mut apart = Some(Apart { cgroup, meanwhile });
     let (ours, theirs) =
         channel().map_err(|errno| LaunchError::Host { what: "create a socket pair", errno })?;
     // A process that joins a user namespace makes the others there, see the module above.
     let flags = if init.joins.user { 0 } else { clone_flags(plan).bits() };
     let flags = u64::try_from(flags).unwrap_or(0);
-    let into = init.entrance.and_then(|entrance| entrance.v2_dir());
     idmap::hide().map_err(|errno| LaunchError::Host { what: "hide the runtime", errno })?;
     let back = init.joins.enter().map_err(LaunchError::Join)?;
-    let cloned = clone_alone(flags, Kinship::Child, into);
+    let cloned = clone_alone(flags, Kinship::Child, into.as_ref().map(V2Entrance::fd));
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop(ours);
@@ -200,11 +206,11 @@ fn make(init: Init<'_>, mut meanwhile: Option<Meanwhile<'_>>) -> Result<Launched
         back.go().map_err(LaunchError::Join).and_then(|()| assist(&init, &launched)).and_then(
             |()| {
                 if !init.joins.user
-                    && let Some(Meanwhile(act)) = meanwhile.take()
+                    && let Some(apart) = apart.take()
                 {
-                    act(launched.pid);
+                    apart.act(&init, &launched)?;
                 }
-                converse(&init, &mut launched, meanwhile)
+                converse(&init, &mut launched, apart)
             },
         );
     match outcome {
@@ -213,6 +219,28 @@ fn make(init: Init<'_>, mut meanwhile: Option<Meanwhile<'_>>) -> Result<Launched
             launched.abandon();
             Err(error)
         }
+    }
+}
+
+/// What the runtime does while init makes its namespaces and its root.
+struct Apart<'a> {
+    cgroup: Option<&'a mut Cgroup>,
+    meanwhile: Option<Meanwhile<'a>>,
+}
+
+impl Apart<'_> {
+    fn act(self, init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
+        if let Some(cgroup) = self.cgroup {
+            cgroup.finish(init.plan.resources.as_ref()).map_err(LaunchError::Cgroup)?;
+            if init.enters_v1 {
+                let tasks = cgroup.v1_entrance().map_err(LaunchError::Cgroup)?;
+                launched.tell_with(ToChild::Enter, &tasks)?;
+            }
+        }
+        if let Some(Meanwhile(act)) = self.meanwhile {
+            act(launched.pid);
+        }
+        Ok(())
     }
 }
 
@@ -262,7 +290,7 @@ fn bring_in(init: &Init<'_>, launched: &Launched) -> Result<(), LaunchError> {
 fn converse(
     init: &Init<'_>,
     launched: &mut Launched,
-    mut meanwhile: Option<Meanwhile<'_>>,
+    mut apart: Option<Apart<'_>>,
 ) -> Result<(), LaunchError> {
     loop {
         match launched.hear()? {
@@ -271,8 +299,8 @@ fn converse(
                 if init.awaits_proceed {
                     bring_in(init, launched)?;
                 }
-                if let Some(Meanwhile(act)) = meanwhile.take() {
-                    act(launched.pid);
+                if let Some(apart) = apart.take() {
+                    apart.act(init, launched)?;
                 }
             }
             ToParent::Mounted => {
@@ -349,11 +377,11 @@ impl Launched {
     }
 
     fn tell(&self, message: ToChild) -> Result<(), LaunchError> {
-        match self.channel.send(message) {
-            // What it said before it went is worth more than that it went.
-            Err(Errno::EPIPE) => Ok(()),
-            result => result.map_err(protocol),
-        }
+        told(self.channel.send(message))
+    }
+
+    fn tell_with(&self, message: ToChild, files: &[OwnedFd]) -> Result<(), LaunchError> {
+        told(self.channel.send_descriptors(message, files))
     }
 
     fn hear(&self) -> Result<ToParent, LaunchError> {
@@ -384,6 +412,14 @@ impl Launched {
             ),
             Ok(_) | Err(_) => "for an unknown reason".to_owned(),
         }
+    }
+}
+
+/// What a process said before it went is worth more than that it went.
+fn told(outcome: Result<(), Errno>) -> Result<(), LaunchError> {
+    match outcome {
+        Err(Errno::EPIPE) => Ok(()),
+        result => result.map_err(protocol),
     }
 }
 

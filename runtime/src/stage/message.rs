@@ -2,16 +2,21 @@
 //!
 //! Messages are of fixed size and travel over a pair of `SOCK_SEQPACKET` sockets, so each is
 //! received whole or not at all, and the end of either process is the end of the stream. Only what a
-//! hook has said inside travels as text, in a packet after the failure of its step.
+//! hook has said inside travels as text, in a packet after the failure of its step; and descriptors
+//! come with the one message that hands them over.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
 
 use super::failure::Failure;
+use crate::sys::fd::take;
 
 /// Size of every message in bytes.
 const SIZE: usize = 8;
@@ -19,11 +24,16 @@ const SIZE: usize = 8;
 /// The most text that is passed on, in bytes.
 const MAX_WORDS_BYTES: usize = 4096;
 
+/// The most descriptors that the kernel hands over in one message (`SCM_MAX_FD`).
+const MAX_DESCRIPTORS: usize = 253;
+
 /// What the runtime tells a process of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToChild {
     /// The id maps are written, network devices are moved in, idmapped mounts are ready.
     Proceed,
+    /// The cgroups of v1 are made and limited: enter them by the descriptors that come with this.
+    Enter,
     /// The hooks that run outside are done.
     HooksDone,
     /// The container is written down: wait for `start`. Without this, nobody would ever find init.
@@ -61,6 +71,7 @@ impl Message for ToChild {
             Self::HooksDone => 2,
             Self::Execute => 3,
             Self::Keep => 4,
+            Self::Enter => 5,
         };
         [tag, 0, 0, 0, 0, 0, 0, 0]
     }
@@ -71,6 +82,7 @@ impl Message for ToChild {
             2 => Some(Self::HooksDone),
             3 => Some(Self::Execute),
             4 => Some(Self::Keep),
+            5 => Some(Self::Enter),
             _ => None,
         }
     }
@@ -146,15 +158,14 @@ impl<S: Message, R: Message> Channel<S, R> {
     /// # Errors
     /// `EPIPE` if the other side is gone.
     pub fn send(&self, message: S) -> Result<(), Errno> {
-        let bytes = message.encode();
+        self.send_with(message, &[])
+    }
+
+    fn send_with(&self, message: S, controls: &[ControlMessage<'_>]) -> Result<(), Errno> {
+        let (bytes, flags) = (message.encode(), MsgFlags::MSG_NOSIGNAL);
+        let slices = [IoSlice::new(&bytes)];
         loop {
-            match sendmsg::<()>(
-                self.socket.as_raw_fd(),
-                &[IoSlice::new(&bytes)],
-                &[],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            ) {
+            match sendmsg::<()>(self.socket.as_raw_fd(), &slices, controls, flags, None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
@@ -167,27 +178,53 @@ impl<S: Message, R: Message> Channel<S, R> {
     /// # Errors
     /// `EBADMSG` for bytes that are no message.
     pub fn receive(&self) -> Result<Option<R>, Errno> {
+        self.receive_with(None).map(|received| received.map(|(message, _)| message))
+    }
+
+    /// `space`: for descriptors, which are closed unseen where there is none.
+    fn receive_with(&self, mut space: Option<&mut [u8]>) -> Result<Received<R>, Errno> {
         let mut bytes = [0; SIZE];
-        loop {
-            let received = recvmsg::<()>(
-                self.socket.as_raw_fd(),
-                &mut [IoSliceMut::new(&mut bytes)],
-                None,
-                MsgFlags::empty(),
-            )
-            .map(|message| message.bytes);
-            match received {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
-                Ok(SIZE) => return R::decode(bytes).map(Some).ok_or(Errno::EBADMSG),
-                Ok(_) => return Err(Errno::EBADMSG),
+        let (count, descriptors) = loop {
+            let mut slices = [IoSliceMut::new(&mut bytes)];
+            let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
+            match recvmsg::<()>(socket, &mut slices, space.as_deref_mut(), flags) {
+                Err(Errno::ECONNRESET) => return Ok(None),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
+                Ok(message) => {
+                    let mut descriptors = Vec::new();
+                    for control in message.cmsgs().into_iter().flatten() {
+                        if let ControlMessageOwned::ScmRights(fds) = control {
+                            descriptors.extend(fds.into_iter().map(take));
+                        }
+                    }
+                    break (message.bytes, descriptors);
+                }
             }
+        };
+        match count {
+            0 => Ok(None),
+            SIZE => {
+                let message = R::decode(bytes).ok_or(Errno::EBADMSG)?;
+                Ok(Some((message, descriptors)))
+            }
+            _ => Err(Errno::EBADMSG),
         }
     }
 }
 
+/// A message with its descriptors; nothing at the end of the stream.
+type Received<R> = Option<(R, Vec<OwnedFd>)>;
+
 impl ChildEnd {
+    /// Receives a message with the descriptors that come with it; `None` as by [`Self::receive`].
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_descriptors(&self) -> Result<Option<(ToChild, Vec<OwnedFd>)>, Errno> {
+        self.receive_with(Some(&mut nix::cmsg_space!([RawFd; MAX_DESCRIPTORS])))
+    }
+
     /// Sends what a hook has said; cut off where it is long. That it cannot be sent leaves the error
     /// without it.
     pub fn send_words(&self, words: &[u8]) {
@@ -202,6 +239,15 @@ impl ChildEnd {
 }
 
 impl ParentEnd {
+    /// Sends a message with descriptors.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; `EINVAL` if there are more than 253.
+    pub fn send_descriptors(&self, message: ToChild, files: &[OwnedFd]) -> Result<(), Errno> {
+        let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        self.send_with(message, &[ControlMessage::ScmRights(&numbers)])
+    }
+
     /// Receives what [`ChildEnd::send_words`] sent; empty if nothing was.
     #[must_use]
     pub fn receive_words(&self) -> String {
@@ -237,6 +283,20 @@ mod tests {
         for message in sent {
             assert_eq!(parent.receive().unwrap(), Some(message));
         }
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_message() {
+        let (parent, child) = channel().unwrap();
+        let (ours, theirs) = channel().unwrap();
+        parent.send_descriptors(ToChild::Enter, &[theirs.socket]).unwrap();
+
+        let (message, mut files) = child.receive_descriptors().unwrap().unwrap();
+        let received = ChildEnd::new(files.pop().unwrap());
+        received.send(ToParent::Ready).unwrap();
+
+        assert_eq!((message, files.len()), (ToChild::Enter, 0));
+        assert_eq!(ours.receive().unwrap(), Some(ToParent::Ready));
     }
 
     #[test]

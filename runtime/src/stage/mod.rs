@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! runtime                                init
-//!   │ cgroup made, sources opened          ·
-//!   │── clone3: namespaces, v2 cgroup ────▶│ enters the v1 cgroups, joins namespaces
+//!   │ v2 cgroup made, sources opened       ·
+//!   │── clone3: v2 cgroup, PIDs, users ───▶│ joins namespaces
 //!   │   id maps, idmapped mounts, devices  │
 //!   │── Proceed ──────────────────────────▶│ (only if one of these was needed)
-//!   │                                      │ mounts, devices, terminal
+//!   │   v1 cgroups made, limited           │ makes the other namespaces
+//!   │── Enter: their `tasks` ─────────────▶│ (only if there are) enters them
+//!   │   config.json, state                 │ mounts, devices, terminal
 //!   │◀─ Mounted ───────────────────────────│ (only if there are hooks)
 //!   │   prestart, createRuntime hooks      │
 //!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot, limits
 //!   │◀─ Ready ─────────────────────────────│ waits on start.sock (run: on this channel)
-//!   │ state.json                           │
+//!   │   state.json gets its name           │
 //!   │── Keep ─────────────────────────────▶│ (without it, init ends with the runtime)
 //!                                          │
 //! runtime (start)                          │
@@ -19,10 +21,11 @@
 //!   │◀─ end of stream: it runs ────────────│
 //! ```
 //!
-//! One process is enough, since clone3(2) makes all namespaces at once and the new process is the
-//! first one inside. Only where a *user* namespace is joined there is one more: the kernel gives the
-//! privilege to make the others after the joining, and a PID namespace holds only later children.
-//! It sends `InitPid` and ends; init is its sibling.
+//! One process is enough, since what clone3(2) makes is the first one in its namespaces of PIDs and
+//! of users, and makes the others itself, while the runtime makes the cgroups. Only where a *user*
+//! namespace is joined there is one more: the kernel gives the privilege to make the others after the
+//! joining, and a PID namespace holds only later children. It sends `InitPid` and ends; init is its
+//! sibling.
 //!
 //! Invariants: every message says all there is to say in eight bytes ([`message`]); a step that
 //! fails is named by number ([`failure`]), and the parent finds the words. A process whose other
