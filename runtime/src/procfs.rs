@@ -40,6 +40,14 @@ impl Procfs {
             OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?;
+        Self::verified(root)
+    }
+
+    /// Takes a descriptor of a directory that shall be one.
+    ///
+    /// # Errors
+    /// The kernel's; `EXDEV` if it is something else.
+    pub fn verified(root: OwnedFd) -> Result<Self, Errno> {
         let genuine = fstatfs(&root)?.filesystem_type() == PROC_SUPER_MAGIC
             && fstat(&root)?.st_ino == PROC_ROOT_INO;
         if genuine { Ok(Self(root)) } else { Err(Errno::EXDEV) }
@@ -91,6 +99,13 @@ mod tests {
         let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
         assert_eq!(comm, "written-here\n");
         assert_eq!(procfs.own_pid().unwrap(), i32::try_from(std::process::id()).unwrap());
+    }
+
+    #[test]
+    fn another_directory_is_none() {
+        let other = open("/proc/self", OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+
+        assert_eq!(Procfs::verified(other).unwrap_err(), Errno::EXDEV);
     }
 
     #[test]

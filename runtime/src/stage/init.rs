@@ -99,11 +99,6 @@ impl Init<'_> {
         }
         self.set_names()?;
         let terminal = self.build_root(channel)?;
-        for (index, sysctl) in self.plan.sysctls.iter().enumerate() {
-            self.procfs
-                .write(&sysctl.path, sysctl.value.as_bytes())
-                .at_index(Step::Sysctl, index)?;
-        }
         process::apply_properties(&self.plan.process)?;
         process::apply_container_properties(self.plan)?;
         self.join_keyring()?;
@@ -221,6 +216,7 @@ impl Init<'_> {
             rootfs::enter_shared(plan)?;
             let root = self.current_root()?;
             process::create_cwd(&plan.process, &root);
+            self.write_sysctls(None)?;
             return self.open_terminal(&root);
         }
         let sources = std::mem::take(&mut self.sources);
@@ -234,8 +230,30 @@ impl Init<'_> {
         }
         process::create_cwd(&plan.process, populated.root());
         self.run_create_hooks(channel)?;
+        self.write_sysctls(Some(populated.root()))?;
         populated.seal(plan, self.no_pivot)?;
         Ok(terminal)
+    }
+
+    /// Writes them through the container's own procfs, if it has one: in the host's, the kernel keeps
+    /// what has the same name in many network namespaces in one list, and goes through it at each
+    /// look.
+    fn write_sysctls(&self, root: Option<&Root>) -> Result<(), Failure> {
+        if self.plan.sysctls.is_empty() {
+            return Ok(());
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let own = root.and_then(|root| {
+            root.open_plain(Path::new("/proc"), flags).and_then(Procfs::verified).ok()
+        });
+        for (index, sysctl) in self.plan.sysctls.iter().enumerate() {
+            let write = |procfs: &Procfs| procfs.write(&sysctl.path, sysctl.value.as_bytes());
+            // What is read-only or covered in the container can be written by the host's still.
+            if own.as_ref().is_none_or(|own| write(own).is_err()) {
+                write(self.procfs).at_index(Step::Sysctl, index)?;
+            }
+        }
+        Ok(())
     }
 
     fn current_root(&self) -> Result<Root, Failure> {
