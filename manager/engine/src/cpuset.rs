@@ -62,8 +62,9 @@ fn problem(kind: Kind, list: &str, online: &str) -> Option<String> {
         return Some(format!("{list:?} is no list: give numbers and ranges, as in 0-2,4"));
     };
     let present = numbers(online)?;
-    (!wanted.is_subset(&present))
-        .then(|| format!("{list:?} is not all here: of {}, this host has {online}", kind.name()))
+    (!wanted.is_subset(&present)).then(|| {
+        format!("{list:?} names what is not here: this host has the {} {online}", kind.name())
+    })
 }
 
 /// The numbers of a list; `None` if it is none.
@@ -90,8 +91,8 @@ mod tests {
             assert_eq!(problem(Kind::Processors, list, "0-3"), None, "{list}");
         }
         for (list, word) in [
-            ("4", "this host has 0-3"),
-            ("0-9", "this host has 0-3"),
+            ("4", "this host has the processors 0-3"),
+            ("0-9", "this host has the processors 0-3"),
             ("", "no list"),
             ("x", "no list"),
             ("3-1", "no list"),
