@@ -25,7 +25,7 @@ use crate::netlink::link::{self, PortRules, Route, Rule, VethPair};
 use crate::netlink::message::{attributes, text};
 use crate::netlink::socket::{Family, Netlink, Request};
 use crate::netlink::track;
-use crate::netns::{Netns, disable_ipv6, set_setting, setting};
+use crate::netns::{ForeignSettings, Netns, disable_ipv6, set_setting, setting};
 use crate::nft::batch::Batch;
 use crate::nft::foreign;
 use crate::nft::ruleset::{self, Entry, Variant};
@@ -65,6 +65,7 @@ pub(crate) struct Plane {
     publish: PublishMode,
     forward: ForwardMode,
     home: Netns,
+    inside: ForeignSettings,
     route: Route,
     nft: Netlink,
     watch: Netlink,
@@ -82,6 +83,7 @@ impl Plane {
             publish: settings.publish,
             forward: settings.forward,
             home: Netns::current()?,
+            inside: ForeignSettings::default(),
             route: Route::open()?,
             nft: Netlink::open(Family::Netfilter)?,
             watch: Netlink::subscribe(Family::Netfilter, NFTABLES_GROUP)?,
@@ -235,7 +237,9 @@ impl Plane {
         };
         self.route.apply(vec![creation])?;
         self.raise_port(network, endpoint)
-            .and_then(|()| netns.with(&self.home, || configure_inside(endpoint))?)
+            .and_then(|()| {
+                netns.with(&self.home, || configure_inside(endpoint, &mut self.inside))?
+            })
             .inspect_err(|_| {
                 if !endpoint.port.is_empty() {
                     let _ = self.route.apply(vec![link::delete_link(&endpoint.port)]);
@@ -502,7 +506,10 @@ impl OwnedRule {
 }
 
 /// Configures the interface, in the container's namespace.
-fn configure_inside(endpoint: &Endpoint) -> Result<(), NetworkError> {
+fn configure_inside(
+    endpoint: &Endpoint,
+    settings: &mut ForeignSettings,
+) -> Result<(), NetworkError> {
     const LOOPBACK: u32 = 1;
     let name = &endpoint.interface;
     let mut route = Route::open()?;
@@ -510,7 +517,7 @@ fn configure_inside(endpoint: &Endpoint) -> Result<(), NetworkError> {
         route.index_of(name)?.ok_or_else(|| NetworkError::InterfaceTaken { name: name.clone() })?;
     let has_ipv6 = endpoint.ips().any(|ip| ip.is_ipv6());
     if !has_ipv6 {
-        disable_ipv6(name)?;
+        settings.disable_ipv6(name)?;
     }
     let mut requests = vec![link::set_up(LOOPBACK)];
     for address in &endpoint.addresses {
