@@ -250,7 +250,8 @@ fn a_shim_that_hangs_keeps_the_exit_for_a_while_and_is_killed() {
     );
     write_program(&hangs, &script);
     let config = format!(
-        "[runtimes.hangs]\ntype = \"io.containerd.runc.v2\"\noptions = {{ BinaryName = {hangs:?} }}\n"
+        "default_network = \"none\"\n[runtimes.hangs]\ntype = \"io.containerd.runc.v2\"\n\
+         options = {{ BinaryName = {hangs:?} }}\n"
     );
     daemon.kill9();
     std::fs::write(daemon.scratch().join("kegd.toml"), config).unwrap();
