@@ -5,7 +5,8 @@
 //!  any           yes, task runs or is paused  it ran on, or was just started      watch it
 //!  running       yes, task is paused          the daemon died in a commit          let it go on
 //!  any           yes, task is stopped         it ended while nobody was there     Exited, tear down
-//!  any           yes, task is created         the daemon died in a start          tear down
+//!  running       yes, task is created         the daemon died in a start          start it
+//!  not alive     yes, task is created         the same, before that was decided   tear down
 //!  alive         no shim answers              shim killed, or machine restarted   Exited by its exit
 //!                                                                                 record, or as killed
 //!  not alive     no shim answers              the daemon died in a clean-up       tear down
@@ -129,10 +130,10 @@ impl Engine {
                 TaskStatus::Stopped | TaskStatus::Unknown => {
                     self.ended_meanwhile(container, record, Some(task)).await;
                 }
-                TaskStatus::Created => {
-                    self.tear_down(record, Some(task)).await;
-                    self.never_ran(container, record).await;
+                TaskStatus::Created if record.lifecycle.is_alive() => {
+                    self.finish_start(container, record, task).await;
                 }
+                TaskStatus::Created => self.tear_down(record, Some(task)).await,
             },
             Err(error) => {
                 tracing::warn!(container = %record.id, error = %chain(&error),
@@ -140,6 +141,33 @@ impl Engine {
                 // There is a shim and no task: the daemon died between the two.
                 let task = error.is_not_found().then_some(task);
                 self.ended_meanwhile(container, record, task).await;
+            }
+        }
+    }
+
+    /// The start was written down, and the word to the shim was not sent, or is under way still.
+    async fn finish_start(
+        &self,
+        container: &Arc<Container>,
+        record: &Arc<Record>,
+        task: TaskClient,
+    ) {
+        let error = match task.start("").await {
+            Ok(pid) => return self.adopt(container, task, pid, TaskStatus::Running).await,
+            Err(error) => error,
+        };
+        match task.state().await {
+            Ok(state) if matches!(state.status, TaskStatus::Running | TaskStatus::Paused) => {
+                self.adopt(container, task, state.pid, state.status).await;
+            }
+            Ok(state) if state.status == TaskStatus::Stopped => {
+                self.ended_meanwhile(container, record, Some(task)).await;
+            }
+            _ => {
+                tracing::warn!(container = %record.id, error = %chain(&error),
+                    "a start that the daemon's end has cut short cannot be finished");
+                self.tear_down(record, Some(task)).await;
+                self.never_ran(container).await;
             }
         }
     }
@@ -253,12 +281,8 @@ impl Engine {
         self.remove_if_wanted(container, &container.record()).await;
     }
 
-    /// The daemon died between making a task and starting it. The client was never told that it
-    /// started, so the container is as it was.
-    async fn never_ran(&self, container: &Arc<Container>, record: &Arc<Record>) {
-        if !record.lifecycle.is_alive() {
-            return;
-        }
+    /// The daemon died while it started the container, and it cannot be started now.
+    async fn never_ran(&self, container: &Arc<Container>) {
         let turn = container.turn().await;
         let exit = Exit {
             code: 125,
