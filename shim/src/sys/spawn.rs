@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_program_gets_the_descriptor_that_is_passed_and_the_environment() {
-        let script = r#"eval "echo passed >&$PASSED"; env | grep -c ^PATH="#;
+        // By name, since a shell may know no descriptor of two digits.
+        let script = r#"echo passed > "/proc/self/fd/$PASSED"; env | grep -c ^PATH="#;
 
         assert_eq!(run("/bin/sh", &["-c", script]).unwrap(), ("passed\n1\n".to_owned(), Some(0)));
     }
