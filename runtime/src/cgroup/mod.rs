@@ -336,7 +336,6 @@ impl Cgroup {
         self.saved.v1.iter().chain(&self.saved.v2)
     }
 
-    /// The directory in the hierarchy of v1 that has a controller.
     /// Returns the fields of `resources` that have no effect, since only v1 has such limits and the
     /// controller is in v2 here.
     #[must_use]
@@ -346,6 +345,7 @@ impl Cgroup {
         controllers.flat_map(|controller| v2::without_counterpart(controller, resources)).collect()
     }
 
+    /// The directory in the hierarchy of v1 that has a controller.
     fn v1_group(&self, controller: &str) -> Option<&SavedGroup> {
         self.saved.v1.iter().find(|group| group.has(controller))
     }
