@@ -49,6 +49,7 @@ fn run(
         seccomp_cache: None,
         extra_env: &[],
         preserved: &[],
+        rootfs: None,
         meanwhile: None,
     };
     let launched = launch(plan, state, Some(cgroup), options)?;

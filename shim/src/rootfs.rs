@@ -10,7 +10,8 @@
 //! number nor the length of their paths is limited by a page; older kernels have older ways, see
 //! `overlay`. Other filesystems are mounted by mount(2).
 //!
-//! Either all mounts are there or none.
+//! Either all mounts are there or none. A root that is asked for by [`DETACHED`] is mounted nowhere: it goes
+//! to the runtime as a descriptor, and from there into the container.
 
 use std::fs;
 use std::io;
@@ -25,7 +26,7 @@ use rustix::mount::{
     move_mount, open_tree, unmount,
 };
 
-use self::overlay::{OverlayError, mount_overlay};
+use self::overlay::{make_overlay, mount_overlay};
 use crate::id_map::{IdMap, IdMapError};
 use crate::sys;
 
@@ -33,6 +34,10 @@ mod overlay;
 
 /// Mounts that may lie on top of each other at one place.
 const MAX_STACKED: usize = 64;
+
+/// The option of a root that nobody but the container has to see. Programs other than ours are never
+/// told: no kernel knows it.
+const DETACHED: &str = "x-keg.detached";
 
 /// Why the root filesystem could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +99,21 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), RootfsErr
     })
 }
 
+/// Makes the root of `mounts` for a runtime that takes a descriptor. Returns it if it is one that may be
+/// mounted nowhere and the kernel can do that; otherwise it is mounted on `rootfs`.
+pub(crate) fn make_root(mounts: &[Mount], rootfs: &Path) -> Result<Option<OwnedFd>, RootfsError> {
+    let [only] = mounts else { return mount_all(mounts, rootfs).map(|()| None) };
+    let options = Options::parse(&only.options)?;
+    if !options.detached || only.r#type != "overlay" || !only.target.is_empty() {
+        return mount_all(mounts, rootfs).map(|()| None);
+    }
+    fs::create_dir_all(rootfs)
+        .map_err(|source| RootfsError::Directory { path: rootfs.to_owned(), source })?;
+    let target = resolve_target("", rootfs)?;
+    make_overlay(&options, &target)
+        .map_err(|error| error.of(|source| refused(only, &options, rootfs, source)))
+}
+
 /// Unmounts everything on `rootfs`; nothing there is fine.
 pub(crate) fn unmount_all(rootfs: &Path) -> Result<(), RootfsError> {
     for _ in 0..MAX_STACKED {
@@ -116,22 +136,13 @@ pub(crate) fn unmount_all(rootfs: &Path) -> Result<(), RootfsError> {
 fn mount_one(mount: &Mount, rootfs: &Path) -> Result<(), RootfsError> {
     let mut options = Options::parse(&mount.options)?;
     let target = resolve_target(&mount.target, rootfs)?;
-    let failed = |options: &Options, source| RootfsError::Mount {
-        kind: mount.r#type.clone(),
-        source_path: mount.source.clone(),
-        target: rootfs.join(mount.target.trim_start_matches('/')),
-        options: options.text(),
-        source,
-    };
+    let failed = |options: &Options, source| refused(mount, options, rootfs, source);
     match mount.r#type.as_str() {
         "bind" | "rbind" => options.recursive |= mount.r#type == "rbind",
         _ if options.bind => {}
         "overlay" => {
-            return match mount_overlay(&options, &target) {
-                Err(OverlayError::Kernel(source)) => Err(failed(&options, source)),
-                Err(OverlayError::Rootfs(error)) => Err(error),
-                Ok(()) => Ok(()),
-            };
+            return mount_overlay(&options, &target)
+                .map_err(|error| error.of(|source| failed(&options, source)));
         }
         kind => {
             let data = options.data.join(",");
@@ -146,6 +157,17 @@ fn mount_one(mount: &Mount, rootfs: &Path) -> Result<(), RootfsError> {
         }
     }
     bind(&mount.source, &options, &target)?.map_err(|source| failed(&options, source))
+}
+
+/// The kernel did not mount `mount`.
+fn refused(mount: &Mount, options: &Options, rootfs: &Path, source: Errno) -> RootfsError {
+    RootfsError::Mount {
+        kind: mount.r#type.clone(),
+        source_path: mount.source.clone(),
+        target: rootfs.join(mount.target.trim_start_matches('/')),
+        options: options.text(),
+        source,
+    }
 }
 
 /// A place to mount on, held open so that nobody can exchange it.
@@ -246,6 +268,7 @@ struct Options {
     flags: MountFlags,
     bind: bool,
     recursive: bool,
+    detached: bool,
     id_map: Option<IdMap>,
     data: Vec<String>,
 }
@@ -258,6 +281,7 @@ impl Options {
             flags: MountFlags::empty(),
             bind: false,
             recursive: false,
+            detached: false,
             id_map,
             data: vec![],
         };
@@ -267,6 +291,7 @@ impl Options {
                 Some((flags, false)) => parsed.flags -= flags,
                 None => match option.as_str() {
                     "bind" => parsed.bind = true,
+                    DETACHED => parsed.detached = true,
                     "rbind" => (parsed.bind, parsed.recursive) = (true, true),
                     _ => parsed.data.push(option),
                 },

@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ use serde::Deserialize;
 use crate::bundle::TaskRecord;
 use crate::reaper::{Cause, Exit, Pid, Reaper};
 use crate::stdio::nonblocking;
-use crate::sys::{self, Program};
+use crate::sys::{self, Passed, Program};
 
 use self::standby::Standby;
 
@@ -156,12 +156,14 @@ impl Runtime {
         }
     }
 
+    /// Makes the container. A `root` that is mounted nowhere is for a runtime that [takes it](Self::takes_descriptors).
     pub(crate) async fn create(
         &self,
         id: &str,
         bundle: &Path,
         pid_file: &Path,
         ends: ChildEnds,
+        root: Option<OwnedFd>,
     ) -> Result<(), RuntimeError> {
         let mut args = Args::new("create");
         args.option("--bundle", bundle).option("--pid-file", pid_file);
@@ -170,10 +172,10 @@ impl Runtime {
         }
         self.creation_flags(&mut args, &ends);
         let (operation, args) = ("OCI runtime create failed", args.finish(id));
-        if !self.can_stand_by() {
+        if !self.takes_descriptors() {
             return self.run(operation, args, Some(ends)).await.map(drop);
         }
-        let standby = self.create_and_stay(operation, args, ends).await?;
+        let standby = self.create_and_stay(operation, args, ends, root).await?;
         self.standby.replace(standby);
         Ok(())
     }
@@ -369,7 +371,7 @@ impl Runtime {
                 ChildEnds { stdout, stderr, ..ChildEnds::default() }
             }
         };
-        let pid = self.spawn(self.command_line(&log, args), &ends, None, makes)?;
+        let pid = self.spawn(self.command_line(&log, args), &ends, &[], makes)?;
         // With the children's ends of all pipes: their closing is to be seen.
         drop(ends);
         let exited = self.reaper.watch(pid);
@@ -410,7 +412,7 @@ impl Runtime {
         &self,
         args: Vec<OsString>,
         ends: &ChildEnds,
-        passed: Option<(&'static str, BorrowedFd<'_>)>,
+        passed: &[Passed<'_>],
         ends_with_parent: bool,
     ) -> Result<Pid, RuntimeError> {
         let failed = |source| RuntimeError::Execute { binary: self.binary.clone(), source };

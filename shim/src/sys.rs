@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub(crate) use spawn::{Program, spawn};
+pub(crate) use spawn::{Passed, Program, spawn};
 
 /// Copies this process. Returns the copy's number, and in the copy `None`.
 ///

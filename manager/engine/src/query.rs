@@ -15,6 +15,8 @@ use crate::id::ContainerId;
 use crate::lifecycle::Lifecycle;
 use crate::model::{ContainerDir, Record};
 use crate::networking::LiveEndpoint;
+use crate::runtimes::Runtime;
+use crate::start::runtime_of;
 
 /// Which containers to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,16 +72,19 @@ pub struct RootDirectories {
     pub upper: String,
     /// The file system's own.
     pub work: String,
+    /// Where it can be seen whole; empty when the container does not run.
+    pub merged: PathBuf,
 }
 
 impl RootDirectories {
-    /// Reads the options of an overlay's mount; `None` for another.
-    fn of(mount: &Mount) -> Option<Self> {
+    /// Reads the options of an overlay's mount, which can be seen at `merged`; `None` for another.
+    fn of(mount: &Mount, merged: PathBuf) -> Option<Self> {
         let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
         Some(Self {
             lower: option("lowerdir=")?.split(':').map(str::to_owned).collect(),
             upper: option("upperdir=")?.to_owned(),
             work: option("workdir=")?.to_owned(),
+            merged,
         })
     }
 }
@@ -161,7 +166,13 @@ impl Engine {
         self.blocking("a look at a root file system", move |shared| {
             let mounts =
                 shared.snapshotter.mounts(&shared.settings.namespace, &record.snapshot_key)?;
-            Ok(mounts.first().and_then(RootDirectories::of))
+            let merged = match (record.lifecycle.pid(), runtime_of(&shared, &record)) {
+                (None, _) => PathBuf::new(),
+                // There may be no process of this machine.
+                (_, Ok(Runtime::Shim(_))) => shared.bundle(&record.id).path().join("rootfs"),
+                (Some(pid), _) => PathBuf::from(format!("/proc/{pid}/root")),
+            };
+            Ok(mounts.first().and_then(|mount| RootDirectories::of(mount, merged)))
         })
         .await
     }

@@ -49,6 +49,10 @@ use crate::volumes::MountSources;
 /// Largest `/etc/passwd` or `/etc/group` that is read.
 const ACCOUNT_FILE_BYTES_MAX: u64 = 4 << 20;
 
+/// The mount option by which our shim gives the root to the runtime as a descriptor (ARCHITECTURE.md,
+/// "The seam between kegd and the shim"); relays and other runtimes get it mounted.
+const DETACHED_ROOT: &str = "x-keg.detached";
+
 /// What the shim is given.
 pub(crate) struct Prepared {
     pub(crate) mounts: Vec<TaskMount>,
@@ -318,7 +322,7 @@ impl Engine {
 }
 
 /// What runs a container.
-fn runtime_of(shared: &Shared, record: &Record) -> Result<Runtime, EngineError> {
+pub(crate) fn runtime_of(shared: &Shared, record: &Record) -> Result<Runtime, EngineError> {
     shared
         .settings
         .runtime(&record.host.runtime)
@@ -414,7 +418,7 @@ pub(crate) fn prepare(
         source,
     })?;
     Ok(Prepared {
-        mounts: mounts.into_iter().map(task_mount).collect(),
+        mounts: root_of_task(mounts, &spec),
         stdio: stdio(shared, record, &dir)?,
         sources,
     })
@@ -474,14 +478,17 @@ fn init_program<'a>(shared: &'a Shared, record: &Record) -> Result<Option<&'a Pa
     }
 }
 
-/// A mount of a snapshot as the Task API has it.
-pub(crate) fn task_mount(mount: keg_store::Mount) -> TaskMount {
-    TaskMount {
+/// The mounts of a snapshot as the Task API has them. Where no hook wants to see the root from outside,
+/// the shim need not mount it on the host: each mount there makes every later start dearer.
+pub(crate) fn root_of_task(mounts: Vec<keg_store::Mount>, spec: &Spec) -> Vec<TaskMount> {
+    let detached = spec.hooks().is_none().then(|| DETACHED_ROOT.to_owned());
+    let of_task = |mount: keg_store::Mount| TaskMount {
         r#type: mount.type_,
         source: mount.source.to_string_lossy().into_owned(),
         target: String::new(),
-        options: mount.options,
-    }
+        options: mount.options.into_iter().chain(detached.clone()).collect(),
+    };
+    mounts.into_iter().map(of_task).collect()
 }
 
 /// Where the shim is to take and put the streams of the first process (ARCHITECTURE.md, "The seam

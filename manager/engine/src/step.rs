@@ -42,7 +42,7 @@ use crate::shim::task::{CreateTask, Stdio};
 use crate::shim::{Bundle, TaskClient};
 use crate::signal::Signal;
 use crate::spec;
-use crate::start::{runtime_error, task_mount};
+use crate::start::{root_of_task, runtime_error};
 use crate::users::Identity;
 
 /// What a step runs, and behind which walls.
@@ -381,7 +381,7 @@ fn prepare(shared: &Shared, record: &Record, plan: &StepPlan) -> Result<Prepared
     let mut root = plan.root.clone();
     shared.selinux.label_root(record, &mut root)?;
     Ok(Prepared {
-        mounts: root.into_iter().map(task_mount).collect(),
+        mounts: root_of_task(root, &spec),
         stdio: Stdio {
             terminal: tty,
             stdin: if tty { "keg:".to_owned() } else { String::new() },

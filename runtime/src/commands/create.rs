@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 
 use super::standby::Standby;
-use super::{CommandError, Context, start};
+use super::{CommandError, Context, passed, start};
 use crate::cgroup::Cgroup;
 use crate::console::{connect_stream, send_descriptor};
 use crate::intel_rdt::{self, IntelRdtError, SavedRdt};
@@ -22,6 +23,9 @@ use crate::self_protect;
 use crate::stage::launch::{Console, LaunchOptions, Launched, Meanwhile, launch};
 use crate::state_store::{ContainerDir, ContainerId, SavedProcess, SavedState, read_bounded};
 use crate::sys;
+
+/// Where the caller tells the number of the root, see [`passed_rootfs`].
+const ROOTFS_VARIABLE: &str = "KEG_ROOTFS_FD";
 
 /// Options that `create` and `run` share.
 #[derive(Debug, Args)]
@@ -169,6 +173,7 @@ pub(super) fn create_with<'a>(
         log.write(Level::Warning, message, None);
     }
     log.warn_ambient(&plan.process.capabilities.vain_ambient());
+    let rootfs = passed_rootfs(&plan)?;
     let (mut extra_env, preserved) = options.keep_descriptors(log)?;
     extra_env.extend(pass_notify_socket(&mut plan));
 
@@ -189,6 +194,7 @@ pub(super) fn create_with<'a>(
             seccomp_cache: Some(&context.store.seccomp_cache()),
             extra_env: &extra_env,
             preserved: &preserved,
+            rootfs,
             meanwhile: Some(Meanwhile(&mut prepare)),
         };
         launch(&plan, state.oci(), cgroup.as_mut(), options).map_err(CommandError::Create)
@@ -215,6 +221,23 @@ pub(super) fn create_with<'a>(
         return Err(error);
     }
     Ok(Created { dir, state, plan, launched, cgroup })
+}
+
+/// Takes the root file system that the caller passes as a detached mount (open_tree(2), fsmount(2)), in
+/// place of what is mounted at `root.path`: that is then mounted nowhere but in the container.
+fn passed_rootfs(plan: &ContainerPlan) -> Result<Option<OwnedFd>, CommandError> {
+    let Some(tree) = passed::descriptor(ROOTFS_VARIABLE)? else { return Ok(None) };
+    let is_useless = |errno| passed::useless(ROOTFS_VARIABLE, errno);
+    let mode = fstat(&tree).map_err(is_useless)?.st_mode;
+    let kind = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFDIR {
+        return Err(is_useless(Errno::ENOTDIR));
+    }
+    // A root that the host shares is entered where it is.
+    if !plan.namespaces.has(NamespaceKind::Mount) {
+        return Err(is_useless(Errno::EINVAL));
+    }
+    Ok(Some(tree))
 }
 
 /// Writes down what later commands need, but for the name under which they look for it: init is not

@@ -12,6 +12,7 @@ mod features;
 mod foreground;
 mod kill;
 mod list;
+mod passed;
 mod pause;
 mod ps;
 mod read;

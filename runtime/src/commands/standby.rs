@@ -20,9 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, write};
 
-use super::CommandError;
+use super::{CommandError, passed};
 use crate::log::Log;
-use crate::sys;
 
 /// Where the caller tells the socket's number.
 const VARIABLE: &str = "KEG_STANDBY_FD";
@@ -41,22 +40,11 @@ impl Standby {
     /// # Errors
     /// If what is told is the number of no socket.
     pub(super) fn asked_for(log: &Log) -> Result<Option<Self>, CommandError> {
-        let Some(told) = std::env::var_os(VARIABLE) else { return Ok(None) };
         if log.is_stderr() {
             return Ok(None);
         }
-        let failed = |errno| CommandError::Kernel {
-            what: format!("use the socket that {VARIABLE}={told:?} tells"),
-            errno,
-        };
-        let number = told.to_str().and_then(|text| text.parse().ok()).filter(|number| *number > 2);
-        let number = number.ok_or(Errno::EINVAL).map_err(failed)?;
-        if !sys::fd::is_open(number) {
-            return Err(failed(Errno::EBADF));
-        }
-        // It survives that this program is executed anew; `create` keeps it from init's program.
-        let socket = sys::fd::take(number);
-        getsockopt(&socket, sockopt::SockType).map_err(failed)?;
+        let Some(socket) = passed::descriptor(VARIABLE)? else { return Ok(None) };
+        getsockopt(&socket, sockopt::SockType).map_err(|errno| passed::useless(VARIABLE, errno))?;
         Ok(Some(Self(socket)))
     }
 

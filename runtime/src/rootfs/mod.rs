@@ -42,7 +42,8 @@ use crate::sys::mount::{MountAttr, attr, mount_setattr};
 /// What the parent opened with the host's rights, before the container's process was made.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// A detached clone of the rootfs; absent where the parent lacks the privilege.
+    /// A detached clone of the rootfs, or what the caller passed; absent where the parent lacks the
+    /// privilege.
     pub rootfs: Option<OwnedFd>,
     /// A detached clone per bind mount, in the order of the plan; absent likewise, and where init opens
     /// it.
@@ -50,16 +51,16 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Opens what the plan names.
+    /// Opens what the plan names. The `passed` root, a detached mount, is taken instead of a clone.
     ///
     /// # Errors
     /// The step that failed. That the caller may not clone mounts is no error: the process inside,
     /// which owns its mount namespace, then does.
-    pub fn open(plan: &ContainerPlan) -> Result<Self, Failure> {
+    pub fn open(plan: &ContainerPlan, passed: Option<OwnedFd>) -> Result<Self, Failure> {
         if !plan.namespaces.has(NamespaceKind::Mount) {
             return Ok(Self::default());
         }
-        let rootfs = match clone_tree(&plan.rootfs.path, true) {
+        let rootfs = match passed.map_or_else(|| clone_tree(&plan.rootfs.path, true), Ok) {
             Err(rustix::io::Errno::PERM) => return Ok(Self::default()),
             result => Some(result.at(Step::RootBind)?),
         };

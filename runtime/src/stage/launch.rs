@@ -51,6 +51,8 @@ pub struct LaunchOptions<'a> {
     pub extra_env: &'a [CString],
     /// The descriptors that the container inherits beside the standard streams.
     pub preserved: &'a [u32],
+    /// A detached mount that becomes the root, in place of a copy of what is at `root.path`.
+    pub rootfs: Option<OwnedFd>,
     /// What the caller has to do and can do while init builds its root; gets init's number.
     pub meanwhile: Option<Meanwhile<'a>>,
 }
@@ -107,7 +109,8 @@ pub fn launch<'a>(
         .map(|profile| Program::prepare(profile, options.seccomp_cache))
         .transpose()
         .map_err(LaunchError::Seccomp)?;
-    let sources = Sources::open(plan).map_err(|failure| step_error(failure, plan))?;
+    let sources =
+        Sources::open(plan, options.rootfs).map_err(|failure| step_error(failure, plan))?;
     let hierarchies: Vec<Hierarchy> =
         cgroup.as_ref().map(|cgroup| cgroup.hierarchies().collect()).unwrap_or_default();
     let gate = match options.gate {

@@ -37,6 +37,16 @@ pub(super) enum OverlayError {
     Rootfs(RootfsError),
 }
 
+impl OverlayError {
+    /// The error of a mount of which `refused` tells what the kernel said.
+    pub(super) fn of(self, refused: impl FnOnce(Errno) -> RootfsError) -> RootfsError {
+        match self {
+            Self::Kernel(errno) => refused(errno),
+            Self::Rootfs(error) => error,
+        }
+    }
+}
+
 impl From<RootfsError> for OverlayError {
     fn from(error: RootfsError) -> Self {
         Self::Rootfs(error)
@@ -57,19 +67,30 @@ impl From<io::Error> for OverlayError {
 
 /// Mounts the overlay that `options` describe.
 pub(super) fn mount_overlay(options: &Options, target: &Target) -> Result<(), OverlayError> {
+    match make_overlay(options, target)? {
+        Some(tree) => Ok(attach(&tree, target)?),
+        None => Ok(()),
+    }
+}
+
+/// Makes the overlay that `options` describe, mounted nowhere; `None` if the kernel has only the way
+/// that mounts it at once, on `target`.
+pub(super) fn make_overlay(
+    options: &Options,
+    target: &Target,
+) -> Result<Option<OwnedFd>, OverlayError> {
     let overlay = Overlay::open(options)?;
-    match overlay.mount_by_descriptors(options, target) {
+    match overlay.make_by_descriptors(options) {
         // Such a kernel knows no descriptors as options, or not those of `O_PATH`, or not those of
         // detached mounts.
         Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        other => return Ok(other?),
+        other => return Ok(Some(other?)),
     }
     if options.id_map.is_none() {
-        return Ok(overlay.mount_by_paths(options, &target.path())?);
+        return overlay.mount_by_paths(options, &target.path()).map(|()| None).map_err(Into::into);
     }
     drop(overlay);
-    attach(&mount_aside(options, target)?, target)?;
-    Ok(())
+    mount_aside(options, target).map(Some)
 }
 
 /// Mounts an overlay in a mount namespace of its own, and returns a detached copy of it.
@@ -129,7 +150,7 @@ impl<'a> Overlay<'a> {
         Ok(overlay)
     }
 
-    fn mount_by_descriptors(&self, options: &Options, target: &Target) -> Result<(), Errno> {
+    fn make_by_descriptors(&self, options: &Options) -> Result<OwnedFd, Errno> {
         let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, c"source", c"overlay")?;
         for layer in &self.lower {
@@ -145,9 +166,7 @@ impl<'a> Overlay<'a> {
             }
         }
         fsconfig_create(&context)?;
-        let mounted =
-            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, mount_attributes(options.flags))?;
-        attach(&mounted, target)
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, mount_attributes(options.flags))
     }
 
     /// The older way, where layers are named: by their descriptors, since that is short.

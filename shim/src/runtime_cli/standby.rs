@@ -25,9 +25,13 @@ use tokio::sync::oneshot;
 use super::{ChildEnds, DEFAULT_RUNTIME, Runtime, RuntimeError, explain};
 use crate::reaper::{Cause, Exit};
 use crate::stdio::nonblocking;
+use crate::sys::Passed;
 
 /// Tells the runtime the socket's number.
 const VARIABLE: &str = "KEG_STANDBY_FD";
+
+/// Tells the runtime which descriptor is the root file system, a mount that is nowhere yet.
+const ROOT_VARIABLE: &str = "KEG_ROOTFS_FD";
 
 /// What the two say.
 const CREATED: u8 = b'c';
@@ -44,9 +48,9 @@ pub(super) struct Standby {
 }
 
 impl Runtime {
-    /// Whether the runtime is one that knows of this: others are given no descriptor that they do not
-    /// expect.
-    pub(super) fn can_stand_by(&self) -> bool {
+    /// Whether the runtime is one that knows of this, and of a root that is passed: others are given no
+    /// descriptor that they do not expect.
+    pub(crate) fn takes_descriptors(&self) -> bool {
         self.binary.file_name() == Some(OsStr::new(DEFAULT_RUNTIME))
     }
 
@@ -56,14 +60,17 @@ impl Runtime {
         operation: &'static str,
         args: Vec<OsString>,
         ends: ChildEnds,
+        root: Option<OwnedFd>,
     ) -> Result<Option<Standby>, RuntimeError> {
         let log = self.new_log();
         let (ours, theirs) = UnixStream::pair().map_err(RuntimeError::Output)?;
         let socket = nonblocking(OwnedFd::from(ours)).map_err(RuntimeError::Output)?;
-        let passed = Some((VARIABLE, theirs.as_fd()));
-        let pid = self.spawn(self.command_line(&log, args), &ends, passed, true)?;
+        let socket_and_root: Vec<Passed<'_>> = std::iter::once((VARIABLE, theirs.as_fd()))
+            .chain(root.as_ref().map(|root| (ROOT_VARIABLE, root.as_fd())))
+            .collect();
+        let pid = self.spawn(self.command_line(&log, args), &ends, &socket_and_root, true)?;
         // With the children's ends of all pipes: their closing is to be seen.
-        drop((ends, theirs));
+        drop((ends, theirs, root));
         let exited = self.reaper.watch(pid);
         let mut standby = Standby { socket, exited, log, binary: self.binary.clone() };
         match standby.answer(CREATED).await? {

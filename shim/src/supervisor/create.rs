@@ -3,6 +3,7 @@
 //! Whatever fails, what was made before it is undone: the container, then the mounts.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -86,14 +87,21 @@ impl Supervisor {
             exec_count: Cell::new(0),
             bundle,
         });
-        rootfs::mount_all(&request.rootfs, &task.bundle.rootfs()).map_err(TaskError::Rootfs)?;
+        let (mounts, place) = (&request.rootfs, task.bundle.rootfs());
+        // CRIU restores into what is mounted.
+        let root = if task.runtime.takes_descriptors() && request.checkpoint.is_none() {
+            rootfs::make_root(mounts, &place)
+        } else {
+            rootfs::mount_all(mounts, &place).map(|()| None)
+        };
+        let root = root.map_err(TaskError::Rootfs)?;
         if request.checkpoint.is_some() {
             // A restored container has no state "created": Start restores it.
             task.look_at_bundle()?;
             return Ok(task);
         }
-        if let Err(error) = self.create_init(&task).await {
-            if let Err(unmount) = rootfs::unmount_all(&task.bundle.rootfs()) {
+        if let Err(error) = self.create_init(&task, root).await {
+            if let Err(unmount) = rootfs::unmount_all(&place) {
                 self_log::warn("undo a failed create", &unmount);
             }
             return Err(error);
@@ -101,7 +109,11 @@ impl Supervisor {
         Ok(task)
     }
 
-    async fn create_init(self: &Rc<Self>, task: &Rc<Task>) -> Result<(), TaskError> {
+    async fn create_init(
+        self: &Rc<Self>,
+        task: &Rc<Task>,
+        root: Option<OwnedFd>,
+    ) -> Result<(), TaskError> {
         let adoption = self.reaper.adopt();
         let streams = &task.init.streams;
         let pid_file = task.bundle.init_pid_file();
@@ -109,7 +121,7 @@ impl Supervisor {
             streams.prepare(self.stdio_context(task)).await.map_err(TaskError::Stdio)?;
         // The first of the two is polled first: the shim reads while the runtime works.
         let (created, looked) = tokio::join!(
-            task.runtime.create(&task.id, task.bundle.dir(), &pid_file, ends),
+            task.runtime.create(&task.id, task.bundle.dir(), &pid_file, ends, root),
             async { task.look_at_bundle() },
         );
         if let Err(RuntimeError::Killed { .. }) = &created {

@@ -15,6 +15,9 @@ use super::{keep_on_exec, set_parent_death_signal};
 /// Room for the few calls before the program is executed; looking for it in PATH takes most of it.
 const STACK_BYTES: usize = 64 << 10;
 
+/// A descriptor that a program gets beside its streams, after the variable that tells it the number.
+pub(crate) type Passed<'a> = (&'static str, BorrowedFd<'a>);
+
 /// What is to be executed.
 #[derive(Debug)]
 pub(crate) struct Program<'a> {
@@ -24,19 +27,19 @@ pub(crate) struct Program<'a> {
     pub(crate) args: Vec<OsString>,
     /// Standard input, output and error. None of them is one of this process's own three.
     pub(crate) streams: [BorrowedFd<'a>; 3],
-    /// A further descriptor that it gets, and the variable that tells it the number.
-    pub(crate) passed: Option<(&'static str, BorrowedFd<'a>)>,
+    /// Further descriptors that it gets, each with the variable that tells it the number.
+    pub(crate) passed: &'a [Passed<'a>],
     /// Whether the kernel kills it when this process ends, however that comes.
     pub(crate) ends_with_parent: bool,
 }
 
 /// What the new process is told, and its answer: both run on the same memory.
-struct Orders {
+struct Orders<'a> {
     path: *const c_char,
     argv: *const *const c_char,
     envp: *const *const c_char,
     streams: [RawFd; 3],
-    passed: Option<RawFd>,
+    passed: &'a [Passed<'a>],
     parent: Option<libc::pid_t>,
     errno: c_int,
 }
@@ -58,7 +61,7 @@ pub(crate) fn spawn(program: Program<'_>) -> io::Result<i32> {
         argv: argv.as_ptr(),
         envp: envp.as_ptr(),
         streams: program.streams.map(|stream| stream.as_raw_fd()),
-        passed: program.passed.map(|(_, fd)| fd.as_raw_fd()),
+        passed: program.passed,
         parent,
         errno: 0,
     };
@@ -89,11 +92,12 @@ pub(crate) fn spawn(program: Program<'_>) -> io::Result<i32> {
     Err(io::Error::from_raw_os_error(orders.errno))
 }
 
-/// This process's environment, and what tells of the descriptor that is passed.
-fn environment(passed: Option<(&str, BorrowedFd<'_>)>) -> io::Result<Vec<CString>> {
+/// This process's environment, and what tells of the descriptors that are passed.
+fn environment(passed: &[Passed<'_>]) -> io::Result<Vec<CString>> {
     let own = std::env::vars_os()
-        .filter(|(name, _)| passed.is_none_or(|(variable, _)| name != OsStr::new(variable)));
-    let told = passed.map(|(variable, fd)| (variable.into(), fd.as_raw_fd().to_string().into()));
+        .filter(|(name, _)| passed.iter().all(|(variable, _)| name != OsStr::new(variable)));
+    let told = passed.iter();
+    let told = told.map(|(variable, fd)| (variable.into(), fd.as_raw_fd().to_string().into()));
     let text = |(name, value): (OsString, OsString)| {
         CString::new([name.into_vec(), value.into_vec()].join(&b'=')).map_err(io::Error::other)
     };
@@ -108,7 +112,7 @@ fn pointers<'a>(texts: impl IntoIterator<Item = &'a CString>) -> Vec<*const c_ch
 /// The new process: returns only if there is no program.
 extern "C" fn execute(orders: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes the address of its `Orders`, which nobody else uses meanwhile.
-    let orders = unsafe { &mut *orders.cast::<Orders>() };
+    let orders = unsafe { &mut *orders.cast::<Orders<'_>>() };
     if let Err(error) = prepare(orders) {
         orders.errno = error.raw_os_error().unwrap_or(libc::EIO);
         return 127;
@@ -120,7 +124,7 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
     127
 }
 
-fn prepare(orders: &Orders) -> io::Result<()> {
+fn prepare(orders: &Orders<'_>) -> io::Result<()> {
     if let Some(parent) = orders.parent {
         set_parent_death_signal(libc::SIGKILL)?;
         // It may have ended before the kernel was told.
@@ -132,7 +136,7 @@ fn prepare(orders: &Orders) -> io::Result<()> {
     for (stream, number) in orders.streams.into_iter().zip(0..) {
         super::duplicate_to(stream, number)?;
     }
-    orders.passed.map_or(Ok(()), keep_on_exec)?;
+    orders.passed.iter().try_for_each(|(_, fd)| keep_on_exec(fd.as_raw_fd()))?;
     // SAFETY: changes what a signal does in this process, which has its own table of that; the
     // standard library has this one ignored, which the program would inherit.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -156,7 +160,7 @@ mod tests {
             path: path.into(),
             args: args.iter().map(OsString::from).collect(),
             streams: [null.as_fd(), writer.as_fd(), null.as_fd()],
-            passed: Some(("PASSED", writer.as_fd())),
+            passed: &[("PASSED", writer.as_fd())],
             ends_with_parent: true,
         })?;
         drop(writer);

@@ -122,16 +122,13 @@ pub(crate) fn details_to_pb(details: &Details) -> pb::InspectContainerResponse {
     }
 }
 
-/// Converts what a root filesystem is made of. `bundle` is that of the container, while it runs.
-pub(crate) fn root_directories_to_pb(
-    directories: RootDirectories,
-    bundle: Option<&Path>,
-) -> pb::RootDirectories {
+/// Converts what a root filesystem is made of.
+pub(crate) fn root_directories_to_pb(directories: RootDirectories) -> pb::RootDirectories {
     pb::RootDirectories {
         lower: directories.lower,
         upper: directories.upper,
         work: directories.work,
-        merged: bundle.map(|path| path_to_pb(&path.join("rootfs"))).unwrap_or_default(),
+        merged: path_to_pb(&directories.merged),
     }
 }
 

@@ -168,9 +168,8 @@ impl pb::containers_server::Containers for Containers {
             summary.size = sizes.first().copied().map(convert::size_of_to_pb);
         }
         let directories = self.engine.root_directories(details.record).await;
-        answer.root_directories = directories
-            .map_err(|error| to_status(&error))?
-            .map(|found| convert::root_directories_to_pb(found, details.bundle.as_deref()));
+        answer.root_directories =
+            directories.map_err(|error| to_status(&error))?.map(convert::root_directories_to_pb);
         Ok(Response::new(answer))
     }
 
