@@ -278,6 +278,9 @@ pub(crate) fn hold(
         }
         Err(errno) => return Err(fail(errno)),
     }
+    if address.port() != 0 {
+        return Ok((fd, address.port()));
+    }
     let bound: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(fail)?;
     let v4 = bound.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::port);
     let v6 = bound.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port);

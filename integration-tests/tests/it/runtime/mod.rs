@@ -13,6 +13,7 @@ mod limits;
 mod manage;
 mod mounts;
 mod namespaces;
+mod passed_root;
 mod paths;
 mod process;
 mod rootless;

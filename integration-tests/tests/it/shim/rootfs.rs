@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use keg_fixtures::{Bundle, Scratch, Shim, requires};
+use keg_fixtures::{Bundle, Scratch, Shim, programs, requires};
 use keg_proto::containerd::types::Mount;
 
 /// An overlay on a bundle's rootfs, whose own files are the lowest layer.
@@ -67,6 +67,48 @@ fn an_overlay_takes_what_the_container_writes_and_goes_with_the_task() {
     assert!(!is_mounted(&rootfs));
     assert_eq!(fs::read_to_string(layers.scratch.join("upper/file")).unwrap(), "written\n");
     assert!(!rootfs.join("file").exists(), "the lower layer is as it was");
+}
+
+#[test]
+fn a_root_that_only_the_container_has_to_see_is_mounted_nowhere_on_the_host() {
+    requires!(root);
+    let shim = Shim::new(Bundle::busybox().sh("echo written > /file"));
+    let rootfs = shim.bundle().rootfs();
+    let empty = shim.scratch().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let layers = Layers::new(&[rootfs.clone()], &empty);
+
+    let mounts = vec![layers.mount(&["x-keg.detached"])];
+    let pid = shim.create_with(|request| request.rootfs = mounts).unwrap().pid;
+    let inside = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    assert!(!is_mounted(&rootfs));
+    shim.start("");
+    assert_eq!(shim.wait("").exit_status, 0, "{}", shim.logged("stderr"));
+    shim.delete("").unwrap();
+
+    let upper = layers.scratch.join("upper");
+    assert!(inside.contains(&format!("upperdir={}", upper.display())), "{inside}");
+    assert_eq!(fs::read_to_string(upper.join("file")).unwrap(), "written\n");
+    assert!(!rootfs.join("file").exists(), "the lower layer is as it was");
+}
+
+#[test]
+fn a_runtime_that_takes_no_root_finds_it_mounted() {
+    requires!(root, runc);
+    let bundle = Bundle::busybox().sh("echo written > /file");
+    let shim = Shim::with_runtime(bundle, programs::installed("runc"));
+    let rootfs = shim.bundle().rootfs();
+    let layers = Layers::new(&[], &rootfs);
+
+    let mounts = vec![layers.mount(&["x-keg.detached"])];
+    shim.create_with(|request| request.rootfs = mounts).unwrap();
+    assert!(is_mounted(&rootfs));
+    shim.start("");
+    assert_eq!(shim.wait("").exit_status, 0, "{}", shim.logged("stderr"));
+    shim.delete("").unwrap();
+
+    assert!(!is_mounted(&rootfs));
+    assert_eq!(fs::read_to_string(layers.scratch.join("upper/file")).unwrap(), "written\n");
 }
 
 #[test]
