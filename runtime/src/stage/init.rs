@@ -360,19 +360,27 @@ impl Init<'_> {
         };
         let settle = |steps: &LastSteps<'_>| {
             process::become_user(steps)?;
-            if entered { Ok(()) } else { process::enter_cwd(process) }
+            if !entered {
+                process::enter_cwd(process)?;
+            }
+            // Hooks inside are bound by it as the program is.
+            process::load_late_filter(steps)
         };
         if supervised {
             settle(&steps)?;
-            process::load_late_filter(&steps)?;
             steps.notify = None;
         }
         self.let_go(channel)?;
+        channel.send(ToParent::Ready).at(Step::Protocol)?;
+        // The runtime has still to write down what it made: on another processor that is free. What fails
+        // concerns whoever starts the program.
+        let waits_unhindered = self.seccomp.is_none_or(|filter| filter.lets_pass(&WAITING_CALLS));
+        let early = (!supervised && waits_unhindered).then(|| settle(&steps));
         self.await_execution(channel)?;
-        if !supervised {
-            settle(&steps)?;
-            // Hooks inside are bound by it as the program is.
-            process::load_late_filter(&steps)?;
+        match early {
+            Some(settled) => settled?,
+            None if supervised => {}
+            None => settle(&steps)?,
         }
         if let Some(inside) = self.plan.hooks.start_container() {
             let pid = self.procfs.own_pid().at(Step::StartContainerHook)?;
@@ -385,9 +393,8 @@ impl Init<'_> {
         Err(Failure::new(Step::Exec, Errno::EINVAL))
     }
 
-    /// Says that only the program is missing, and waits for whoever starts it.
+    /// Waits for whoever starts the program, by [`WAITING_CALLS`] only.
     fn await_execution(&mut self, channel: &mut ChildEnd) -> Result<(), Failure> {
-        channel.send(ToParent::Ready).at(Step::Protocol)?;
         match &self.gate {
             Gate::Parent => expect(channel, ToChild::Execute)?,
             Gate::Socket(listener) => {
@@ -399,6 +406,9 @@ impl Init<'_> {
         Ok(())
     }
 }
+
+/// The system calls that waiting takes, which may be done under the container's own filter.
+const WAITING_CALLS: [libc::c_long; 3] = [libc::SYS_recvmsg, libc::SYS_accept4, libc::SYS_close];
 
 /// The namespaces that init can make itself, at once.
 const OWN_NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS

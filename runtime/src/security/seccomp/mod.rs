@@ -22,11 +22,21 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction};
 
 use crate::sys::seccomp::{self as kernel, Instruction, flag};
 use cache::Cache;
 pub use known::{ACTIONS, OPERATORS, architectures, known_flags, supported_flags};
+use shorten::Fate;
+
+/// This machine's architecture, as `struct seccomp_data` has it.
+const NATIVE: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(Arch::ScmpArchX86_64 as u32)
+} else if cfg!(target_arch = "aarch64") {
+    Some(Arch::ScmpArchAarch64 as u32)
+} else {
+    None
+};
 
 /// A filter, ready to be loaded.
 #[derive(Clone)]
@@ -143,6 +153,16 @@ impl Program {
     /// `EACCES` if the process has neither no_new_privs nor CAP_SYS_ADMIN.
     pub fn load(&self) -> Result<Option<OwnedFd>, Errno> {
         kernel::load(&self.instructions, self.flags)
+    }
+
+    /// Whether the filter lets these system calls of this machine pass, whatever their arguments. It says
+    /// no where that cannot be told.
+    pub fn lets_pass(&self, numbers: &[libc::c_long]) -> bool {
+        let passes = |&number: &libc::c_long| {
+            let fate = shorten::fate(&self.instructions, NATIVE?, u32::try_from(number).ok()?)?;
+            (fate == Fate::Return(libc::SECCOMP_RET_ALLOW)).then_some(())
+        };
+        numbers.iter().all(|number| passes(number).is_some())
     }
 
     /// The program as the kernel reads it: an array of `struct sock_filter`.

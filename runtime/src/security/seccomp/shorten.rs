@@ -21,7 +21,7 @@ use crate::sys::seccomp::Instruction;
 
 /// What becomes of a call once its number is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Return(u32),
     /// The program goes on at this instruction, which loads an argument.
     Arguments(usize),
@@ -73,8 +73,8 @@ fn ranges(program: &[Instruction], token: u32, lowest: u32, highest: u32) -> Opt
     Some(ranges)
 }
 
-/// Runs `program` until it returns or loads an argument.
-fn fate(program: &[Instruction], token: u32, number: u32) -> Option<Fate> {
+/// Runs `program` until it returns or loads an argument; `None` if it does what is not understood.
+pub(super) fn fate(program: &[Instruction], token: u32, number: u32) -> Option<Fate> {
     let mut at = 0;
     let mut accumulator = None;
     loop {
