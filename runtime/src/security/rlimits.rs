@@ -90,6 +90,12 @@ impl RlimitPlan {
         Ok(Self { limits })
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.limits.is_empty()
+    }
+
     /// Sets the limits of this process. Allocates nothing.
     ///
     /// # Errors

@@ -372,6 +372,10 @@ impl Init<'_> {
         }
         self.let_go(channel)?;
         channel.send(ToParent::Ready).at(Step::Protocol)?;
+        if !process.rlimits.is_empty() {
+            // Another user's process may be out of the runtime's reach.
+            expect(channel, ToChild::Limited)?;
+        }
         // The runtime has still to write down what it made: on another processor that is free. What fails
         // concerns whoever starts the program.
         let waits_unhindered = self.seccomp.is_none_or(|filter| filter.lets_pass(&WAITING_CALLS));

@@ -314,11 +314,15 @@ fn converse(
             // since only the host's rights raise a limit.
             ToParent::Ready => {
                 let limits = &init.plan.process.rlimits;
-                return limits.apply_to(launched.pid).map_err(|failure| {
+                if limits.is_empty() {
+                    return Ok(());
+                }
+                limits.apply_to(launched.pid).map_err(|failure| {
                     let index = u16::try_from(failure.index).unwrap_or(u16::MAX);
                     let errno = failure.errno as i32;
                     step_error(Failure { step: Step::Rlimits, index, errno }, init.plan)
-                });
+                })?;
+                return launched.tell(ToChild::Limited);
             }
             ToParent::Failed(failure) => {
                 return Err(told_error(&launched.channel, failure, init.plan));

@@ -36,6 +36,8 @@ pub enum ToChild {
     Enter,
     /// The hooks that run outside are done.
     HooksDone,
+    /// The limits of `process.rlimits` are set.
+    Limited,
     /// The container is written down: wait for `start`. Without this, nobody would ever find init.
     Keep,
     /// Execute the program: from `start`, or from the runtime itself (`run`).
@@ -72,6 +74,7 @@ impl Message for ToChild {
             Self::Execute => 3,
             Self::Keep => 4,
             Self::Enter => 5,
+            Self::Limited => 6,
         };
         [tag, 0, 0, 0, 0, 0, 0, 0]
     }
@@ -83,6 +86,7 @@ impl Message for ToChild {
             3 => Some(Self::Execute),
             4 => Some(Self::Keep),
             5 => Some(Self::Enter),
+            6 => Some(Self::Limited),
             _ => None,
         }
     }

@@ -11,13 +11,14 @@
 //!   │   config.json, state                 │ mounts, devices, terminal
 //!   │◀─ Mounted ───────────────────────────│ (only if there are hooks)
 //!   │   prestart, createRuntime hooks      │
-//!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot, limits
-//!   │◀─ Ready ─────────────────────────────│ waits on start.sock (run: on this channel)
-//!   │   state.json gets its name           │
+//!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot
+//!   │◀─ Ready ─────────────────────────────│
+//!   │── Limited ──────────────────────────▶│ (only if there are rlimits)
+//!   │   state.json gets its name           │ privileges, filter
 //!   │── Keep ─────────────────────────────▶│ (without it, init ends with the runtime)
-//!                                          │
+//!                                          │ waits on start.sock (run: on the channel)
 //! runtime (start)                          │
-//!   │── connects, Execute ────────────────▶│ privileges, startContainer hooks, filter, execve
+//!   │── connects, Execute ────────────────▶│ startContainer hooks, execve
 //!   │◀─ end of stream: it runs ────────────│
 //! ```
 //!
@@ -26,6 +27,9 @@
 //! namespace is joined there is one more: the kernel gives the privilege to make the others after the
 //! joining, and a PID namespace holds only later children. It sends `InitPid` and ends; init is its
 //! sibling.
+//!
+//! A filter that does not let the waiting pass is loaded after it, and so are privileges given up. One that
+//! asks a supervisor is loaded before `Ready`, since that wants to hear of a container that is created.
 //!
 //! Invariants: every message says all there is to say in eight bytes ([`message`]); a step that
 //! fails is named by number ([`failure`]), and the parent finds the words. A process whose other

@@ -1,5 +1,8 @@
 //! System call filters – runtime-spec, config-linux.md, "Seccomp".
 
+use std::fs;
+
+use keg_fixtures::wait::{PATIENCE, wait_until};
 use keg_fixtures::{Bundle, requires};
 use serde_json::{Value, json};
 
@@ -149,4 +152,30 @@ fn a_call_that_this_machine_does_not_know_is_skipped() {
     let report = host.runtime().report(bundle);
 
     assert_eq!(report.seccomp_mode, 2);
+}
+
+#[test]
+fn a_created_container_waits_without_privileges_unless_its_filter_refuses_the_waiting() {
+    let host = requires!(root, our_runtime);
+    for (refused, wanted) in
+        [("acct", ("1000", "2")), ("accept4", ("0", "0")), ("recvmsg", ("0", "0"))]
+    {
+        let rule = json!({"names": [refused], "action": "SCMP_ACT_ERRNO"});
+        let bundle = Bundle::probe()
+            .set("/linux/seccomp", allow_all_but(&rule))
+            .set("/process/user", json!({"uid": 1000, "gid": 1000}));
+        let container = host.runtime().create(bundle);
+
+        wait_until(&format!("user and filter {wanted:?}"), PATIENCE, || {
+            let path = format!("/proc/{}/status", container.init());
+            let status = fs::read_to_string(path).unwrap();
+            let first_of = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.split_whitespace().next().unwrap()
+            };
+            (first_of("Uid:"), first_of("Seccomp:")) == wanted
+        });
+
+        assert_eq!(container.start_and_wait().exit_code, 0, "{refused}");
+    }
 }

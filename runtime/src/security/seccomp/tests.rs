@@ -55,6 +55,28 @@ fn outcome(json: serde_json::Value, call: Call) -> u32 {
     run(&compile::compile(&profile(json)).unwrap(), call)
 }
 
+#[test]
+fn what_a_filter_lets_pass_is_known_without_running_it() {
+    let waiting = [libc::SYS_recvmsg, libc::SYS_close];
+    let passes = |rule: serde_json::Value| {
+        let json = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+        Program::prepare(&profile(json), None).unwrap().lets_pass(&waiting)
+    };
+    let refuse = |name: &str| serde_json::json!({"names": [name], "action": "SCMP_ACT_ERRNO"});
+    assert!(passes(refuse("acct")));
+    assert!(!passes(refuse("recvmsg")));
+    assert!(!passes(serde_json::json!({"names": ["close"], "action": "SCMP_ACT_LOG"})));
+    // It depends on an argument.
+    assert!(!passes(serde_json::json!({"names": ["close"], "action": "SCMP_ACT_ERRNO",
+        "args": [{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}]})));
+
+    let json = serde_json::json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+        {"names": ["recvmsg", "close"], "action": "SCMP_ACT_ALLOW"}]});
+    let narrow = Program::prepare(&profile(json), None).unwrap();
+    assert!(narrow.lets_pass(&waiting));
+    assert!(!narrow.lets_pass(&[libc::SYS_accept4]));
+}
+
 fn call(arch: u32, number: u32) -> Call {
     Call { arch, number, args: [0; 6] }
 }
