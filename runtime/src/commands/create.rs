@@ -35,33 +35,33 @@ pub(super) struct CreateOptions {
     pub(super) bundle: PathBuf,
     /// The specification, in place of config.json in the bundle; relative to the bundle.
     #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Socket that receives the container's terminal.
     #[arg(long, value_name = "PATH")]
     pub(super) console_socket: Option<PathBuf>,
     /// Socket that receives a descriptor of the container's first process.
     #[arg(long, value_name = "PATH")]
-    pidfd_socket: Option<PathBuf>,
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// File that the pid of the container's first process is written to.
     #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
+    pub(super) pid_file: Option<PathBuf>,
     /// Change the root without pivot_root; needed on an initramfs.
     #[arg(long)]
-    no_pivot: bool,
+    pub(super) no_pivot: bool,
     /// Keep the caller's session keyring.
     #[arg(long)]
-    no_new_keyring: bool,
+    pub(super) no_new_keyring: bool,
     /// Descriptors beyond the standard streams that the container inherits, from 3 upward.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    preserve_fds: u32,
+    pub(super) preserve_fds: u32,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
     #[command(flatten)]
-    options: CreateOptions,
+    pub(super) options: CreateOptions,
     /// Name of the container.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Create {

@@ -27,9 +27,9 @@ const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Delete {
     /// Kill the container if it still runs; that there is none is no error.
     #[arg(short, long)]
-    force: bool,
+    pub(super) force: bool,
     /// Name of the container.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Delete {

@@ -24,6 +24,7 @@ mod standby;
 mod start;
 mod state;
 mod update;
+mod usual;
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Reads the command line, at a fraction of the usual cost for the commands that engines call.
 //!
 //! To describe all commands with all their options takes longer than most commands run. So the
-//! word that names the command is searched first, and only what belongs to it is described. Whatever
+//! word that names the command is searched first, and what belongs to it is read by hand ([`usual`]), or
+//! nothing else is described. Whatever
 //! is unusual about a command line (a mistake, a call for help, another command) is read the whole
 //! way: every message and every rule is still clap's own.
 
@@ -12,7 +13,7 @@ use std::path::Path;
 use clap::error::ErrorKind;
 use clap::{Args, Parser};
 
-use super::{Cli, Command, Global};
+use super::{Cli, Command, Global, usual};
 use crate::log::{Level, Log, LogFormat};
 use crate::sys::process::exit_now;
 
@@ -80,16 +81,17 @@ fn quick(args: &[OsString]) -> Option<Cli> {
     let place = command_place(args)?;
     let (global, rest) = (args.get(..place)?, args.get(place + 1..)?);
     let command = match args.get(place)?.to_str()? {
-        "create" => Command::Create(read(rest)?),
-        "delete" => Command::Delete(read(rest)?),
+        "create" => Command::Create(usual::create(rest).or_else(|| read(rest))?),
+        "delete" => Command::Delete(usual::delete(rest).or_else(|| read(rest))?),
         "exec" => Command::Exec(Box::new(read(rest)?)),
         "kill" => Command::Kill(read(rest)?),
-        "run" => Command::Run(read(rest)?),
-        "start" => Command::Start(read(rest)?),
-        "state" => Command::State(read(rest)?),
+        "run" => Command::Run(usual::run(rest).or_else(|| read(rest))?),
+        "start" => Command::Start(usual::start(rest).or_else(|| read(rest))?),
+        "state" => Command::State(usual::state(rest).or_else(|| read(rest))?),
         _ => return None,
     };
-    Some(Cli { global: read::<Global>(global)?, version: false, command: Some(command) })
+    let global = usual::global(global).or_else(|| read::<Global>(global))?;
+    Some(Cli { global, version: false, command: Some(command) })
 }
 
 /// Where the word stands that names the command.
@@ -133,6 +135,13 @@ mod tests {
             "state -- x",
             "exec --cwd /tmp -e A=B -t x sh -c run",
             "--criu create run --bundle=b --no-pivot x",
+            "--log=/l --log-format=text --root /r --debug run --detach --keep --no-subreaper x",
+            "create --bundle /b --config c --console-socket s --pidfd-socket q --pid-file=p --no-pivot --no-new-keyring x",
+            "create x --bundle a=b",
+            "create -b b -f c --preserve-fds 3 x",
+            "delete x",
+            "delete -f x",
+            "state x",
         ] {
             let (quick, whole) = both(line);
             assert!(quick.is_some(), "{line}");
@@ -181,6 +190,16 @@ mod tests {
             "--log-format yaml run x",
             "-h",
             "start x y",
+            "start --",
+            "start",
+            "create --bundle a --bundle b x",
+            "create --bundle --no-pivot x",
+            "create --bundle= x",
+            "create --no-pivot=true x",
+            "create --bundle a",
+            "delete --force --force x",
+            "--root run x",
+            "--log-format= start x",
         ] {
             assert_eq!(both(line).0, None, "{line}");
         }

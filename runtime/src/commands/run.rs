@@ -16,18 +16,18 @@ use crate::stage::launch::Console;
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
-    options: CreateOptions,
+    pub(super) options: CreateOptions,
     /// Leave the container running and return.
     #[arg(short, long)]
-    detach: bool,
+    pub(super) detach: bool,
     /// Keep the container's state after it has ended.
     #[arg(long)]
-    keep: bool,
+    pub(super) keep: bool,
     /// Do not adopt the container's orphans.
     #[arg(long)]
-    no_subreaper: bool,
+    pub(super) no_subreaper: bool,
     /// Name of the container.
-    id: String,
+    pub(super) id: String,
 }
 
 impl Run {

@@ -14,7 +14,7 @@ use crate::state_store::{ContainerId, SavedState};
 #[derive(Debug, Args)]
 pub(super) struct State {
     /// Name of the container.
-    id: String,
+    pub(super) id: String,
 }
 
 /// A container as `state` and `list` print it, in runc's form.
