@@ -90,10 +90,13 @@ impl RlimitPlan {
         Ok(Self { limits })
     }
 
-    /// Whether there are none.
+    /// Whether every hard limit is at most this process's, which any process may set for itself.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.limits.is_empty()
+    pub fn is_within_own(&self) -> bool {
+        let within = |limit: &Limit| {
+            getrlimit(limit.resource).is_ok_and(|(_, allowed)| limit.hard <= allowed)
+        };
+        self.limits.iter().all(within)
     }
 
     /// Sets the limits of this process. Allocates nothing.
@@ -188,6 +191,19 @@ mod tests {
         let refused = RlimitPlan::from_spec(&limits(&[("RLIMIT_CORE", 2, 1)])).unwrap_err();
 
         assert!(matches!(refused, RlimitError::SoftAboveHard { index: 0, .. }));
+    }
+
+    #[test]
+    fn limits_that_anybody_may_set_are_told_from_those_that_raise() {
+        let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        for (hard, within) in [(allowed - 1, true), (allowed, true), (allowed + 1, false)] {
+            let plan = RlimitPlan::from_spec(&limits(&[
+                ("RLIMIT_CORE", 0, 0),
+                ("RLIMIT_NOFILE", 5, hard),
+            ]));
+            assert_eq!(plan.unwrap().is_within_own(), within, "{hard} of {allowed}");
+        }
+        assert!(RlimitPlan::default().is_within_own());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub(super) struct Init<'a> {
     pub(super) notify: Option<OwnedFd>,
     pub(super) console: Option<Receiver>,
     pub(super) gate: Gate,
+    /// Whether it sets its limits, or the runtime has to.
+    pub(super) limits_itself: bool,
     pub(super) setgroups_denied: bool,
     pub(super) awaits_proceed: bool,
     pub(super) no_pivot: bool,
@@ -371,8 +373,12 @@ impl Init<'_> {
             steps.notify = None;
         }
         self.let_go(channel)?;
+        // Last, since a limit of open files or of memory could stop the setup itself.
+        if self.limits_itself {
+            process::apply_rlimits(process)?;
+        }
         channel.send(ToParent::Ready).at(Step::Protocol)?;
-        if !process.rlimits.is_empty() {
+        if !self.limits_itself {
             // Another user's process may be out of the runtime's reach.
             expect(channel, ToChild::Limited)?;
         }

@@ -137,6 +137,7 @@ pub fn launch<'a>(
         console: connect_console(plan.process.terminal, options.console)?,
         gate,
         setgroups_denied: new_user && idmap::denies_setgroups(&plan.namespaces.gid_map),
+        limits_itself: plan.process.rlimits.is_within_own(),
         awaits_proceed: new_user || needs_idmaps(plan) || !plan.net_devices.is_empty(),
         no_pivot: options.no_pivot,
         keyring,
@@ -310,13 +311,10 @@ fn converse(
                 run_outer_hooks(init, launched.pid)?;
                 launched.tell(ToChild::HooksDone)?;
             }
-            // Last, since a limit of open files or of memory could stop the setup itself; from here,
-            // since only the host's rights raise a limit.
+            ToParent::Ready if init.limits_itself => return Ok(()),
+            // Only the host's rights raise a limit.
             ToParent::Ready => {
                 let limits = &init.plan.process.rlimits;
-                if limits.is_empty() {
-                    return Ok(());
-                }
                 limits.apply_to(launched.pid).map_err(|failure| {
                     let index = u16::try_from(failure.index).unwrap_or(u16::MAX);
                     let errno = failure.errno as i32;

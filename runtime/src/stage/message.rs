@@ -36,7 +36,7 @@ pub enum ToChild {
     Enter,
     /// The hooks that run outside are done.
     HooksDone,
-    /// The limits of `process.rlimits` are set.
+    /// The limits of `process.rlimits` are set, with the host's rights.
     Limited,
     /// The container is written down: wait for `start`. Without this, nobody would ever find init.
     Keep,

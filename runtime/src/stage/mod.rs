@@ -13,7 +13,7 @@
 //!   │   prestart, createRuntime hooks      │
 //!   │── HooksDone ────────────────────────▶│ createContainer hooks, masks, pivot
 //!   │◀─ Ready ─────────────────────────────│
-//!   │── Limited ──────────────────────────▶│ (only if there are rlimits)
+//!   │── Limited ──────────────────────────▶│ (only if rlimits are raised)
 //!   │   state.json gets its name           │ privileges, filter
 //!   │── Keep ─────────────────────────────▶│ (without it, init ends with the runtime)
 //!                                          │ waits on start.sock (run: on the channel)
