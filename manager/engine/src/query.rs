@@ -166,7 +166,7 @@ impl Engine {
         self.blocking("a look at a root file system", move |shared| {
             let mounts =
                 shared.snapshotter.mounts(&shared.settings.namespace, &record.snapshot_key)?;
-            let merged = match (record.lifecycle.pid(), runtime_of(&shared, &record)) {
+            let merged = match (record.lifecycle.pid(), runtime_of(shared, &record)) {
                 (None, _) => PathBuf::new(),
                 // There may be no process of this machine.
                 (_, Ok(Runtime::Shim(_))) => shared.bundle(&record.id).path().join("rootfs"),

@@ -265,6 +265,20 @@ impl Cgroup {
         })
     }
 
+    /// The caller's place in each hierarchy: what a container sees that stays in the caller's cgroup.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`] where none is mounted.
+    pub fn hierarchies_of_caller() -> Result<Vec<crate::rootfs::cgroups::Hierarchy>, CgroupError> {
+        let layout = Layout::of_this_machine()?;
+        let shown = |mounted: Mounted| crate::rootfs::cgroups::Hierarchy {
+            controllers: mounted.controllers,
+            mount: mounted.mount,
+            directory: mounted.own,
+        };
+        Ok(layout.v1.into_iter().chain(layout.v2).map(shown).collect())
+    }
+
     /// Where v1 is mounted: each controller with the container's path in its hierarchy, the one of v2
     /// under an empty name. Where v2 is alone, nothing.
     pub fn v1_roots(&self) -> Vec<(String, PathBuf)> {

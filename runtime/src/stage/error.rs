@@ -149,16 +149,27 @@ pub fn told_error(channel: &ParentEnd, failure: Failure, plan: &ContainerPlan) -
     }
 }
 
-/// Puts a failure into words.
+/// Puts a failure of init into words.
 #[must_use]
 pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
+    process_error(failure, plan, &plan.process)
+}
+
+/// Puts a failure of the container's `process` into words, which is init or a further one.
+#[must_use]
+pub fn process_error(failure: Failure, plan: &ContainerPlan, process: &ProcessPlan) -> LaunchError {
     let (kind, list) = match failure.step {
         Step::FindProgram | Step::Exec => {
-            let (what, fault) = describe_program(failure, &plan.process);
+            let (what, fault) = describe_program(failure, process);
             return LaunchError::Program { what, fault };
         }
         Step::Rlimits => {
-            return explain_limit(failure, &plan.process, plan);
+            return explain_limit(failure, process, plan);
+        }
+        Step::Chdir => {
+            let what = format!("{} {:?}", failure.describe(Some(plan)), process.cwd);
+            let errno = Errno::from_raw(failure.errno);
+            return LaunchError::Step { what, step: failure.step, errno };
         }
         Step::Namespaces => {
             let errno = Errno::from_raw(failure.errno);
@@ -187,11 +198,7 @@ pub fn step_error(failure: Failure, plan: &ContainerPlan) -> LaunchError {
 }
 
 /// Says which limit is in the way, and what would be possible.
-pub(super) fn explain_limit(
-    failure: Failure,
-    process: &ProcessPlan,
-    plan: &ContainerPlan,
-) -> LaunchError {
+fn explain_limit(failure: Failure, process: &ProcessPlan, plan: &ContainerPlan) -> LaunchError {
     let errno = Errno::from_raw(failure.errno);
     let refused = RlimitFailure { index: usize::from(failure.index), errno };
     match process.rlimits.explain(refused) {

@@ -24,8 +24,8 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setsid};
 
-use super::error::{LaunchError, explain_limit, step_error};
-use super::failure::{AtStep, Failure, Step, describe_program};
+use super::error::{LaunchError, process_error};
+use super::failure::{AtStep, Failure, Step};
 use super::launch::{Console, connect_console, connect_listener};
 use super::message::{ChildEnd, ParentEnd, ToParent, channel};
 use crate::cgroup::{Cgroup, Entrance};
@@ -175,7 +175,7 @@ fn listen(channel: &ParentEnd, executed: &mut Executed, job: &Job<'_>) -> Result
             None => return Ok(()),
             Some(ToParent::InitPid(pid)) => executed.replace(Pid::from_raw(pid)).map_err(talk)?,
             Some(ToParent::Failed(failure)) => {
-                return Err(explain(failure, job.plan, job.process));
+                return Err(process_error(failure, job.plan, job.process));
             }
             Some(_) => return Err(talk(Errno::EBADMSG)),
         }
@@ -192,17 +192,6 @@ impl Executed {
         self.pid = pid;
         Ok(())
     }
-}
-
-fn explain(failure: Failure, plan: &ContainerPlan, process: &ProcessPlan) -> LaunchError {
-    if matches!(failure.step, Step::FindProgram | Step::Exec) {
-        let (what, fault) = describe_program(failure, process);
-        return LaunchError::Program { what, fault };
-    }
-    if failure.step == Step::Rlimits {
-        return explain_limit(failure, process, plan);
-    }
-    step_error(failure, plan)
 }
 
 /// Everything that the process needs; inherited by the clone.

@@ -22,6 +22,7 @@ use crate::hooks::{self, Surroundings};
 use crate::namespaces::{NamespaceKind, open_namespace};
 use crate::net_devices::{NetDeviceError, move_devices};
 use crate::plan::ContainerPlan;
+use crate::plan::mounts::MountSource;
 use crate::procfs::Procfs;
 use crate::rootfs::Sources;
 use crate::rootfs::cgroups::Hierarchy;
@@ -111,8 +112,7 @@ pub fn launch<'a>(
         .map_err(LaunchError::Seccomp)?;
     let sources =
         Sources::open(plan, options.rootfs).map_err(|failure| step_error(failure, plan))?;
-    let hierarchies: Vec<Hierarchy> =
-        cgroup.as_ref().map(|cgroup| cgroup.hierarchies().collect()).unwrap_or_default();
+    let hierarchies = hierarchies(plan, cgroup.as_deref());
     let gate = match options.gate {
         None => Gate::Parent,
         Some(directory) => Gate::Socket(
@@ -146,6 +146,17 @@ pub fn launch<'a>(
         hook_words: String::new(),
     };
     make(init, cgroup, options.meanwhile)
+}
+
+/// What a `cgroup` mount shows; nothing where there is neither a cgroup nor a mount.
+fn hierarchies(plan: &ContainerPlan, cgroup: Option<&Cgroup>) -> Vec<Hierarchy> {
+    match cgroup {
+        Some(cgroup) => cgroup.hierarchies().collect(),
+        None if plan.rootfs.mounts.iter().any(|mount| mount.source == MountSource::Cgroups) => {
+            Cgroup::hierarchies_of_caller().unwrap_or_default()
+        }
+        None => Vec::new(),
+    }
 }
 
 fn needs_idmaps(plan: &ContainerPlan) -> bool {

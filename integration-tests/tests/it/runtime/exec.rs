@@ -236,3 +236,15 @@ fn descriptors_of_the_runtime_itself_are_not_preserved() {
         assert_eq!(outcome.success().stdout, "0\n1\n2\n3\n");
     }
 }
+
+#[test]
+fn a_working_directory_that_is_not_there_is_named() {
+    let host = requires!(root, our_runtime);
+    let container = host.runtime().create(Bundle::probe().args(["pause"]));
+    container.start();
+
+    let outcome = container.exec(&["--cwd", "/nosuch/place", "/probe", "report"]);
+
+    assert_eq!(outcome.exit_code, 255, "{outcome:?}");
+    assert!(outcome.text().contains("\"/nosuch/place\": no such file"), "{outcome:?}");
+}

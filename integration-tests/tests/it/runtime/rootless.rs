@@ -251,6 +251,24 @@ fn what_the_user_may_not_read_the_container_may_not_either() {
 }
 
 #[test]
+fn a_container_without_a_cgroup_of_its_own_is_shown_the_users() {
+    requires!(root, user_namespaces, our_runtime);
+    let home = Home::new();
+    let script = "ls /sys/fs/cgroup /sys/fs/cgroup/*; mkdir /sys/fs/cgroup/x || echo read-only";
+    let bundle = unprivileged(Bundle::busybox().sh(script), &own_id()).mount(
+        "/sys/fs/cgroup",
+        "cgroup",
+        "cgroup",
+        &["nosuid", "noexec", "nodev", "ro"],
+    );
+
+    let outcome = home.run(&bundle).success();
+
+    assert!(outcome.stdout.contains("\ncgroup.procs\n"), "{outcome:?}");
+    assert!(outcome.stdout.ends_with("read-only\n"), "{outcome:?}");
+}
+
+#[test]
 fn a_limit_without_a_cgroup_of_the_users_is_refused() {
     requires!(root, user_namespaces, our_runtime, cgroup_v1);
     let home = Home::new();

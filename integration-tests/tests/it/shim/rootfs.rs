@@ -76,7 +76,7 @@ fn a_root_that_only_the_container_has_to_see_is_mounted_nowhere_on_the_host() {
     let rootfs = shim.bundle().rootfs();
     let empty = shim.scratch().join("empty");
     fs::create_dir(&empty).unwrap();
-    let layers = Layers::new(&[rootfs.clone()], &empty);
+    let layers = Layers::new(std::slice::from_ref(&rootfs), &empty);
 
     let mounts = vec![layers.mount(&["x-keg.detached"])];
     let pid = shim.create_with(|request| request.rootfs = mounts).unwrap().pid;
