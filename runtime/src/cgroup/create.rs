@@ -181,6 +181,7 @@ impl Cgroup {
             }
         }
         self.saved.v1 = groups;
+        self.is_partial |= denied;
         Ok(denied)
     }
 
@@ -191,6 +192,7 @@ impl Cgroup {
         match self.make_v2(&group, demands) {
             Err(error) if self.may_do_without(&error) => {
                 self.saved.v2 = None;
+                self.is_partial = true;
                 Ok((Vec::new(), true))
             }
             outcome => outcome.map(|controllers| (controllers, false)),

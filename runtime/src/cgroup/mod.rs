@@ -74,6 +74,8 @@ pub struct Cgroup {
     /// With systemd, between [`Cgroup::create`] and [`Cgroup::settle`].
     unsettled: Option<Unsettled>,
     progress: Progress,
+    /// Whether an unprivileged user was denied a place in some hierarchy, and goes without.
+    is_partial: bool,
     /// The directories that this object made, those above others first.
     made: Vec<PathBuf>,
 }
@@ -210,7 +212,8 @@ impl Cgroup {
     }
 
     fn new(saved: SavedCgroup, progress: Progress) -> Self {
-        Self { saved, asked: Vec::new(), unsettled: None, progress, made: Vec::new() }
+        let (asked, made) = (Vec::new(), Vec::new());
+        Self { saved, asked, unsettled: None, progress, is_partial: false, made }
     }
 
     /// What is to be kept of this cgroup between two commands.
@@ -263,6 +266,12 @@ impl Cgroup {
             mount: group.mount.clone(),
             directory: group.dir.clone(),
         })
+    }
+
+    /// Whether it has no place in some hierarchy, as it may be for an unprivileged user: there the
+    /// container stays where its caller is.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     /// The caller's place in each hierarchy: what a container sees that stays in the caller's cgroup.

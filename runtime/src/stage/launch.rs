@@ -148,15 +148,18 @@ pub fn launch<'a>(
     make(init, cgroup, options.meanwhile)
 }
 
-/// What a `cgroup` mount shows; nothing where there is neither a cgroup nor a mount.
+/// What a `cgroup` mount shows: the container's place in each hierarchy, and the caller's where an
+/// unprivileged one could make none.
 fn hierarchies(plan: &ContainerPlan, cgroup: Option<&Cgroup>) -> Vec<Hierarchy> {
-    match cgroup {
-        Some(cgroup) => cgroup.hierarchies().collect(),
-        None if plan.rootfs.mounts.iter().any(|mount| mount.source == MountSource::Cgroups) => {
-            Cgroup::hierarchies_of_caller().unwrap_or_default()
-        }
-        None => Vec::new(),
+    let mut shown: Vec<Hierarchy> = cgroup.into_iter().flat_map(Cgroup::hierarchies).collect();
+    let is_mounted = plan.rootfs.mounts.iter().any(|mount| mount.source == MountSource::Cgroups);
+    if is_mounted && cgroup.is_none_or(Cgroup::is_partial) {
+        let of_caller = Cgroup::hierarchies_of_caller().unwrap_or_default();
+        let missing = |place: &Hierarchy| shown.iter().all(|other| other.mount != place.mount);
+        let missing: Vec<Hierarchy> = of_caller.into_iter().filter(missing).collect();
+        shown.extend(missing);
     }
+    shown
 }
 
 fn needs_idmaps(plan: &ContainerPlan) -> bool {
