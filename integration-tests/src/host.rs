@@ -156,6 +156,19 @@ pub mod needs {
         machine(Path::new("/proc/self/ns/time").exists(), "time namespaces")
     }
 
+    /// Asks for overlays whose layers are descriptors (Linux 6.13).
+    ///
+    /// # Errors
+    /// The kernel is older.
+    pub fn overlay_descriptors() -> Result<(), Missing> {
+        let release = nix::sys::utsname::uname().map(|names| names.release().to_owned());
+        let release = release.unwrap_or_default();
+        let release = release.to_string_lossy();
+        let mut numbers = release.split(['.', '-']).map_while(|text| text.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        machine(version >= (6, 13), "overlays of descriptors (Linux 6.13)")
+    }
+
     /// Asks that the runtime under test is ours: the test is about something that peers lack.
     ///
     /// # Errors

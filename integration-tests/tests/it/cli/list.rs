@@ -103,11 +103,19 @@ fn inspect_tells_what_makes_another_container_of_the_same_kind() {
         let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(kept, "kept\n");
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let id = told("{{.Id}}", "one");
-    assert!(!mounts.contains(&format!("{id}/rootfs")), "the root is the container's: {mounts}");
     let platform = daemon.keg(["ps", "--format", "{{.Platform}}"]).success().stdout;
     assert_eq!(platform, told("{{.Os}}/{{.Architecture}}\n", &image) + "\n");
+}
+
+#[test]
+fn the_root_of_a_container_is_in_no_table_of_mounts_but_its_own() {
+    requires!(root, overlay_descriptors);
+    let (daemon, image) = Daemon::with_busybox();
+    let id = daemon.run_detached([&*image, "sleep", "1000"]);
+
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+
+    assert!(!mounts.contains(&format!("{}/rootfs", id.trim())), "{mounts}");
 }
 
 #[test]

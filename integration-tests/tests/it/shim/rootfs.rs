@@ -71,7 +71,7 @@ fn an_overlay_takes_what_the_container_writes_and_goes_with_the_task() {
 
 #[test]
 fn a_root_that_only_the_container_has_to_see_is_mounted_nowhere_on_the_host() {
-    requires!(root);
+    requires!(root, overlay_descriptors);
     let shim = Shim::new(Bundle::busybox().sh("echo written > /file"));
     let rootfs = shim.bundle().rootfs();
     let empty = shim.scratch().join("empty");
