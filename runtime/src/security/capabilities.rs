@@ -37,8 +37,9 @@ impl CapabilityPlan {
         })
     }
 
-    /// Adds capabilities to all sets but the ambient one, and to that where the process has
-    /// inheritable ones: what `exec --cap` does. Names are as in the bundle.
+    /// Adds capabilities to the bounding, effective and permitted sets, as `exec --cap` does, and to the
+    /// ambient one if they are inheritable already: never do they become so, since any program that the
+    /// process executes could then have them (CVE-2022-29162). Names are as in the bundle.
     ///
     /// # Errors
     /// [`UnknownCapability`] with the name that no kernel knows.
@@ -51,8 +52,7 @@ impl CapabilityPlan {
             for set in [&mut self.bounding, &mut self.effective, &mut self.permitted] {
                 set.insert(cap);
             }
-            if !self.inheritable.is_empty() {
-                self.inheritable.insert(cap);
+            if self.inheritable.contains(&cap) {
                 self.ambient.insert(cap);
             }
         }
@@ -191,6 +191,19 @@ mod tests {
             let expected = CapsHashSet::from([caps::Capability::CAP_NET_ADMIN]);
             assert_eq!(plan.effective, expected);
         }
+    }
+
+    #[test]
+    fn what_is_added_becomes_ambient_only_if_it_was_inheritable_and_never_inheritable() {
+        let json = serde_json::json!({ "inheritable": ["CAP_CHOWN", "CAP_KILL"] });
+        let mut plan = CapabilityPlan::from_spec(Some(&spec(json)));
+        let inheritable = plan.inheritable.clone();
+
+        plan.add(["CAP_SYSLOG", "CAP_KILL"]).unwrap();
+
+        assert_eq!(plan.inheritable, inheritable);
+        assert_eq!(plan.ambient, CapsHashSet::from([caps::Capability::CAP_KILL]));
+        assert_eq!(plan.permitted.len(), 2);
     }
 
     #[test]

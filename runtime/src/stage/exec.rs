@@ -256,6 +256,11 @@ impl Job<'_> {
         if self.user_first {
             self.continue_as_sibling(channel)?;
         }
+        // In the host's mount namespace the only terminals are the host's, as for init.
+        let terminal = match self.shared_root {
+            Some(_) => self.open_terminal(&current_root()?)?,
+            None => None,
+        };
         self.join()?;
         setsid().at(Step::Session)?;
         self.label.label_keys(self.procfs).at(Step::Keyring)?;
@@ -266,14 +271,20 @@ impl Job<'_> {
                 Err(errno) => return Err(Failure::new(Step::Keyring, errno)),
             }
         }
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root =
-            open(Path::new("/"), flags, Mode::empty()).map(Root::new).at(Step::JoinContainer)?;
-        if let Some(receiver) = self.console.take() {
-            let peer = receiver.give(&root, process.console_size)?;
+        let root = current_root()?;
+        let terminal = match terminal {
+            None => self.open_terminal(&root)?,
+            host => host,
+        };
+        if let Some(peer) = terminal {
             console::adopt_terminal(&peer).at(Step::ConsoleAttach)?;
         }
         self.become_program(root)
+    }
+
+    fn open_terminal(&mut self, root: &Root) -> Result<Option<OwnedFd>, Failure> {
+        let Some(receiver) = self.console.take() else { return Ok(None) };
+        receiver.give(root, self.process.console_size).map(Some)
     }
 
     /// Nothing of the container may look into this process while it still holds what is the host's.
@@ -341,4 +352,9 @@ impl Job<'_> {
         process::execute(&steps, &program, &env)?;
         Err(Failure::new(Step::Exec, Errno::EINVAL))
     }
+}
+
+fn current_root() -> Result<Root, Failure> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(Path::new("/"), flags, Mode::empty()).map(Root::new).at(Step::JoinContainer)
 }

@@ -214,12 +214,13 @@ impl Init<'_> {
         let plan = self.plan;
         if !plan.namespaces.has(NamespaceKind::Mount) {
             self.enter_cgroup(channel)?;
+            // Nothing is mounted in the root: the only terminals are the host's.
+            let terminal = self.open_terminal(&self.current_root()?)?;
             self.run_create_hooks(channel)?;
             rootfs::enter_shared(plan)?;
-            let root = self.current_root()?;
-            process::create_cwd(&plan.process, &root);
+            process::create_cwd(&plan.process, &self.current_root()?);
             self.write_sysctls(None)?;
-            return self.open_terminal(&root);
+            return Ok(terminal);
         }
         let sources = std::mem::take(&mut self.sources);
         let place = RootPlace::of(plan, self.no_pivot);

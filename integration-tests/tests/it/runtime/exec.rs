@@ -248,3 +248,20 @@ fn a_working_directory_that_is_not_there_is_named() {
     assert_eq!(outcome.exit_code, 255, "{outcome:?}");
     assert!(outcome.text().contains("\"/nosuch/place\": no such file"), "{outcome:?}");
 }
+
+#[test]
+fn an_added_capability_is_never_inheritable() {
+    let host = requires!(root);
+    let bundle = Bundle::probe().edit(|spec| {
+        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_CHOWN"]);
+        }
+    });
+    let container = running(&host.runtime(), bundle);
+
+    let sets = report_of_exec(&container, &["--cap", "CAP_SYSLOG"]).capabilities;
+
+    assert!(sets.effective.contains("CAP_SYSLOG"), "{sets:?}");
+    assert!(!sets.inheritable.contains("CAP_SYSLOG"), "{sets:?}");
+    assert!(!sets.ambient.contains("CAP_SYSLOG"), "{sets:?}");
+}

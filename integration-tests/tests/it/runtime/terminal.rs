@@ -20,6 +20,24 @@ fn the_terminal_arrives_over_the_console_socket() {
 }
 
 #[test]
+fn a_container_in_the_hosts_mount_namespace_has_one_of_the_hosts() {
+    let host = requires!(root, our_runtime);
+    let bundle =
+        Bundle::busybox().without_namespace("mount").sh("[ -t 0 ] && echo has one").edit(|spec| {
+            spec["mounts"] = json!([]);
+            for paths in ["maskedPaths", "readonlyPaths"] {
+                spec["linux"][paths] = json!([]);
+            }
+        });
+    let (container, terminal) = host.runtime().create_on_terminal(bundle);
+
+    container.start();
+
+    terminal.expect("has one");
+    assert_eq!(container.wait_exit(PATIENCE), 0);
+}
+
+#[test]
 fn it_is_the_controlling_terminal_of_a_session_of_its_own() {
     let host = requires!(root);
     let (container, terminal) = host.runtime().create_on_terminal(Bundle::probe());
